@@ -1,0 +1,187 @@
+//! `GET /v1/changes`: the feed of documents as JSON, as a long poll, and as server-sent events.
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Api, Problem,
+    feed::{Feed, Scope, Step, Tail},
+    query::Query,
+};
+
+/// An answer ends early once its documents have passed this.
+const ANSWER_BYTES: usize = 4 << 20;
+/// How long a long poll waits when it is not told, and how long at the most.
+const WAIT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(120));
+/// Between two signs of life in an event stream on which nothing happens; proxies close a silent one after a minute.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// `GET /v1/changes`.
+pub async fn show(
+    State(api): State<Api>,
+    Extension(tail): Extension<Arc<Tail>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let as_events = accepts.flat_map(|value| value.split(',')).any(|media| {
+        media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("text/event-stream"))
+    });
+    let known: &[&str] =
+        if as_events { &["since", "collection"] } else { &["since", "collection", "limit", "feed", "timeout"] };
+    let mut query = Query::of(&uri, known)?;
+    let mut feed = Feed::new(&api.node, &tail, Scope::new(query.take("collection"), None)?);
+    // Asked first, for the head of an event stream says that it is well.
+    api.read(|_| ()).await?;
+    if as_events {
+        return events(feed, query.take("since"), &headers, api.stop);
+    }
+    let (limit, wait) = (query.limit()?, wait(&mut query)?);
+    if let Some(since) = query.take("since")
+        && !feed.resume(&since)?
+    {
+        return Err(gone());
+    }
+    page(feed, limit, wait, &api.stop).await
+}
+
+/// How long to wait for a change; none if this is no long poll.
+fn wait(query: &mut Query) -> Result<Option<Duration>, Problem> {
+    let bad = |detail: String| Err(Problem::bad("bad-query", detail));
+    let (usual, most) = WAIT;
+    let timeout = query.take("timeout");
+    match query.take("feed").as_deref() {
+        Some("longpoll") => {}
+        Some(_) => return bad("feed is longpoll, or left out".into()),
+        None if timeout.is_some() => return bad("timeout is for feed=longpoll".into()),
+        None => return Ok(None),
+    }
+    let Some(text) = timeout else { return Ok(Some(usual)) };
+    let parsed = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(number), _) => number.parse().ok().map(Duration::from_millis),
+        (None, Some(number)) => number.parse().ok().map(Duration::from_secs),
+        (None, None) => None,
+    };
+    match parsed.filter(|wait| *wait <= most) {
+        Some(wait) => Ok(Some(wait)),
+        None => bad(format!("timeout is a time such as 500ms or 30s, at most {}s", most.as_secs())),
+    }
+}
+
+async fn page(
+    mut feed: Feed,
+    limit: usize,
+    wait: Option<Duration>,
+    stop: &CancellationToken,
+) -> Result<Response, Problem> {
+    let deadline = Instant::now() + wait.unwrap_or_default();
+    let mut found = collect(&mut feed, limit).await?;
+    while found.is_empty() && wait.is_some() {
+        tokio::select! {
+            changed = feed.changed() => changed?,
+            () = sleep_until(deadline) => break,
+            () = stop.cancelled() => break,
+        }
+        found = collect(&mut feed, limit).await?;
+    }
+    let (next, more) = (feed.cursor(), feed.has_more());
+    let body = format!(r#"{{"changes":[{}],"next":"{next}","more":{more}}}"#, found.join(","));
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// The next documents, as JSON: up to a number, up to the bound of an answer, or all there are.
+async fn collect(feed: &mut Feed, limit: usize) -> Result<Vec<String>, Problem> {
+    let (mut taken, mut bytes) = (Vec::new(), 0);
+    loop {
+        let part = match feed.next().await? {
+            Step::Idle => return Ok(taken),
+            Step::Gone => return Err(gone()),
+            Step::Part(part) => part,
+        };
+        for item in part.items() {
+            taken.push(item.json().to_string());
+            bytes += item.json().len();
+            if taken.len() == limit || bytes >= ANSWER_BYTES {
+                feed.rewind(item.place.clone());
+                return Ok(taken);
+            }
+        }
+    }
+}
+
+fn gone() -> Problem {
+    let detail = "the cursor is of another node, or older than the changes that this node keeps: start again without \
+                  since";
+    Problem::new(StatusCode::GONE, "cursor-gone", detail)
+}
+
+/// The feed as a stream that ends when the node stops.
+fn events(
+    mut feed: Feed,
+    since: Option<String>,
+    headers: &HeaderMap,
+    stop: CancellationToken,
+) -> Result<Response, Problem> {
+    // A client that comes back repeats its first request, and adds what it saw last.
+    let last = headers.get("last-event-id").map(|value| value.to_str().map(str::to_string));
+    let last = last.transpose().map_err(|_| Problem::bad("bad-cursor", "Last-Event-ID is no cursor"))?;
+    let resumed = match last.filter(|id| !id.is_empty()).or(since) {
+        Some(cursor) => feed.resume(&cursor)?,
+        None => true,
+    };
+    // The first bytes go out at once, so that the client knows that it is connected.
+    let greeting = if resumed { ":\n\n" } else { RESYNC };
+    let parts = stream::unfold((feed, stop, Some(greeting)), |(mut feed, stop, greeting)| async move {
+        let text = match greeting {
+            Some(greeting) => greeting.to_string(),
+            None => next_events(&mut feed, &stop).await?,
+        };
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), (feed, stop, None)))
+    });
+    let described = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    Ok((described, Body::from_stream(parts)).into_response())
+}
+
+const RESYNC: &str = "event: resync\ndata: {}\n\n";
+
+/// What to send next; none at the end.
+async fn next_events(feed: &mut Feed, stop: &CancellationToken) -> Option<String> {
+    while !stop.is_cancelled() {
+        match feed.next().await {
+            Ok(Step::Part(part)) => {
+                let mut text = String::new();
+                for item in part.items() {
+                    let (cursor, json) = (feed.cursor_of(&item.place), item.json());
+                    write!(text, "event: change\nid: {cursor}\ndata: {json}\n\n").expect("memory takes it");
+                }
+                if !text.is_empty() {
+                    return Some(text);
+                }
+            }
+            Ok(Step::Gone) => {
+                feed.restart();
+                return Some(RESYNC.into());
+            }
+            Ok(Step::Idle) => tokio::select! {
+                changed = feed.changed() => changed.ok()?,
+                // An id alone is no event, but the client resumes from it: past what did not concern it.
+                () = sleep(KEEP_ALIVE) => return Some(format!("id: {}\n\n", feed.cursor())),
+                () = stop.cancelled() => return None,
+            },
+            // The node has stopped, or has given up its data for another pool's: the client's next try is told which.
+            Err(_) => return None,
+        }
+    }
+    None
+}

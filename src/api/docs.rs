@@ -1,0 +1,163 @@
+//! Single documents: PUT, PATCH, DELETE, POST, GET.
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use uuid::Uuid;
+
+use super::{
+    Api, Problem, bulk,
+    extract::{self, CollectionPath, DocPath},
+    query::Query,
+    shape,
+};
+use crate::{
+    document::{Fault, Reason, json, patch::Patch},
+    op::{Command, DocKey, Guard},
+    replica::{Draft, Receipt, Refused},
+};
+
+/// `PUT /v1/docs/{collection}/{id}`.
+pub async fn put(State(api): State<Api>, doc: DocPath, request: Request) -> Result<Response, Problem> {
+    let (Parts { headers, .. }, body) = request.into_parts();
+    json_only(&headers)?;
+    let value = json::canonical(&extract::body(&headers, body).await?)?;
+    let doc = doc.key();
+    let draft = Draft {
+        key: extract::idempotency_key(&headers)?,
+        guards: conditions(&headers, &doc)?,
+        commands: vec![Command::Put(doc, value.into())],
+        present: false,
+    };
+    let receipt = write(&api, draft).await?;
+    let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(shape::written(status, &receipt))
+}
+
+/// `PATCH /v1/docs/{collection}/{id}`: a merge patch (RFC 7396) or a JSON Patch (RFC 6902).
+pub async fn patch(State(api): State<Api>, doc: DocPath, request: Request) -> Result<Response, Problem> {
+    let (Parts { headers, .. }, body) = request.into_parts();
+    let media = extract::media_type(&headers);
+    let command: fn(DocKey<'static>, String) -> Command<'static> = match media.as_str() {
+        "application/merge-patch+json" | "application/json" => |doc, text| Command::Merge(doc, text.into()),
+        "application/json-patch+json" => |doc, text| Command::Patch(doc, text.into()),
+        _ => {
+            let detail =
+                "PATCH takes application/merge-patch+json (RFC 7396) or application/json-patch+json (RFC 6902)";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", detail));
+        }
+    };
+    let text = json::canonical(&extract::body(&headers, body).await?)?;
+    if media == "application/json-patch+json" {
+        Patch::parse(&text)?;
+    }
+    let doc = doc.key();
+    let mut guards = conditions(&headers, &doc)?;
+    // A patch says what to change, so at its place there must be something to change: without this guard, a merge that
+    // comes after another node's deletion would leave a fragment.
+    guards.push(Guard::Exists(doc.clone()));
+    let draft =
+        Draft { key: extract::idempotency_key(&headers)?, guards, commands: vec![command(doc, text)], present: true };
+    Ok(shape::written(StatusCode::OK, &write(&api, draft).await?))
+}
+
+/// `DELETE /v1/docs/{collection}/{id}`.
+pub async fn delete(State(api): State<Api>, doc: DocPath, headers: HeaderMap) -> Result<Response, Problem> {
+    let doc = doc.key();
+    let draft = Draft {
+        key: extract::idempotency_key(&headers)?,
+        guards: conditions(&headers, &doc)?,
+        commands: vec![Command::Delete(doc)],
+        present: true,
+    };
+    Ok(shape::written(StatusCode::OK, &write(&api, draft).await?))
+}
+
+/// `POST /v1/docs/{collection}`: create under an id that the server makes; or many, one a line.
+pub async fn post(
+    State(api): State<Api>,
+    CollectionPath(collection): CollectionPath,
+    request: Request,
+) -> Result<Response, Problem> {
+    Query::of(request.uri(), &[])?;
+    let (Parts { headers, .. }, body) = request.into_parts();
+    if extract::media_type(&headers) == "application/x-ndjson" {
+        return bulk::load(api, collection, &headers, body);
+    }
+    json_only(&headers)?;
+    let value = json::canonical(&extract::body(&headers, body).await?)?;
+    let key = extract::idempotency_key(&headers)?;
+    let id = new_id(&collection, key.as_deref());
+    let doc = DocKey::new(collection.clone(), id.clone());
+    let draft = Draft { key, guards: Vec::new(), commands: vec![Command::Put(doc, value.into())], present: false };
+    let receipt = write(&api, draft).await?;
+    let mut response = shape::written(StatusCode::CREATED, &receipt);
+    let location = format!("/v1/docs/{collection}/{}", utf8_percent_encode(&id, NON_ALPHANUMERIC));
+    response.headers_mut().insert(header::LOCATION, HeaderValue::from_str(&location).expect("percent-encoded"));
+    Ok(response)
+}
+
+/// `GET /v1/docs/{collection}/{id}`.
+pub async fn get(State(api): State<Api>, doc: DocPath, headers: HeaderMap) -> Result<Response, Problem> {
+    let DocPath { collection, id } = doc.clone();
+    let found = api.read(move |replica| replica.state().get(&collection, &id)).await?;
+    let view = found.ok_or_else(|| Problem::no_document(&doc.collection, &doc.id))?;
+    let described = shape::describing(&view);
+    let tags = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let current = described.get(header::ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default();
+    let held = |tag: &str| tag.trim() == "*" || tag.trim().trim_start_matches("W/") == current;
+    if tags.flat_map(|tags| tags.split(',')).any(held) {
+        return Ok((StatusCode::NOT_MODIFIED, described).into_response());
+    }
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    Ok((described, json, view.text.as_str().to_string()).into_response())
+}
+
+/// The id of a document that is made without one. With an idempotency key it follows from the key, so that the same
+/// request is the same op; else it is a `UUIDv7` (RFC 9562, section 5.7), which sorts by the time it was made.
+pub fn new_id(collection: &str, key: Option<&str>) -> String {
+    let Some(key) = key else { return Uuid::now_v7().to_string() };
+    let hash = blake3::hash(format!("{collection}\n{key}").as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.as_bytes()[..16]);
+    Uuid::new_v8(bytes).to_string()
+}
+
+/// The guards that the conditional headers stand for.
+fn conditions(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Vec<Guard<'static>>, Problem> {
+    Ok(extract::if_match(headers, doc)?.into_iter().chain(extract::if_none_match(headers, doc)?).collect())
+}
+
+/// Issues a write of one document; its guards are the client's conditions, so their failure is 412.
+async fn write(api: &Api, draft: Draft) -> Result<Receipt, Problem> {
+    // Cloned only where a document must be there: no other refusal names it.
+    let doc = draft.commands.first().and_then(Command::doc).filter(|_| draft.present).cloned();
+    let creates = draft.guards.iter().position(|guard| matches!(guard, Guard::Absent(_)));
+    match api.node.submit(draft).await? {
+        Ok(receipt) => Ok(receipt),
+        Err(Refused::Absent) => {
+            Err(doc.map_or_else(|| Refused::Absent.into(), |doc| Problem::no_document(&doc.collection, &doc.id)))
+        }
+        Err(Refused::Rejected(Reason::Guard { index, current })) => {
+            let problem = if creates == Some(index) { Problem::exists_already } else { Problem::version_mismatch };
+            Err(problem(current.map(|version| version.to_string())))
+        }
+        // The names in the path were checked, so this one came in a header.
+        Err(Refused::Fault(Fault::BadName(why))) => Err(Problem::bad_header(format!("Idempotency-Key: {why}"))),
+        Err(refused) => Err(refused.into()),
+    }
+}
+
+/// Bodies are JSON; a client that names no type, or curl's default for `-d`, is believed to mean it.
+pub fn json_only(headers: &HeaderMap) -> Result<(), Problem> {
+    match extract::media_type(headers).as_str() {
+        "" | "application/json" | "application/x-www-form-urlencoded" => Ok(()),
+        other => {
+            let detail = format!("this call takes application/json, not {other}");
+            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", detail))
+        }
+    }
+}

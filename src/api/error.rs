@@ -1,0 +1,233 @@
+//! Problems: the one place where errors become statuses and JSON (RFC 9457).
+//!
+//! Every refusal says what to do next. What a client cannot mend goes to the log, not to the client.
+
+use axum::{
+    http::{HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    document::{Fault, Reason, json::JsonError, patch::PatchError},
+    node::Stopped,
+    op::{DRAFT_BYTES_MAX, OP_STEPS_MAX, OpError},
+    replica::Refused,
+};
+
+/// A problem document. The `type` is `urn:lamplight:problem:<slug>`; slugs are stable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    slug: &'static str,
+    status: StatusCode,
+    detail: String,
+    more: Map<String, Value>,
+}
+
+impl Problem {
+    /// A problem of the table in docs/API.md.
+    pub fn new(status: StatusCode, slug: &'static str, detail: impl Into<String>) -> Problem {
+        Problem { slug, status, detail: detail.into(), more: Map::new() }
+    }
+
+    /// The same, with a further member.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Problem {
+        self.more.insert(name.into(), value.into());
+        self
+    }
+
+    /// The same, with the place in the request that it is about.
+    #[must_use]
+    pub fn at(mut self, place: &str) -> Problem {
+        self.detail = format!("{place}: {}", self.detail);
+        self
+    }
+
+    /// 400, and what is wrong in `detail`.
+    pub fn bad(slug: &'static str, detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, slug, detail)
+    }
+
+    /// 400 for a header.
+    pub fn bad_header(detail: impl Into<String>) -> Problem {
+        Problem::bad("bad-header", detail)
+    }
+
+    /// 404 for a document.
+    pub fn no_document(collection: &str, id: &str) -> Problem {
+        let detail = format!("there is no document {id:?} in {collection:?}: PUT creates it");
+        Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+    }
+
+    /// 413.
+    pub fn too_large(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
+    }
+
+    /// 503 for a session whose writes have not come here.
+    pub fn session_not_here() -> Problem {
+        let detail = "this node does not hold yet what the session has seen: try again, ask another node, or leave \
+                      Lamplight-Session out";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "session-not-here", detail)
+    }
+
+    /// 412, with the version that the document has now (none if it is absent).
+    pub fn version_mismatch(current: Option<String>) -> Problem {
+        let detail = "the document is not in the version you named: GET it, apply your change to what is there, and \
+                      send the new version in If-Match";
+        Problem::new(StatusCode::PRECONDITION_FAILED, "version-mismatch", detail).with("current", current)
+    }
+
+    /// 412 for a write that was to create the document.
+    pub fn exists_already(current: Option<String>) -> Problem {
+        let detail = "the document exists already, and If-None-Match: * only creates: choose another id, or send its \
+                      version in If-Match to replace it";
+        Problem::new(StatusCode::PRECONDITION_FAILED, "version-mismatch", detail).with("current", current)
+    }
+
+    /// Its members, as in the body of an answer or in a WebSocket error.
+    pub fn to_json(&self) -> Value {
+        let mut members = self.more.clone();
+        members.insert("type".into(), format!("urn:lamplight:problem:{}", self.slug).into());
+        members.insert("title".into(), self.slug.replace('-', " ").into());
+        members.insert("status".into(), self.status.as_u16().into());
+        members.insert("detail".into(), self.detail.clone().into());
+        Value::Object(members)
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = self.to_json().to_string();
+        let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<Stopped> for Problem {
+    fn from(_: Stopped) -> Problem {
+        let detail = "this node is stopping: ask another node of the pool";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", detail)
+    }
+}
+
+impl From<JsonError> for Problem {
+    fn from(error: JsonError) -> Problem {
+        let slug = match &error {
+            JsonError::Malformed { .. } => "malformed-json",
+            JsonError::DuplicateKey { .. } => "duplicate-key",
+            JsonError::InexactNumber { .. } => "inexact-number",
+            JsonError::TooDeep => "too-deep",
+            JsonError::TooLarge => return Problem::too_large(error.to_string()),
+        };
+        Problem::bad(slug, error.to_string())
+    }
+}
+
+impl From<PatchError> for Problem {
+    fn from(error: PatchError) -> Problem {
+        Problem::bad("bad-patch", error.to_string())
+    }
+}
+
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Problem {
+        match fault {
+            Fault::BadName(why) => Problem::bad("bad-name", why),
+            Fault::TooLarge => Problem::too_large(fault.to_string()),
+            Fault::BadPatch(error) => error.into(),
+            Fault::NotCanonical | Fault::NotAlone => Problem::bad("bad-request", fault.to_string()),
+        }
+    }
+}
+
+/// For an op over guards and commands; single-document writes know more of their guards and map these first.
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Problem {
+        match refused {
+            Refused::NotReady => {
+                let detail = "this node does not hold the pool's data yet: GET /readyz says when, GET /v1/pool why";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", detail)
+            }
+            Refused::DiskFull => Problem::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "disk-full",
+                "the disk of this node has no room for the write: make room there, or write to another node. Nothing was \
+                 written; reads go on, and writes as soon as there is room",
+            ),
+            Refused::Absent => Problem::new(StatusCode::NOT_FOUND, "not-found", "the document does not exist"),
+            Refused::KeyReused(first) => {
+                let detail = "this idempotency key was used for another request: use a new key for a new request";
+                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "key-reused", detail).with("op", first.to_string())
+            }
+            Refused::Fault(fault) => fault.into(),
+            Refused::Op(OpError::TooLong) => {
+                Problem::too_large(format!("one op has at most {DRAFT_BYTES_MAX} bytes: split it"))
+            }
+            Refused::Op(_) => {
+                let detail = format!("one op has at least one command, and at most {OP_STEPS_MAX} guards and commands");
+                Problem::bad("bad-request", detail)
+            }
+            Refused::Rejected(reason) => reason.into(),
+        }
+    }
+}
+
+impl From<Reason> for Problem {
+    fn from(reason: Reason) -> Problem {
+        let detail = describe(&reason);
+        let conflict = |slug| Problem::new(StatusCode::CONFLICT, slug, detail.clone());
+        match reason {
+            Reason::Guard { index, current } => {
+                let current = current.map(|version| version.to_string());
+                conflict("guard-failed").with("guard", index).with("current", current)
+            }
+            Reason::Command { index, .. } => conflict("patch-failed").with("command", index),
+            Reason::TooLarge { .. } => Problem::too_large(detail),
+            Reason::Repeated(first) => conflict("guard-failed").with("op", first.to_string()),
+        }
+    }
+}
+
+/// Why an op has no effect, for people.
+pub fn describe(reason: &Reason) -> String {
+    match reason {
+        Reason::Guard { index, current: Some(version) } => {
+            format!("guard {index} does not hold: the document is there in version {version}")
+        }
+        Reason::Guard { index, current: None } => format!("guard {index} does not hold: the document does not exist"),
+        Reason::Command { index, why } => format!("command {index} cannot be carried out: {why}"),
+        Reason::TooLarge { index } => {
+            format!("command {index} would make the document larger than it may be: split it")
+        }
+        Reason::Repeated(first) => format!("op {first} with the same idempotency key comes before it"),
+    }
+}
+
+/// 404 for a path.
+pub async fn no_such_path(uri: Uri) -> Problem {
+    let detail = format!("there is nothing at {}: docs/API.md lists the paths, and / is the page", uri.path());
+    Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+}
+
+/// 405.
+pub async fn no_such_method(uri: Uri) -> Problem {
+    let detail = format!("{} does not take this method: the Allow header names those it takes", uri.path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+}
+
+/// A problem in the text of an event stream or a line of a bulk answer.
+pub fn line(number: u64, problem: &Problem) -> Value {
+    json!({ "line": number, "problem": problem.to_json() })
+}

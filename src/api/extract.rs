@@ -1,0 +1,172 @@
+//! What handlers take from a request, with a problem for what they cannot.
+
+use std::time::Duration;
+
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    extract::{FromRequestParts, Path},
+    http::{HeaderMap, HeaderName, header, request::Parts},
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time::timeout;
+
+use super::{BODY_BYTES_MAX, Problem, query::Query};
+use crate::{
+    document::{check_collection, check_id},
+    op::{DocKey, Guard, OpId},
+    version::Version,
+};
+
+/// The header that names a request, so that it may be sent again.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How much of a refused body is taken and thrown away, in pieces as they come from the socket and in time: enough for
+/// a body some times too large, not for one without end.
+const LINGER_FRAMES_MAX: usize = 4096;
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A collection named in the path.
+pub struct CollectionPath(pub String);
+
+/// A document named in the path.
+#[derive(Clone)]
+pub struct DocPath {
+    /// Its collection.
+    pub collection: String,
+    /// Its id.
+    pub id: String,
+}
+
+/// An op named in the path.
+pub struct OpPath(pub OpId);
+
+impl DocPath {
+    /// As ops name it.
+    pub fn key(self) -> DocKey<'static> {
+        DocKey::new(self.collection, self.id)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for CollectionPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<CollectionPath, Problem> {
+        let name = parameter(parts, state).await?;
+        check_collection(&name)?;
+        Ok(CollectionPath(name))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for DocPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<DocPath, Problem> {
+        // What a client asks for in a query must not be passed over silently.
+        Query::of(&parts.uri, &[])?;
+        let Path((collection, id)): Path<(String, String)> =
+            Path::from_request_parts(parts, state).await.map_err(|_| not_utf8())?;
+        check_collection(&collection)?;
+        check_id(&id)?;
+        Ok(DocPath { collection, id })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for OpPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<OpPath, Problem> {
+        let op = parameter(parts, state).await?.parse();
+        op.map(OpPath).map_err(|_| Problem::bad("bad-name", "an op is named <node id>.<seq>, as receipts give it"))
+    }
+}
+
+/// The only parameter of a path, percent-decoded.
+async fn parameter<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Problem> {
+    let found: Result<Path<String>, _> = Path::from_request_parts(parts, state).await;
+    found.map(|Path(value)| value).map_err(|_| not_utf8())
+}
+
+fn not_utf8() -> Problem {
+    Problem::bad("bad-name", "a name in the path must be percent-encoded UTF-8")
+}
+
+/// The body of a request, whole, within its bound; `headers` are those of the request.
+pub async fn body(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Problem> {
+    let asks_first = headers.contains_key(header::EXPECT);
+    if body.size_hint().lower() <= BODY_BYTES_MAX as u64 {
+        match Limited::new(&mut body, BODY_BYTES_MAX).collect().await {
+            Ok(whole) => return Ok(whole.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => {}
+            Err(_) => return Err(Problem::bad("bad-request", "the body broke off: send it again, whole")),
+        }
+    } else if asks_first {
+        // It is told before it sends a byte, for nothing was read: that would have been "100 Continue".
+        return Err(body_too_large());
+    }
+    linger(&mut body).await;
+    Err(body_too_large())
+}
+
+fn body_too_large() -> Problem {
+    Problem::too_large(format!("a body has at most {BODY_BYTES_MAX} bytes: split it"))
+}
+
+/// Takes what a client is still sending of a body that is refused, within bounds. To close on unread bytes makes the
+/// kernel reset the connection (RFC 9112, section 9.6), and a client that has not read yet would not see its answer.
+pub async fn linger(body: &mut (impl HttpBody + Unpin)) {
+    let drained = async {
+        let mut frames = 0;
+        while frames < LINGER_FRAMES_MAX && matches!(body.frame().await, Some(Ok(_))) {
+            frames += 1;
+        }
+    };
+    // Whoever takes longer may see a reset.
+    let _ = timeout(LINGER, drained).await;
+}
+
+/// The media type of the body in lower case, without parameters; empty if none is named.
+pub fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// The guard that `If-Match` stands for: one strong version, or `*` (RFC 9110, section 13.1.1).
+pub fn if_match(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Option<Guard<'static>>, Problem> {
+    let Some(value) = one(headers, &header::IF_MATCH)? else { return Ok(None) };
+    if value == "*" {
+        return Ok(Some(Guard::Exists(doc.clone())));
+    }
+    let version = version(value).ok_or_else(|| {
+        Problem::bad_header(
+            "If-Match takes * or one version in quotes, as ETag gives it: If-Match: \"<32 hex digits>\"",
+        )
+    })?;
+    Ok(Some(Guard::Version(doc.clone(), version)))
+}
+
+/// The guard that `If-None-Match: *` stands for in a write (RFC 9110, section 13.1.2).
+pub fn if_none_match(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Option<Guard<'static>>, Problem> {
+    match one(headers, &header::IF_NONE_MATCH)? {
+        None => Ok(None),
+        Some("*") => Ok(Some(Guard::Absent(doc.clone()))),
+        Some(_) => Err(Problem::bad_header("in a write If-None-Match takes only *: it creates, and never replaces")),
+    }
+}
+
+/// The idempotency key.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    Ok(one(headers, &IDEMPOTENCY_KEY)?.map(str::to_string))
+}
+
+/// The version in a strong entity tag.
+pub fn version(tag: &str) -> Option<Version> {
+    tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok()
+}
+
+fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().ok().filter(|_| values.next().is_none());
+    text.map(|text| Some(text.trim()))
+        .ok_or_else(|| Problem::bad_header(format!("{name} must be there once, in ASCII")))
+}

@@ -1,0 +1,238 @@
+//! One look at the replica for a feed: the next changes in the ring, and the next documents of a walk.
+//!
+//! The look runs in the node's own task, so it takes only copies of what is there, which are cheap; values are parsed and
+//! JSON is made outside, once for all who share what was found.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, OnceLock},
+};
+
+use compact_str::CompactString;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    place::{Place, Walk},
+    shape::{DocBody, TENTATIVE},
+};
+use crate::{
+    document::{Change, State, Text, View, json},
+    op::Stamp,
+    replica::{Refused, Replica, Standing},
+};
+
+/// Most changes and most documents that one look takes: some hundreds of microseconds of the node's task.
+const LOOK_MAX: usize = 500;
+/// A look ends early once the documents it found have this many bytes, so that what it leads to is soon written.
+const LOOK_BYTES: usize = 256 << 10;
+
+/// What is told of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It is so now, or deleted.
+    Shown,
+    /// It is there, but no longer in the filter.
+    Removed,
+}
+
+/// A document that was found, in a walk or among the changes.
+#[derive(Debug)]
+pub struct Doc {
+    /// Its collection.
+    pub collection: Arc<str>,
+    /// Its id.
+    pub id: CompactString,
+    /// What it is now; nothing if it is deleted.
+    pub now: Option<Content>,
+    stamp: Option<Stamp>,
+    /// The changes that led here, each with its place in the ring and what the document was before it.
+    pub before: Vec<(u64, Option<Content>)>,
+    shown: OnceLock<String>,
+    removed: OnceLock<String>,
+}
+
+/// A text, and its value once a filter has asked for it.
+#[derive(Debug)]
+pub struct Content {
+    text: Text,
+    value: OnceLock<Value>,
+}
+
+impl Content {
+    fn new(text: Text) -> Content {
+        Content { text, value: OnceLock::new() }
+    }
+
+    /// The value.
+    pub fn value(&self) -> &Value {
+        self.value.get_or_init(|| json::parse(self.text.as_str().as_bytes()).expect("documents are JSON"))
+    }
+}
+
+/// A change that has no value, as it is told.
+#[derive(Serialize)]
+struct GoneBody<'a> {
+    collection: &'a str,
+    id: &'a str,
+    stamp: Option<String>,
+    status: &'static str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    removed: bool,
+}
+
+impl Doc {
+    fn new(collection: Arc<str>, id: CompactString, now: Option<Text>, stamp: Option<Stamp>) -> Doc {
+        let (shown, removed) = (OnceLock::new(), OnceLock::new());
+        Doc { collection, id, now: now.map(Content::new), stamp, before: Vec::new(), shown, removed }
+    }
+
+    fn walked(view: View) -> Doc {
+        Doc::new(view.collection, view.id, Some(view.text), view.stamp)
+    }
+
+    fn changed(state: &State, change: &Change) -> Doc {
+        let (collection, id) = (&change.collection, &change.id);
+        match state.get(collection, id) {
+            Some(view) => Doc::walked(view),
+            None => Doc::new(Arc::clone(collection), id.clone(), None, state.stamp(collection, id)),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.now.as_ref().map_or(0, |content| content.text.len())
+    }
+
+    /// The states in which a client can know the document who has read the ring until here and may have seen states up
+    /// to the place `known`: that before the first change which it cannot have seen, and all before the others.
+    pub fn before_since(&self, known: u64) -> impl Iterator<Item = Option<&Content>> {
+        let unseen = self.before.partition_point(|(place, _)| *place < known);
+        self.before.iter().take(unseen + 1).map(|(_, content)| content.as_ref())
+    }
+
+    /// Its JSON as a change. It is made once, whoever asks for it.
+    pub fn json(&self, news: News) -> &str {
+        match news {
+            News::Shown => self.shown.get_or_init(|| self.to_json(news)),
+            News::Removed => self.removed.get_or_init(|| self.to_json(news)),
+        }
+    }
+
+    fn to_json(&self, news: News) -> String {
+        let written = match (&self.now, news) {
+            (Some(content), News::Shown) => {
+                let (collection, id) = (Arc::clone(&self.collection), self.id.clone());
+                let view = View { collection, id, text: content.text.clone(), stamp: self.stamp };
+                serde_json::to_string(&DocBody::new(&view, true))
+            }
+            _ => serde_json::to_string(&GoneBody {
+                collection: &self.collection,
+                id: &self.id,
+                stamp: self.stamp.map(|stamp| stamp.to_string()),
+                status: TENTATIVE,
+                deleted: news == News::Shown,
+                removed: news == News::Removed,
+            }),
+        };
+        written.expect("plain data is written to memory")
+    }
+}
+
+/// What one look at the replica found.
+#[derive(Clone, Debug)]
+pub enum Look {
+    /// The ring no longer, or not yet, has the place.
+    Gone,
+    /// Some documents, or none.
+    Found(Arc<Chunk>),
+}
+
+/// The documents that a look found.
+#[derive(Debug)]
+pub struct Chunk {
+    /// The place behind the changes looked at.
+    pub behind: u64,
+    /// The end of the ring at that moment, of which all documents here are.
+    pub end: u64,
+    /// Those that changed, in the order of their last changes.
+    pub changed: Vec<Arc<Doc>>,
+    /// Those that the walk came to.
+    pub walked: Vec<Arc<Doc>>,
+    /// How far the walk is now.
+    pub walk: Option<Walk>,
+}
+
+impl Look {
+    /// Looks from a place on, in one collection or in all.
+    pub fn take(replica: &Replica, place: &Place, only: Option<&str>) -> Result<Look, Refused> {
+        if replica.standing() != Standing::Member {
+            return Err(Refused::NotReady);
+        }
+        let state = replica.state();
+        let Some(ring) = state.changes().since(place.ring) else { return Ok(Look::Gone) };
+        let (mut behind, end, mut bytes) = (place.ring, state.changes().end(), 0);
+        let mut found: Vec<Doc> = Vec::new();
+        let mut index: HashMap<(&str, &str), usize> = HashMap::new();
+        for (at, change) in (place.ring..).zip(ring.take(LOOK_MAX)) {
+            let foreign = only.is_some_and(|only| *only != *change.collection);
+            if !foreign && place.walk.as_ref().is_none_or(|walk| walk.has_passed(change)) {
+                let doc = match index.entry((&*change.collection, &*change.id)) {
+                    Entry::Vacant(_) if bytes >= LOOK_BYTES => break,
+                    Entry::Occupied(entry) => *entry.get(),
+                    Entry::Vacant(entry) => {
+                        let doc = Doc::changed(state, change);
+                        bytes += doc.bytes();
+                        found.push(doc);
+                        *entry.insert(found.len() - 1)
+                    }
+                };
+                found[doc].before.push((at, change.before.clone().map(Content::new)));
+            }
+            behind = at + 1;
+        }
+        // By their last change, so that behind each of them nothing is left that led to what it is.
+        found.sort_by_key(|doc| doc.before.last().map(|(place, _)| *place));
+        let (walked, walk) = match &place.walk {
+            // What is walked now must be of the same moment as the changes, so these come first, to their end.
+            Some(walk) if behind == end => walk_on(state, walk.clone(), only.is_some()),
+            walk => (Vec::new(), walk.clone()),
+        };
+        let changed = found.into_iter().map(Arc::new).collect();
+        let walked = walked.into_iter().map(|view| Arc::new(Doc::walked(view))).collect();
+        Ok(Look::Found(Arc::new(Chunk { behind, end, changed, walked, walk })))
+    }
+}
+
+/// The next documents of a walk, and how far it is then.
+fn walk_on(state: &State, mut walk: Walk, one_collection: bool) -> (Vec<View>, Option<Walk>) {
+    let (mut found, mut bytes, mut left) = (Vec::new(), 0, LOOK_MAX);
+    loop {
+        // The collection without a name, where a walk over all begins, is none of the users'.
+        if !walk.collection.is_empty() {
+            let (views, last) = state.scan(&walk.collection, walk.id.as_deref(), left);
+            left = left.saturating_sub(views.len() + 1);
+            for view in views {
+                walk.id = Some(view.id.to_string());
+                bytes += view.text.len();
+                found.push(view);
+                if bytes >= LOOK_BYTES {
+                    return (found, Some(walk));
+                }
+            }
+            if let Some(last) = last {
+                walk.id = Some(last.into());
+                return (found, Some(walk));
+            }
+        }
+        let next = state.collections_after(&walk.collection).map(|(name, _)| name.to_string()).next();
+        match next.filter(|_| !one_collection) {
+            None => return (found, None),
+            Some(next) => (walk.collection, walk.id) = (next, None),
+        }
+        if left == 0 {
+            return (found, Some(walk));
+        }
+    }
+}

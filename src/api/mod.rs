@@ -1,0 +1,172 @@
+//! The outward interfaces: REST, server-sent events, the clients' WebSocket, and the door for peers' links.
+//!
+//! Rests on `node`. What each call takes and answers is written in docs/API.md; here is how.
+
+mod backup;
+mod bulk;
+mod changes;
+mod docs;
+mod error;
+mod extract;
+mod feed;
+mod gossip;
+mod listing;
+mod log;
+mod look;
+mod page;
+mod place;
+mod pool;
+mod query;
+mod server;
+mod shape;
+mod steps;
+mod tx;
+mod ws;
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Router,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+pub use error::Problem;
+use server::HEAD_BYTES_MAX;
+pub use server::serve;
+use tokio::time::{Duration, Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    node::{Node, session_seqs},
+    replica::{Refused, Replica, Standing},
+};
+
+/// Longest body of a request, in bytes: an op of the largest size. A bulk load is a stream of lines, each this long at
+/// the most.
+pub const BODY_BYTES_MAX: usize = crate::op::OP_BYTES_MAX;
+/// What follows `/v1/` in the paths that show or change data: only these wait for a session. The others tell of the node
+/// itself, so they answer whatever it holds.
+const DATA: [&str; 8] = ["docs", "collections", "tx", "ops", "changes", "ws", "log", "backup"];
+/// How long a node waits until it holds what a session has seen.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(5);
+
+const NODE: HeaderName = HeaderName::from_static("lamplight-node");
+const CLOCK: HeaderName = HeaderName::from_static("lamplight-clock");
+const SESSION: HeaderName = HeaderName::from_static("lamplight-session");
+
+/// What every handler has at hand.
+#[derive(Clone)]
+pub struct Api {
+    /// The node.
+    pub node: Node,
+    /// Cancelled when streams to clients are to end.
+    pub stop: CancellationToken,
+}
+
+impl Api {
+    /// Reads from a node that holds the pool's data; of one that does not, a read would show a part of it.
+    pub(crate) async fn read<T, F>(&self, reading: F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Replica) -> T + Send + 'static,
+    {
+        let read = self.node.read(|replica, _| (replica.standing() == Standing::Member).then(|| reading(replica)));
+        Ok(read.await?.ok_or(Refused::NotReady)?)
+    }
+}
+
+/// The routes of a node.
+pub fn router(api: Api) -> Router {
+    // At its two routes only: a layer around all of them costs every request some allocations.
+    let tail = Extension(Arc::new(feed::Tail::default()));
+    Router::new()
+        .route("/v1/docs/{collection}/{id}", put(docs::put).get(docs::get).patch(docs::patch).delete(docs::delete))
+        .route("/v1/docs/{collection}", post(docs::post).get(listing::docs))
+        .route("/v1/collections", get(listing::collections))
+        .route("/v1/tx", post(tx::post))
+        .route("/v1/ops/{op}", get(tx::op))
+        .route("/v1/changes", get(changes::show).layer(tail.clone()))
+        .route("/v1/ws", get(ws::open).layer(tail))
+        .route("/v1/log", get(log::show))
+        .route("/v1/backup", get(backup::show))
+        .route("/v1/pool", get(pool::show))
+        .route("/v1/pool/join", post(pool::join))
+        .route("/v1/pool/links", post(pool::links))
+        .route("/v1/gossip", get(gossip::accept))
+        .route("/livez", get(pool::live))
+        .route("/readyz", get(pool::ready))
+        .route("/", get(page::index))
+        .route("/static/{file}", get(page::file))
+        .fallback(error::no_such_path)
+        .method_not_allowed_fallback(error::no_such_method)
+        .layer(middleware::from_fn_with_state(api.clone(), door))
+        .with_state(api)
+}
+
+/// What every request passes: bounds on its head, the wait for its session, and the signature of its answer. One layer,
+/// since each costs a request some allocations.
+async fn door(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let admitted = match bound_head(&request) {
+        Ok(()) if is_data(request.uri().path()) => await_session(&api, request.headers().get(&SESSION).cloned()).await,
+        Ok(()) => Ok(()),
+        Err(problem) => Err(problem),
+    };
+    let mut response = match admitted {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    sign(&api, response.headers_mut());
+    response
+}
+
+fn is_data(path: &str) -> bool {
+    let name = path.strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
+    name.is_some_and(|name| DATA.contains(&name))
+}
+
+async fn await_session(api: &Api, session: Option<HeaderValue>) -> Result<(), Problem> {
+    let Some(session) = session else { return Ok(()) };
+    let seqs = session.to_str().ok().and_then(session_seqs).ok_or_else(|| {
+        Problem::bad_header("Lamplight-Session is not one that a node gave: send back the last you got, or none")
+    })?;
+    let deadline = Instant::now() + SESSION_TIMEOUT;
+    let mut published = api.node.published();
+    loop {
+        let asked = seqs.clone();
+        if api.node.read(move |replica, _| replica.holds(&asked)).await? {
+            return Ok(());
+        }
+        match timeout_at(deadline, published.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Problem::from(crate::node::Stopped)),
+            Err(_) => return Err(Problem::session_not_here()),
+        }
+    }
+}
+
+/// Refuses a head that is too long.
+fn bound_head(request: &Request) -> Result<(), Problem> {
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    if path + lines.sum::<usize>() <= HEAD_BYTES_MAX {
+        return Ok(());
+    }
+    let detail = format!("path, query and headers together have at most {HEAD_BYTES_MAX} bytes: send less in them");
+    Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", detail))
+}
+
+/// Tells who answers, its clock, and the session that has seen what it holds.
+fn sign(api: &Api, headers: &mut HeaderMap) {
+    let latest = api.node.latest();
+    let mut sign = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    sign(NODE, api.node.id().0.hyphenated().encode_lower(&mut [0; 36]));
+    sign(SESSION, &latest.session);
+    headers.insert(CLOCK, latest.clock.into());
+}

@@ -1,0 +1,107 @@
+//! The page: the files of static/, built into the program.
+
+use std::sync::LazyLock;
+
+use axum::{
+    extract::Path,
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+
+use super::{Problem, error::no_such_path, query::Query};
+
+/// Scripts come from this node only, and so do the answers they read. Other nodes' pages are shown in frames, side by
+/// side, and show this one in theirs, at addresses that are not known beforehand.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+                      connect-src 'self'; frame-src http: https:; frame-ancestors http: https:; base-uri 'none'; \
+                      form-action 'none'";
+
+/// A file of static/.
+struct File {
+    name: &'static str,
+    content: &'static [u8],
+}
+
+macro_rules! files {
+    ($($name:literal),* $(,)?) => {
+        [$(File { name: $name, content: include_bytes!(concat!("../../static/", $name)) }),*]
+    };
+}
+
+const FILES: &[File] = &files![
+    "app.js",
+    "connection.js",
+    "dom.js",
+    "index.html",
+    "json.js",
+    "store.js",
+    "style.css",
+    "view-documents.js",
+    "view-log.js",
+    "view-pool.js",
+    "view-side.js",
+    "words.js",
+];
+
+/// The entity tag of all files together: they change together, with the program.
+static TAG: LazyLock<String> = LazyLock::new(|| {
+    let mut hasher = blake3::Hasher::new();
+    for File { name, content } in FILES {
+        hasher.update(name.as_bytes()).update(&content.len().to_le_bytes()).update(content);
+    }
+    format!("\"{}\"", &hasher.finalize().to_hex()[..32])
+});
+
+/// `GET /`. Its query is the page's own.
+pub async fn index(headers: HeaderMap) -> Response {
+    let index = FILES.iter().find(|file| file.name == "index.html").expect("it is in the table");
+    serve(index, &headers)
+}
+
+/// `GET /static/{file}`.
+pub async fn file(uri: Uri, Path(name): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+    Query::of(&uri, &[])?;
+    match FILES.iter().find(|file| file.name == name) {
+        Some(file) => Ok(serve(file, &headers)),
+        None => Err(no_such_path(uri).await),
+    }
+}
+
+fn serve(file: &File, headers: &HeaderMap) -> Response {
+    let tags = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let held = tags.flat_map(|tags| tags.split(',')).any(|tag| matches!(tag.trim(), "*") || tag.trim() == *TAG);
+    let content_type = match file.name.rsplit('.').next() {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => "application/octet-stream",
+    };
+    let described = [
+        (header::ETAG, HeaderValue::from_str(&TAG).expect("hex digits in quotes")),
+        // Kept, but asked for each time: another version of the program has another page at the same address.
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    ];
+    if held {
+        return (StatusCode::NOT_MODIFIED, described).into_response();
+    }
+    (described, [(header::CONTENT_TYPE, content_type)], file.content).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_file_of_static_is_served_and_no_other() {
+        let entries = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/static")).unwrap();
+        let there: BTreeSet<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let served: BTreeSet<String> = FILES.iter().map(|file| file.name.to_string()).collect();
+        assert_eq!(there, served);
+    }
+}

@@ -1,0 +1,112 @@
+//! The JSON of answers: receipts and documents.
+
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::error::describe;
+use crate::{document::View, replica::Receipt, version::Version};
+
+/// What is promised of an op whose place in the order may still be preceded by ops not yet heard of.
+pub const TENTATIVE: &str = "tentative";
+
+/// A receipt, as docs/API.md describes it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReceiptBody {
+    op: String,
+    stamp: String,
+    status: &'static str,
+    #[serde(flatten)]
+    only: Option<Written>,
+    docs: Vec<Written>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// A document that an op wrote, with its version as it stands.
+#[derive(Clone, Debug, Serialize)]
+struct Written {
+    collection: String,
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+}
+
+impl From<&Receipt> for ReceiptBody {
+    fn from(receipt: &Receipt) -> ReceiptBody {
+        let docs: Vec<Written> = receipt
+            .documents
+            .iter()
+            .map(|(doc, version)| Written {
+                collection: doc.collection.to_string(),
+                id: doc.id.to_string(),
+                version: version.map(|version| version.to_string()),
+                deleted: version.is_none(),
+            })
+            .collect();
+        ReceiptBody {
+            op: receipt.op.to_string(),
+            stamp: receipt.stamp.to_string(),
+            status: if receipt.verdict.is_ok() { TENTATIVE } else { "rejected" },
+            only: if let [only] = &docs[..] { Some(only.clone()) } else { None },
+            docs,
+            reason: receipt.verdict.as_ref().err().map(describe),
+        }
+    }
+}
+
+/// The answer to a write of one document.
+pub fn written(status: StatusCode, receipt: &Receipt) -> Response {
+    let mut response = (status, Json(ReceiptBody::from(receipt))).into_response();
+    if let [(_, Some(version))] = &receipt.documents[..] {
+        response.headers_mut().insert(header::ETAG, etag(*version));
+    }
+    response
+}
+
+/// The strong entity tag of a version.
+pub fn etag(version: Version) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{version}\"")).expect("hex digits in quotes")
+}
+
+/// A document with what is known of it, in a listing, a change or a snapshot.
+#[derive(Clone, Debug, Serialize)]
+pub struct DocBody {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collection: Option<String>,
+    id: String,
+    version: String,
+    stamp: Option<String>,
+    status: &'static str,
+    value: Box<RawValue>,
+}
+
+impl DocBody {
+    /// A document; `named` says whether with its collection.
+    pub fn new(view: &View, named: bool) -> DocBody {
+        DocBody {
+            collection: named.then(|| view.collection.to_string()),
+            id: view.id.to_string(),
+            version: Version::of(view.text.as_str()).to_string(),
+            stamp: view.stamp.map(|stamp| stamp.to_string()),
+            status: TENTATIVE,
+            value: RawValue::from_string(view.text.as_str().to_string()).expect("documents are JSON"),
+        }
+    }
+}
+
+/// The headers that describe a document.
+pub fn describing(view: &View) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::ETAG, etag(Version::of(view.text.as_str())));
+    headers.insert(HeaderName::from_static("lamplight-status"), HeaderValue::from_static(TENTATIVE));
+    let stamp = view.stamp.and_then(|stamp| HeaderValue::from_str(&stamp.to_string()).ok());
+    stamp.into_iter().for_each(|stamp| drop(headers.insert(HeaderName::from_static("lamplight-stamp"), stamp)));
+    headers
+}

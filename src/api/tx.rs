@@ -1,0 +1,49 @@
+//! Transactions, and the receipts of ops: `POST /v1/tx`, `GET /v1/ops/{op}`.
+//!
+//! Rests on `steps` for what a transaction says. That it takes effect wholly or not at all is the replica's doing.
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::{StatusCode, Uri, request::Parts},
+};
+use serde_json::Value;
+
+use super::{
+    Api, Problem, docs,
+    extract::{self, OpPath},
+    query::Query,
+    shape::ReceiptBody,
+    steps,
+};
+use crate::document::json;
+
+/// `POST /v1/tx`: one op over many documents.
+pub async fn post(State(api): State<Api>, request: Request) -> Result<Json<ReceiptBody>, Problem> {
+    let (Parts { headers, uri, .. }, body) = request.into_parts();
+    docs::json_only(&headers)?;
+    Query::of(&uri, &[])?;
+    let Value::Object(members) = json::parse_within(&extract::body(&headers, body).await?, steps::LEVELS_MAX)? else {
+        return Err(Problem::bad("bad-request", "a transaction is an object: {\"guards\":[…],\"commands\":[…]}"));
+    };
+    let mut draft = steps::parse(members)?;
+    let key = extract::idempotency_key(&headers)?;
+    if key.is_some() && draft.key.is_some() && key != draft.key {
+        return Err(Problem::bad("bad-request", "\"key\" and the header Idempotency-Key differ: send one of them"));
+    }
+    draft.key = key.or(draft.key);
+    Ok(Json(ReceiptBody::from(&api.node.submit(draft).await??)))
+}
+
+/// `GET /v1/ops/{op}`: the receipt as it stands.
+pub async fn op(State(api): State<Api>, OpPath(op): OpPath, uri: Uri) -> Result<Json<ReceiptBody>, Problem> {
+    Query::of(&uri, &[])?;
+    let receipt = api.read(move |replica| replica.receipt(op)).await?;
+    receipt.map(|receipt| Json(ReceiptBody::from(&receipt))).ok_or_else(|| {
+        let detail = format!(
+            "this node holds no op {op}: if another node gave you its receipt, send that answer's Lamplight-Session \
+             along, and this node waits for it"
+        );
+        Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+    })
+}

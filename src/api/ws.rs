@@ -1,0 +1,351 @@
+//! The clients' WebSocket, `GET /v1/ws`: subscriptions to documents, and writes.
+//!
+//! One task runs a connection. It writes to the socket, and looks at the ring of changes again when the socket has taken
+//! what there was: so a slow client keeps nothing waiting but its own place in the ring, and gets the latest state of
+//! what changed meanwhile. A message that is wrong in itself is answered by an error; the connection stays.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    extract::{
+        State, WebSocketUpgrade,
+        ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code, rejection::WebSocketUpgradeRejection},
+    },
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::Response,
+};
+use futures_util::SinkExt;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::{
+    sync::watch,
+    time::{Instant, Interval, interval_at, timeout},
+};
+use tokio_tungstenite::tungstenite;
+
+use super::{
+    Api, Problem,
+    feed::{Feed, Item, Scope, Step, Tail},
+    query::Query,
+    server::Hold,
+    shape::ReceiptBody,
+    steps::{self, Fields},
+};
+use crate::{document::json as strict, node::Published};
+
+/// Subscriptions of one connection at once.
+const SUBSCRIPTIONS_MAX: usize = 64;
+/// Longest message of a client: an op of the largest size.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Longest id of a message, in bytes: it is repeated in every answer.
+const ID_BYTES_MAX: usize = 256;
+/// Bytes that wait for the socket before it is asked to take them, and at the most: a part of a feed, which may hold one
+/// document of the largest size, fits in.
+const WRITE_BUFFER: (usize, usize) = (32 << 10, 8 << 20);
+/// How long the socket may take for one frame; a client that reads slower than this is cut off, and may come back.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the close frame may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A client that is silent for one of these is pinged, and for two of them is taken for gone.
+const PING_EVERY: Duration = Duration::from_secs(30);
+
+/// `GET /v1/ws`.
+pub async fn open(
+    State(api): State<Api>,
+    Extension(tail): Extension<Arc<Tail>>,
+    hold: Option<Extension<Hold>>,
+    uri: Uri,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    Query::of(&uri, &[])?;
+    let upgrade = upgrade.map_err(|_| {
+        let detail = "this is a WebSocket: connect to it with the scheme ws, or use GET /v1/changes";
+        Problem::bad("bad-request", detail)
+    })?;
+    check_origin(&headers)?;
+    Ok(upgrade
+        .protocols(["lamplight.v1"])
+        .read_buffer_size(4096)
+        .write_buffer_size(WRITE_BUFFER.0)
+        .max_write_buffer_size(WRITE_BUFFER.1)
+        .max_message_size(MESSAGE_BYTES_MAX)
+        .max_frame_size(MESSAGE_BYTES_MAX)
+        .on_upgrade(move |socket| async move {
+            Connection::new(api, tail, socket).run().await;
+            drop(hold);
+        }))
+}
+
+/// A browser lets any page open a WebSocket to any address, and says in `Origin` which page it was. Only pages of this
+/// node may: others could read and write what the user's browser can reach. Programs send no `Origin`.
+fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    match origin.split_once("://") {
+        Some((_, from)) if from.eq_ignore_ascii_case(host) => Ok(()),
+        _ => {
+            let detail =
+                format!("a page of {origin} may not connect to {host}: serve it from there, or through a proxy");
+            Err(Problem::new(StatusCode::FORBIDDEN, "other-origin", detail))
+        }
+    }
+}
+
+struct Connection {
+    api: Api,
+    tail: Arc<Tail>,
+    socket: WebSocket,
+    published: watch::Receiver<Published>,
+    subscriptions: Vec<Subscription>,
+    pings: Interval,
+    /// Whether anything came since the last ping.
+    heard: bool,
+}
+
+struct Subscription {
+    id: String,
+    feed: Feed,
+    /// A message to send before anything of the feed.
+    first: Option<String>,
+}
+
+/// Why a connection ends: what its close frame says.
+struct End(u16, &'static str);
+
+impl Connection {
+    fn new(api: Api, tail: Arc<Tail>, socket: WebSocket) -> Connection {
+        let published = api.node.published();
+        let pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+        Connection { api, tail, socket, published, subscriptions: Vec::new(), pings, heard: true }
+    }
+
+    async fn run(mut self) {
+        let End(code, reason) = loop {
+            if let Err(end) = self.turn().await {
+                break end;
+            }
+        };
+        let close = Message::Close(Some(CloseFrame { code, reason: Utf8Bytes::from_static(reason) }));
+        // A client that has gone away, or does not read, is not told.
+        let _ = timeout(CLOSE_TIMEOUT, self.socket.send(close)).await;
+    }
+
+    /// Takes at most one message, and moves every subscription on by at most one part: neither starves the other.
+    async fn turn(&mut self) -> Result<(), End> {
+        let behind = self.subscriptions.iter().any(|subscription| subscription.feed.has_more());
+        tokio::select! {
+            biased;
+            () = self.api.stop.cancelled() => return Err(End(close_code::AWAY, "the node is stopping")),
+            message = self.socket.recv() => self.on_message(message).await?,
+            _ = self.pings.tick() => self.ping().await?,
+            () = std::future::ready(()), if behind => {}
+            changed = self.published.changed() => changed.map_err(|_| End(close_code::AWAY, "the node has stopped"))?,
+        }
+        let mut index = 0;
+        while index < self.subscriptions.len() {
+            index += usize::from(self.advance(index).await?);
+        }
+        self.flush().await
+    }
+
+    async fn on_message(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+        self.heard = true;
+        match message {
+            None => Err(End(close_code::NORMAL, "")),
+            Some(Err(error)) => Err(end_of(error)),
+            Some(Ok(Message::Text(text))) => {
+                if let Some(answer) = self.answer(&text).await {
+                    self.write(Message::Text(answer.into())).await?;
+                }
+                Ok(())
+            }
+            Some(Ok(Message::Binary(_))) => {
+                let problem = Problem::bad("bad-request", "messages are text frames, each one JSON object");
+                self.write(Message::Text(error(None, &problem).into())).await
+            }
+            // Pings are answered by the library, and after a close it ends the stream.
+            Some(Ok(_)) => Ok(()),
+        }
+    }
+
+    async fn ping(&mut self) -> Result<(), End> {
+        if !std::mem::take(&mut self.heard) {
+            return Err(End(close_code::AWAY, "no answer to a ping"));
+        }
+        self.write(Message::Ping(bytes::Bytes::new())).await
+    }
+
+    /// What a message is answered by at once; a subscription is answered by its feed.
+    async fn answer(&mut self, text: &str) -> Option<String> {
+        let mut members = match strict::parse_within(text.as_bytes(), steps::LEVELS_MAX) {
+            Ok(Value::Object(members)) => members,
+            Ok(_) => return Some(error(None, &Problem::bad("bad-request", "a message is a JSON object"))),
+            Err(fault) => return Some(error(id_in(text).as_deref(), &fault.into())),
+        };
+        let id = match members.remove("id") {
+            None => None,
+            Some(Value::String(id)) if id.len() <= ID_BYTES_MAX => Some(id),
+            Some(_) => {
+                let detail = format!("\"id\" is a string of at most {ID_BYTES_MAX} bytes");
+                return Some(error(None, &Problem::bad("bad-request", detail)));
+            }
+        };
+        let answered = match (members.remove("type").as_ref().and_then(Value::as_str), &id) {
+            (Some("subscribe"), Some(id)) => self.subscribe(id, members).await.map(|()| None),
+            (Some("write"), Some(id)) => self.submit(id, members).await.map(Some),
+            (Some("unsubscribe"), Some(id)) => self.unsubscribe(id, members).map(Some),
+            (Some("ping"), id) => self.pong(id.as_deref(), members).map(Some),
+            (Some("subscribe" | "write" | "unsubscribe"), None) => {
+                Err(Problem::bad("bad-request", "the message needs an \"id\", a string that its answers repeat"))
+            }
+            _ => Err(Problem::bad("bad-request", "\"type\" is one of subscribe, write, unsubscribe, ping")),
+        };
+        answered.unwrap_or_else(|problem| Some(error(id.as_deref(), &problem)))
+    }
+
+    async fn subscribe(&mut self, id: &str, members: Map<String, Value>) -> Result<(), Problem> {
+        let mut fields = Fields::open("subscribe", members.into(), &["collection", "filter", "since"])?;
+        let (collection, since) = (fields.optional_text("collection")?, fields.optional_text("since")?);
+        let filter = fields.take("filter").ok();
+        if self.subscriptions.iter().any(|other| other.id == id) {
+            let detail = "there is a subscription with this id: unsubscribe it first, or choose another id";
+            return Err(Problem::bad("bad-request", detail));
+        }
+        if self.subscriptions.len() == SUBSCRIPTIONS_MAX {
+            let detail = format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions: unsubscribe one");
+            return Err(Problem::bad("bad-request", detail));
+        }
+        self.api.read(|_| ()).await?;
+        let mut feed = Feed::new(&self.api.node, &self.tail, Scope::new(collection, filter.as_ref())?);
+        let first = match since {
+            Some(cursor) if !feed.resume(&cursor)? => Some(resync(id)),
+            _ => None,
+        };
+        self.subscriptions.push(Subscription { id: id.to_string(), feed, first });
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, id: &str, members: Map<String, Value>) -> Result<String, Problem> {
+        Fields::open("unsubscribe", members.into(), &[])?;
+        let Some(index) = self.subscriptions.iter().position(|subscription| subscription.id == id) else {
+            return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", "there is no subscription with this id"));
+        };
+        self.subscriptions.remove(index);
+        Ok(json!({ "type": "unsubscribed", "id": id }).to_string())
+    }
+
+    fn pong(&self, id: Option<&str>, members: Map<String, Value>) -> Result<String, Problem> {
+        Fields::open("ping", members.into(), &[])?;
+        let mut pong = json!({ "type": "pong", "clock": self.published.borrow().clock.to_string() });
+        if let Some(id) = id {
+            pong["id"] = id.into();
+        }
+        Ok(pong.to_string())
+    }
+
+    async fn submit(&mut self, id: &str, members: Map<String, Value>) -> Result<String, Problem> {
+        let draft = steps::parse(members)?;
+        let receipt = ReceiptBody::from(&self.api.node.submit(draft).await??);
+        let mut answer = serde_json::to_value(receipt).expect("plain data is written to memory");
+        // The message's id takes the place of the document's, which is in the list of documents as well.
+        answer["id"] = id.into();
+        answer["type"] = "receipt".into();
+        Ok(answer.to_string())
+    }
+
+    /// Sends the next part of a subscription; returns whether there is still the subscription.
+    async fn advance(&mut self, index: usize) -> Result<bool, End> {
+        let subscription = &mut self.subscriptions[index];
+        let id = Value::from(subscription.id.as_str()).to_string();
+        let mut frames: Vec<String> = subscription.first.take().into_iter().collect();
+        match subscription.feed.next().await {
+            Ok(Step::Idle) => {}
+            Ok(Step::Gone) => {
+                subscription.feed.restart();
+                frames.push(resync(&subscription.id));
+            }
+            Ok(Step::Part(part)) => {
+                let feed = &subscription.feed;
+                for item in &part.changes {
+                    let (doc, cursor) = (item.json(), feed.cursor_of(&item.place));
+                    frames.push(format!(r#"{{"type":"change","id":{id},"doc":{doc},"cursor":"{cursor}"}}"#));
+                }
+                let (cursor, more) = (feed.cursor(), feed.is_walking());
+                // A part of the walk in which nothing matched is not told of, unless it was the last.
+                if part.walking && !(more && part.walked.is_empty()) {
+                    let docs: Vec<&str> = part.walked.iter().map(Item::json).collect();
+                    let docs = docs.join(",");
+                    frames.push(format!(
+                        r#"{{"type":"snapshot","id":{id},"docs":[{docs}],"cursor":"{cursor}","more":{more}}}"#
+                    ));
+                }
+            }
+            Err(problem) => {
+                let ended = self.subscriptions.remove(index);
+                self.write(Message::Text(error(Some(&ended.id), &problem).into())).await?;
+                return Ok(false);
+            }
+        }
+        for frame in frames {
+            self.write(Message::Text(frame.into())).await?;
+        }
+        Ok(true)
+    }
+
+    async fn write(&mut self, message: Message) -> Result<(), End> {
+        let Connection { api, socket, .. } = self;
+        taken(api, socket.feed(message)).await
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        let Connection { api, socket, .. } = self;
+        taken(api, socket.flush()).await
+    }
+}
+
+/// Waits until the socket has taken something, the client is too slow, or the node stops.
+async fn taken(api: &Api, taking: impl Future<Output = Result<(), axum::Error>>) -> Result<(), End> {
+    tokio::select! {
+        biased;
+        taken = timeout(WRITE_TIMEOUT, taking) => match taken {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(end_of(error)),
+            Err(_) => Err(End(close_code::POLICY, "too slow")),
+        },
+        () = api.stop.cancelled() => Err(End(close_code::AWAY, "the node is stopping")),
+    }
+}
+
+/// How a connection ends on which the library gave up.
+fn end_of(error: axum::Error) -> End {
+    tracing::debug!(%error, "a client's WebSocket broke");
+    match error.into_inner().downcast_ref::<tungstenite::Error>() {
+        Some(tungstenite::Error::Capacity(_)) => End(close_code::SIZE, "a message has at most 4 MiB"),
+        Some(tungstenite::Error::Utf8(_)) => End(close_code::INVALID, "text is UTF-8"),
+        _ => End(close_code::PROTOCOL, "not a WebSocket frame"),
+    }
+}
+
+/// The id of a message that is JSON, but not such as is taken.
+fn id_in(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Message {
+        id: Option<String>,
+    }
+    serde_json::from_str(text).ok().and_then(|Message { id }| id.filter(|id| id.len() <= ID_BYTES_MAX))
+}
+
+fn error(id: Option<&str>, problem: &Problem) -> String {
+    let mut answer = json!({ "type": "error", "problem": problem.to_json() });
+    if let Some(id) = id {
+        answer["id"] = id.into();
+    }
+    answer.to_string()
+}
+
+fn resync(id: &str) -> String {
+    json!({ "type": "resync", "id": id }).to_string()
+}

@@ -1,0 +1,271 @@
+//! `get`, `put`, `patch`, `delete` and `list`: documents from the command line.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use clap::{Args, builder::NonEmptyStringValueParser};
+use hyper::{Request, header, http::request::Builder};
+use serde_json::{Value, json};
+
+use super::{
+    Failure,
+    client::{Client, IDEMPOTENCY_KEY, Target, doc_path, encoded},
+    output,
+};
+
+/// Most documents that a node gives in one answer.
+const PAGE_MAX: u64 = 1_000;
+/// Documents that are listed if nobody says how many.
+const LIST_DEFAULT: u64 = 100;
+
+/// Flags of `get`.
+#[derive(Args, Debug)]
+#[command(after_help = examples!(
+    "  lamplight get notes milk
+  lamplight get notes milk --json | jq -r .version"
+))]
+pub struct GetArgs {
+    #[command(flatten)]
+    doc: Doc,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// Flags of `put`.
+#[derive(Args, Debug)]
+#[command(after_help = examples!(
+    "  lamplight put notes milk '{\"buy\":true}'
+  lamplight put notes title '\"a string has its quotes\"'
+  lamplight put notes milk - <milk.json
+  lamplight put notes milk '{\"buy\":true}' --if-none-match"
+))]
+pub struct PutArgs {
+    #[command(flatten)]
+    doc: Doc,
+    /// The document, in JSON; - reads it from standard input.
+    #[arg(allow_negative_numbers = true)]
+    value: String,
+    /// Replace only this version (as `get --json` shows it), or * for any that exists.
+    #[arg(long, value_name = "VERSION")]
+    if_match: Option<String>,
+    /// Create only: fail if the document exists.
+    #[arg(long, conflicts_with = "if_match")]
+    if_none_match: bool,
+    #[command(flatten)]
+    key: Key,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// Flags of `patch`.
+#[derive(Args, Debug)]
+#[command(after_help = examples!(
+    "  lamplight patch notes milk '{\"buy\":false,\"note\":null}'
+  lamplight patch notes milk '[{\"op\":\"increment\",\"path\":\"/litres\",\"by\":1}]'"
+))]
+pub struct PatchArgs {
+    #[command(flatten)]
+    doc: Doc,
+    /// An array is a JSON Patch (RFC 6902, and increment), anything else a merge patch (RFC 7396); - reads it from
+    /// standard input.
+    patch: String,
+    /// Change only this version (as `get --json` shows it).
+    #[arg(long, value_name = "VERSION")]
+    if_match: Option<String>,
+    #[command(flatten)]
+    key: Key,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// Flags of `delete`.
+#[derive(Args, Debug)]
+#[command(after_help = examples!(
+    "  lamplight delete notes milk
+  lamplight delete notes milk --if-match 0123456789abcdef0123456789abcdef"
+))]
+pub struct DeleteArgs {
+    #[command(flatten)]
+    doc: Doc,
+    /// Delete only this version (as `get --json` shows it).
+    #[arg(long, value_name = "VERSION")]
+    if_match: Option<String>,
+    #[command(flatten)]
+    key: Key,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// Flags of `list`.
+#[derive(Args, Debug)]
+#[command(after_help = examples!(
+    "  lamplight list
+  lamplight list notes
+  lamplight list notes --filter '{\"buy\":true,\"litres\":{\"$gt\":1}}' --sort -litres --limit 10
+  lamplight list notes --all --json | jq -c '{id,value}' >notes.ndjson"
+))]
+pub struct ListArgs {
+    /// The collection; without it, the collections are listed.
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    collection: Option<String>,
+    /// Only documents that this selector holds for ($gt $gte $lt $lte $ne $in $exists $and $or $not).
+    #[arg(long, value_name = "JSON", requires = "collection")]
+    filter: Option<String>,
+    /// Order by this field, or downwards by -FIELD; by id if left out.
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true, requires = "collection")]
+    sort: Option<String>,
+    /// List at most so many documents.
+    #[arg(long, value_name = "N", default_value_t = LIST_DEFAULT, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+    /// List all documents.
+    #[arg(long, conflicts_with = "limit", requires = "collection")]
+    all: bool,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+/// Names a document.
+#[derive(Args, Debug)]
+struct Doc {
+    /// The collection.
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    collection: String,
+    /// The document's id.
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    id: String,
+}
+
+impl Doc {
+    fn path(&self) -> String {
+        doc_path(&self.collection, &self.id)
+    }
+}
+
+/// The idempotency key of a write.
+#[derive(Args, Debug)]
+pub struct Key {
+    /// Idempotency key: the same write with the same key has effect once, however often and to whichever node it is
+    /// sent.
+    #[arg(long)]
+    pub key: Option<String>,
+}
+
+impl Key {
+    /// Adds the key to a request.
+    pub fn set(&self, request: Builder) -> Builder {
+        match &self.key {
+            Some(key) => request.header(IDEMPOTENCY_KEY, key),
+            None => request,
+        }
+    }
+}
+
+/// Prints a document.
+pub async fn get(args: GetArgs) -> Result<(), Failure> {
+    let answer = Client::new(&args.target).get(&args.doc.path()).await?;
+    if !args.target.json && !output::to_people() {
+        return output::line(&String::from_utf8_lossy(&answer.body));
+    }
+    let value = answer.json()?;
+    if args.target.json {
+        let version = answer.header("etag").map(|tag| tag.trim_matches('"'));
+        let (stamp, status) = (answer.header("lamplight-stamp"), answer.header("lamplight-status"));
+        let Doc { collection, id } = args.doc;
+        let described = json!({ "collection": collection, "id": id, "version": version, "stamp": stamp,
+                                "status": status, "value": value });
+        return output::line(&described.to_string());
+    }
+    output::line(&format!("{value:#}"))
+}
+
+/// Creates or replaces a document.
+pub async fn put(args: PutArgs) -> Result<(), Failure> {
+    let value = input(&args.value)?;
+    let mut request = args.key.set(if_match(Request::put(args.doc.path()), args.if_match.as_deref()));
+    if args.if_none_match {
+        request = request.header(header::IF_NONE_MATCH, "*");
+    }
+    let request = request.header(header::CONTENT_TYPE, "application/json");
+    let answer = Client::new(&args.target).send(request, value).await?;
+    let verb = if answer.status == hyper::StatusCode::CREATED { "created" } else { "replaced" };
+    output::receipt(&answer.json()?, verb, args.target.json)
+}
+
+/// Changes parts of a document.
+pub async fn patch(args: PatchArgs) -> Result<(), Failure> {
+    let patch = input(&args.patch)?;
+    let is_list = patch.trim_ascii_start().starts_with(b"[");
+    let media = if is_list { "application/json-patch+json" } else { "application/merge-patch+json" };
+    let request = args.key.set(if_match(Request::patch(args.doc.path()), args.if_match.as_deref()));
+    let answer = Client::new(&args.target).send(request.header(header::CONTENT_TYPE, media), patch).await?;
+    output::receipt(&answer.json()?, "patched", args.target.json)
+}
+
+/// Deletes a document.
+pub async fn delete(args: DeleteArgs) -> Result<(), Failure> {
+    let request = args.key.set(if_match(Request::delete(args.doc.path()), args.if_match.as_deref()));
+    let answer = Client::new(&args.target).send(request, Bytes::new()).await?;
+    output::receipt(&answer.json()?, "deleted", args.target.json)
+}
+
+/// Lists documents, or collections.
+pub async fn list(args: ListArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.target);
+    let Some(collection) = &args.collection else { return list_collections(&client, args.target.json).await };
+    let given = [("filter", &args.filter), ("sort", &args.sort)].into_iter();
+    let given = given.filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}&", encoded(value))));
+    let path = format!("/v1/docs/{}?{}", encoded(collection), given.collect::<String>());
+    let mut left = if args.all { u64::MAX } else { args.limit };
+    let mut after = String::new();
+    loop {
+        let page = client.get(&format!("{path}limit={}{after}", left.min(PAGE_MAX))).await?.json()?;
+        let docs = page["docs"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for doc in docs {
+            let line = if args.target.json { doc.to_string() } else { row(doc) };
+            output::line(&line)?;
+        }
+        left = left.saturating_sub(docs.len() as u64);
+        let Some(next) = page["next"].as_str() else { return Ok(()) };
+        if left == 0 {
+            if !args.target.json {
+                eprintln!("lamplight: there are more documents; --limit N lists more of them, --all lists all");
+            }
+            return Ok(());
+        }
+        after = format!("&after={}", encoded(next));
+    }
+}
+
+async fn list_collections(client: &Client, json: bool) -> Result<(), Failure> {
+    let answer = client.get("/v1/collections").await?.json()?;
+    for collection in answer["collections"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        let row = || format!("{}\t{} documents", output::text(collection, "name"), collection["docs"]);
+        output::line(&if json { collection.to_string() } else { row() })?;
+    }
+    Ok(())
+}
+
+/// Ids have no control characters, so a tab ends them for `cut` and `sort`.
+fn row(doc: &Value) -> String {
+    format!("{}\t{}", output::text(doc, "id"), doc["value"])
+}
+
+/// A value from the command line, or all of standard input.
+pub fn input(argument: &str) -> Result<Bytes, Failure> {
+    if argument != "-" {
+        return Ok(Bytes::copy_from_slice(argument.as_bytes()));
+    }
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().read_to_end(&mut bytes);
+    read.map_err(|error| Failure::new(format!("cannot read standard input: {}", output::words(&error))))?;
+    Ok(bytes.into())
+}
+
+/// Adds `If-Match`; a version stands in quotes there, which few people type.
+fn if_match(request: Builder, version: Option<&str>) -> Builder {
+    match version {
+        None => request,
+        Some("*") => request.header(header::IF_MATCH, "*"),
+        Some(version) => request.header(header::IF_MATCH, format!("\"{}\"", version.trim_matches('"'))),
+    }
+}

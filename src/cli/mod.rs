@@ -1,0 +1,199 @@
+//! The program for people: what the command line takes, and where it goes.
+//!
+//! `serve` and `demo` run nodes; `check` reads the disk of one that does not run. The other commands are clients of the REST interface (docs/API.md), rest on `client`,
+//! and know nothing of a node's insides.
+
+/// The end of a client command's help: examples, then what scripts need to know.
+macro_rules! examples {
+    ($examples:literal) => {
+        concat!(
+            "Examples:\n",
+            $examples,
+            "\n\n\
+             Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 a condition failed (409 or 412),\n\
+             5 no node can be reached, or none is ready."
+        )
+    };
+}
+
+mod backup;
+mod bench;
+mod check;
+mod client;
+mod data;
+mod documents;
+mod load;
+mod output;
+mod serve;
+mod status;
+mod tx;
+mod watch;
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use serde_json::{Value, json};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+/// A leaderless live database: write to any node, cut the network, converge.
+#[derive(Debug, Parser)]
+#[command(name = "lamplight", version, propagate_version = true)]
+#[command(after_help = examples!(
+    "  lamplight demo
+  lamplight put notes milk '{\"buy\":true}'
+  lamplight list notes"
+))]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node.
+    Serve(serve::ServeArgs),
+    /// Run three linked nodes in this process, each with the page, on ports 7171 to 7173.
+    Demo(serve::DemoArgs),
+    /// Print a document.
+    Get(documents::GetArgs),
+    /// Create or replace a document.
+    Put(documents::PutArgs),
+    /// Change parts of a document, by a merge patch or a JSON Patch.
+    Patch(documents::PatchArgs),
+    /// Delete a document.
+    Delete(documents::DeleteArgs),
+    /// List a collection's documents, or the collections.
+    List(documents::ListArgs),
+    /// Write several documents as one operation: wholly or not at all.
+    Tx(tx::TxArgs),
+    /// Follow changes: one line of JSON for each.
+    Watch(watch::WatchArgs),
+    /// Show the pool as a node sees it, or whether the node is ready.
+    Status(status::StatusArgs),
+    /// Write many documents, one JSON object a line.
+    Import(load::ImportArgs),
+    /// Measure a running node: writes a second, and the time from a write to its event on another node.
+    Bench(bench::BenchArgs),
+    /// Write a copy of all that a running node holds.
+    Backup(backup::BackupArgs),
+    /// Make a node's data directory from a backup.
+    Restore(backup::RestoreArgs),
+    /// Check the data on disk of a node that does not run. Changes nothing.
+    Check(check::CheckArgs),
+}
+
+impl Command {
+    /// Whether what is said is for a program.
+    fn json(&self) -> bool {
+        match self {
+            Command::Serve(_) | Command::Demo(_) => false,
+            Command::Get(args) => args.target.json,
+            Command::Put(args) => args.target.json,
+            Command::Patch(args) => args.target.json,
+            Command::Delete(args) => args.target.json,
+            Command::List(args) => args.target.json,
+            Command::Tx(args) => args.target.json,
+            Command::Watch(args) => args.target.json,
+            Command::Status(args) => args.target.json,
+            Command::Import(args) => args.target.json,
+            Command::Bench(args) => args.target.json,
+            Command::Backup(args) => args.target.json,
+            Command::Restore(args) => args.json,
+            Command::Check(args) => args.json,
+        }
+    }
+}
+
+/// What went wrong, in words for the user, and the exit code that a script sees.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    code: u8,
+    /// The problem document, where a node gave one.
+    problem: Option<Value>,
+}
+
+impl Failure {
+    /// Exit code 1: it could not be done.
+    fn new(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), code: 1, problem: None }
+    }
+
+    /// Exit code 2: it was asked for in a wrong way.
+    fn usage(message: impl Into<String>) -> Failure {
+        Failure { code: 2, ..Failure::new(message) }
+    }
+
+    /// Exit code 5: no node can be reached, or none is ready.
+    fn unreachable(message: impl Into<String>) -> Failure {
+        Failure { code: 5, ..Failure::new(message) }
+    }
+
+    /// Nobody reads standard output any more, as in `lamplight list … | head`. There is no one to tell, and to scripts
+    /// it is no failure.
+    fn unread() -> Failure {
+        Failure { code: 0, ..Failure::new("") }
+    }
+
+    /// The same as a problem document (RFC 9457).
+    fn to_json(&self) -> Value {
+        let own = || json!({ "type": "about:blank", "title": "lamplight failed", "detail": self.message });
+        self.problem.clone().unwrap_or_else(own)
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).with_env_var("LAMPLIGHT_LOG");
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.from_env_lossy())
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    let json = cli.command.json();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Failure::new(format!("the runtime does not start: {error}")), json),
+    };
+    let outcome = runtime.block_on(run(cli.command));
+    // A thread that waits for standard input or for a reader of standard output does not keep the program.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure, json),
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(args) => serve::serve(args).await,
+        Command::Demo(args) => serve::demo(args).await,
+        Command::Get(args) => documents::get(args).await,
+        Command::Put(args) => documents::put(args).await,
+        Command::Patch(args) => documents::patch(args).await,
+        Command::Delete(args) => documents::delete(args).await,
+        Command::List(args) => documents::list(args).await,
+        Command::Tx(args) => tx::tx(args).await,
+        Command::Watch(args) => watch::watch(args).await,
+        Command::Status(args) => status::status(args).await,
+        Command::Import(args) => load::import(args).await,
+        Command::Bench(args) => bench::bench(args).await,
+        // Nothing else runs in this process: it may wait for the disk here.
+        Command::Backup(args) => backup::backup(args).await,
+        Command::Restore(args) => backup::restore(args).await,
+        Command::Check(args) => check::check(args),
+    }
+}
+
+fn fail(failure: &Failure, json: bool) -> ExitCode {
+    match (failure.code, json) {
+        (0, _) => {}
+        (_, true) => eprintln!("{}", failure.to_json()),
+        (_, false) => eprintln!("lamplight: {}", failure.message),
+    }
+    ExitCode::from(failure.code)
+}

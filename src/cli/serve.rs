@@ -1,0 +1,191 @@
+//! `lamplight serve` and `lamplight demo`: nodes, their listeners, and a graceful end.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use clap::Args;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    Failure,
+    data::{self, Data, Mark, Sync},
+};
+use crate::{
+    api::{self, Api},
+    node::{Node, Tcp},
+    op::NodeId,
+    replica::{Config, Replica, Standing},
+};
+
+/// Where a node listens, and its clients ask, when nothing else is said.
+pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7171);
+
+/// Flags of `serve`.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Address to listen on.
+    #[arg(long, env = "LAMPLIGHT_LISTEN", default_value_t = LISTEN)]
+    listen: SocketAddr,
+    /// URL at which other nodes reach this one; made from the listen address if left out.
+    #[arg(long, env = "LAMPLIGHT_ADVERTISE", value_name = "URL")]
+    advertise: Option<String>,
+    /// A node to join through; may be given several times. Without it the node founds a pool of its own.
+    #[arg(long, env = "LAMPLIGHT_JOIN", value_name = "URL", value_delimiter = ',')]
+    join: Vec<String>,
+    /// Found the pool when none of the join targets leads to one. All nodes may carry it: one of them founds.
+    #[arg(long, env = "LAMPLIGHT_FOUND")]
+    found: bool,
+    /// Name of the pool: the one to found, and the only one to join.
+    #[arg(long, env = "LAMPLIGHT_POOL", value_name = "NAME")]
+    pool: Option<String>,
+    /// Name of this node, for people.
+    #[arg(long, env = "LAMPLIGHT_NAME", value_name = "NAME")]
+    name: Option<String>,
+    /// Directory of the journal, from which a node that was stopped or killed goes on. One process a directory.
+    #[arg(long, env = "LAMPLIGHT_DATA", value_name = "DIR", default_value = "lamplight-data")]
+    data: PathBuf,
+    /// Keep the data in memory only, whatever --data says: a node that stops comes back as a newcomer.
+    #[arg(long, env = "LAMPLIGHT_MEMORY")]
+    memory: bool,
+    /// When a write is acknowledged.
+    #[arg(long, env = "LAMPLIGHT_SYNC", value_name = "WHEN", value_enum, default_value_t)]
+    sync: Sync,
+}
+
+/// Flags of `demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Port of the first node; the others take the next two.
+    #[arg(long, default_value_t = 7171)]
+    port: u16,
+}
+
+/// Runs a node until it is told to stop.
+pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
+    let listener = bind(args.listen).await?;
+    let bound = listener.local_addr().map_err(|error| Failure::new(error.to_string()))?;
+    let url = args.advertise.unwrap_or_else(|| url_of(bound));
+    let config = Config {
+        node: NodeId(Uuid::new_v4()),
+        name: args.name.unwrap_or_else(|| format!("node-{}", bound.port())),
+        urls: vec![url.trim_end_matches('/').to_string()],
+        found: args.found || args.join.is_empty(),
+        join: args.join.iter().map(|url| url.trim_end_matches('/').to_string()).collect(),
+        pool: args.pool,
+        seed: fastrand::u64(..),
+    };
+    let stop = stop_on_signal()?;
+    let (replica, data) = if args.memory {
+        (Replica::new(config), None)
+    } else {
+        let opened = tokio::task::spawn_blocking(move || data::open(&args.data, args.sync, config)).await;
+        let (replica, data) = opened.map_err(|panic| Failure::new(panic.to_string()))??;
+        (replica, Some(data))
+    };
+    let kept = data.as_ref().map_or("in memory only".into(), |data| data.dir().display().to_string());
+    tracing::info!(node = %replica.node(), name = replica.config().name, url, data = kept, "serving");
+    run(listener, replica, data, stop).await
+}
+
+/// Runs three linked nodes until told to stop.
+pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
+    let stop = stop_on_signal()?;
+    let mut nodes = tokio::task::JoinSet::new();
+    let first = format!("http://127.0.0.1:{}", args.port);
+    for (index, name) in ["ada", "ben", "cleo"].into_iter().enumerate() {
+        let listener = bind(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), args.port + index as u16)).await?;
+        let config = Config {
+            node: NodeId(Uuid::new_v4()),
+            name: name.into(),
+            urls: vec![format!("http://127.0.0.1:{}", args.port + index as u16)],
+            found: index == 0,
+            join: if index == 0 { Vec::new() } else { vec![first.clone()] },
+            pool: Some("demo".into()),
+            seed: fastrand::u64(..),
+        };
+        nodes.spawn(run(listener, Replica::new(config), None, stop.clone()));
+    }
+    println!("Three nodes are running. Open {first}/?side and cut one of them off. Ctrl-C ends them.");
+    nodes.join_all().await.into_iter().collect()
+}
+
+/// Serves a node on a listener; then clients get their answers, peers what they lack, and links are told.
+async fn run(
+    listener: TcpListener,
+    replica: Replica,
+    data: Option<Data>,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let name = replica.config().name.clone();
+    let (store, mark) = data.map(Data::into_parts).unzip();
+    let mark = Arc::new(mark.flatten());
+    let settled = Arc::clone(&mark);
+    let node = Node::resume(replica, store, Tcp);
+    let mut published = node.published();
+    let readiness = tokio::spawn(async move {
+        // A node that stops before it is ready has nothing to say.
+        if published.wait_for(|published| published.standing == Standing::Member).await.is_ok() {
+            tracing::info!(name, "ready: it takes reads and writes");
+            // What is published is stored: the node's id too.
+            if let Some(Err(error)) = settled.as_ref().as_ref().map(Mark::settle) {
+                tracing::warn!(%error, "cannot note that the node is well: its next start may give it another id");
+            }
+        }
+    });
+    let (failing, stopping) = (node.clone(), stop.clone());
+    tokio::spawn(async move {
+        if failing.stopped().await.is_err() {
+            stopping.cancel();
+        }
+    });
+    let router = api::router(Api { node: node.clone(), stop: stop.clone() });
+    api::serve(axum::serve::ListenerExt::tap_io(listener, |io| drop(io.set_nodelay(true))), router, stop).await;
+    let advice =
+        "What was acknowledged is on the disk. See to the disk, then start the node again: it reads what is there";
+    node.stop().await.map_err(|why| Failure::new(format!("the node has stopped: {why}. {advice}")))?;
+    readiness.abort();
+    // Else the mark might be made again behind its removal.
+    let _ = readiness.await;
+    let cleared = mark.as_ref().as_ref().map_or(Ok(()), Mark::clear);
+    cleared
+        .map_err(|error| Failure::new(format!("cannot note in the data directory that the node ended well: {error}")))
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(format!("cannot listen on {address}: {error}. Choose another address with --listen"))
+    })
+}
+
+fn url_of(bound: SocketAddr) -> String {
+    if !bound.ip().is_unspecified() {
+        return format!("http://{bound}");
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".into());
+    format!("http://{}:{}", host.trim(), bound.port())
+}
+
+fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let unavailable = |error: std::io::Error| Failure::new(format!("signals cannot be received: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(unavailable)?;
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stopping.cancel();
+    });
+    Ok(stop)
+}

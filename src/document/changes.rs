@@ -1,0 +1,72 @@
+//! The last changes of the documents, in the order in which this node made them.
+//!
+//! One ring serves every subscriber, long poll and event stream: each reads it from a place of its own, so a slow
+//! reader costs no memory. An entry keeps what the document was *before*, so that a filter can tell a document that
+//! left it from one that was never in it. Who falls behind the ring starts again from the documents themselves.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use compact_str::CompactString;
+
+use super::Text;
+
+/// Most entries the ring keeps: about five seconds of changes at the highest rate that a node sustains.
+pub const CHANGES_MAX: usize = 1 << 16;
+/// Most bytes of earlier texts that the ring keeps alive; the oldest entries go first.
+pub const CHANGES_BYTES_MAX: usize = 64 << 20;
+
+/// One document changed.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Its collection.
+    pub collection: Arc<str>,
+    /// Its id.
+    pub id: CompactString,
+    /// Its content until then.
+    pub before: Option<Text>,
+}
+
+/// The ring.
+#[derive(Debug, Default)]
+pub struct Changes {
+    ring: VecDeque<Change>,
+    dropped: u64,
+    bytes: usize,
+}
+
+impl Changes {
+    /// The place behind the newest change.
+    pub fn end(&self) -> u64 {
+        self.dropped + self.ring.len() as u64
+    }
+
+    /// The place of the oldest change that is kept.
+    pub fn start(&self) -> u64 {
+        self.dropped
+    }
+
+    /// The changes from `place` on; none if `place` is not within the ring.
+    pub fn since(&self, place: u64) -> Option<impl Iterator<Item = &Change>> {
+        let skip = usize::try_from(place.checked_sub(self.dropped)?).ok()?;
+        (skip <= self.ring.len()).then(|| self.ring.range(skip..))
+    }
+
+    /// An empty ring that has none of the places of this one.
+    pub(super) fn broken_off(&self) -> Changes {
+        Changes { dropped: self.end() + 1, ..Changes::default() }
+    }
+
+    pub(super) fn push(&mut self, change: Change) {
+        self.bytes += cost(&change);
+        self.ring.push_back(change);
+        while self.ring.len() > CHANGES_MAX || self.bytes > CHANGES_BYTES_MAX {
+            let Some(oldest) = self.ring.pop_front() else { break };
+            self.bytes -= cost(&oldest);
+            self.dropped += 1;
+        }
+    }
+}
+
+fn cost(change: &Change) -> usize {
+    change.id.len() + change.before.as_ref().map_or(0, Text::len)
+}

@@ -1,0 +1,20 @@
+//! Documents: their text, the commands on them, and the fold of ops into them.
+//!
+//! Rests on `op` and `version`. It knows nothing of nodes, links or time: given the same set of ops, in whatever order
+//! they came, two states are equal byte for byte.
+
+mod changes;
+mod check;
+mod history;
+pub mod json;
+pub mod patch;
+pub mod selector;
+mod state;
+mod text;
+mod workbench;
+
+pub use changes::{CHANGES_MAX, Change, Changes};
+pub use check::{Fault, URLS_MAX, check, check_collection, check_id, check_newcomer};
+pub use state::{Member, State, Verdict, View, Work};
+pub use text::Text;
+pub use workbench::Reason;

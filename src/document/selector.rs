@@ -1,0 +1,719 @@
+//! Which documents a listing shows and in which order: selectors (`filter`) and sorts (`sort`).
+//!
+//! Rests on values of [`super::json::parse`], whose equality is numeric equality. A field is named by a dotted path,
+//! which goes into objects only: never into arrays, and never to a key that itself holds a dot. A document that is no
+//! object has no fields.
+//!
+//! There are deliberately no regular expressions, no array operators and no indexes.
+
+#![expect(missing_docs, reason = "the doc of a variant speaks of its fields")]
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use serde_json::{Number, Value};
+
+use super::json::{self, DEPTH_MAX};
+
+/// Most levels of `$and`, `$or`, `$not` and field conditions within one another.
+pub const SELECTOR_DEPTH_MAX: usize = 16;
+
+/// Most parts of one selector: operators, field conditions and values of `$in`. It bounds the work for each document.
+pub const SELECTOR_NODES_MAX: usize = 256;
+
+const SELECTOR_OPERATORS: &str = "$and, $or, $not";
+const FIELD_OPERATORS: &str = "$gt, $gte, $lt, $lte, $ne, $in, $exists, $not";
+
+type Result<T, E = SelectorError> = std::result::Result<T, E>;
+
+/// A condition on documents.
+///
+/// At the top and within `$and`, `$or`, `$not`: an object of which every member must hold, so `{}` matches everything.
+/// `"$and": [selector, …]` and `"$or": [selector, …]` take at least one, `"$not": selector` takes one. Any other key
+/// without `$` is a field with its condition:
+///
+/// | condition | holds when the field |
+/// |---|---|
+/// | a value, also an object without `$` keys | is there and equals it (`null` does not match an absent field) |
+/// | `"$gt" "$gte" "$lt" "$lte"`: number or string | is there, of the same type and so ordered, strings by code point |
+/// | `"$in"`: list | is there and equals one of the values |
+/// | `"$exists"`: bool | is there, or is not |
+/// | `"$ne"`: value | is absent or differs |
+/// | `"$not"`: any condition | does not meet it, be it by being absent |
+///
+/// Several operators in one object must all hold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Selector(Node);
+
+impl Selector {
+    /// Reads a selector from a value of [`json::parse`].
+    ///
+    /// # Errors
+    /// See [`SelectorError`].
+    pub fn parse(selector: &Value) -> Result<Self, SelectorError> {
+        Node::parse(selector, &mut Reading { depth: 0, nodes: 0 }).map(Self)
+    }
+
+    /// Whether the document meets every condition.
+    #[must_use]
+    pub fn matches(&self, document: &Value) -> bool {
+        self.0.holds(Some(document))
+    }
+}
+
+/// Why a value is not a selector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SelectorError {
+    /// A selector, at the top or within `$and`, `$or`, `$not`, is not an object.
+    NotAnObject,
+    /// A key with `$` that is no operator there. `known` lists those that are.
+    UnknownOperator { operator: String, known: &'static str },
+    /// A condition has keys with and without `$`, so it is neither operators nor a value.
+    Mixed { field: String },
+    /// An operator's operand is of the wrong type, or an empty list.
+    BadOperand { operator: String, expected: &'static str },
+    /// A path of more than [`DEPTH_MAX`] keys, deeper than any document.
+    LongPath { field: String },
+    /// More than [`SELECTOR_DEPTH_MAX`] levels.
+    TooDeep,
+    /// More than [`SELECTOR_NODES_MAX`] parts.
+    TooMany,
+}
+
+impl fmt::Display for SelectorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAnObject => f.write_str("a filter is an object such as {\"field\":1}"),
+            Self::UnknownOperator { operator, known } => {
+                write!(f, "unknown operator {operator:?} here; use {known}")
+            }
+            Self::Mixed { field } => write!(
+                f,
+                "the condition on {field:?} mixes operators and plain keys; use $in with a list of one for a value \
+                 whose keys start with $"
+            ),
+            Self::BadOperand { operator, expected } => write!(f, "{operator} needs {expected}"),
+            Self::LongPath { field } => {
+                write!(f, "{field:?} is deeper than {DEPTH_MAX} levels, where no document has a field")
+            }
+            Self::TooDeep => {
+                write!(f, "more than {SELECTOR_DEPTH_MAX} levels of operators; flatten the filter")
+            }
+            Self::TooMany => {
+                write!(f, "more than {SELECTOR_NODES_MAX} conditions; ask in several filters")
+            }
+        }
+    }
+}
+
+impl std::error::Error for SelectorError {}
+
+/// A field to sort by, upwards or downwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sort {
+    path: Path,
+    descending: bool,
+}
+
+impl Sort {
+    /// Reads `field` or `-field`, with a dotted path for the field. One leading `-` is always the direction.
+    ///
+    /// # Errors
+    /// See [`SortError`].
+    pub fn parse(text: &str) -> Result<Self, SortError> {
+        let (descending, field) = match text.strip_prefix('-') {
+            Some(field) => (true, field),
+            None => (false, text),
+        };
+        if field.is_empty() {
+            return Err(SortError::NoField);
+        }
+        let path = Path::parse(field).ok_or(SortError::LongPath)?;
+        Ok(Self { path, descending })
+    }
+
+    /// The document's place in this sort.
+    #[must_use]
+    pub fn key(&self, document: &Value) -> SortKey {
+        SortKey { value: self.path.find(document).cloned(), descending: self.descending }
+    }
+}
+
+/// Why a text is no sort, or a value no sort key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SortError {
+    /// The field's name is empty.
+    NoField,
+    /// A path of more than [`DEPTH_MAX`] keys.
+    LongPath,
+    /// Not what [`SortKey::to_json`] makes.
+    BadKey,
+}
+
+impl fmt::Display for SortError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoField => f.write_str("name a field to sort by, as in sort=field or sort=-field"),
+            Self::LongPath => write!(f, "sort by a field at most {DEPTH_MAX} levels deep"),
+            Self::BadKey => f.write_str("not a place in this sort; start again without it"),
+        }
+    }
+}
+
+impl std::error::Error for SortError {}
+
+/// A document's place in a sort. Ascending keys of one [`Sort`] list documents in its order, whichever its direction;
+/// equal keys leave the tie to the caller, who sorts by id.
+///
+/// Upwards: absent < null < false < true < numbers < strings < arrays < objects. Numbers compare by their exact values,
+/// strings by code point, arrays element by element, objects as their members (key, then value) in ascending order of
+/// keys; what is a beginning of another comes before it.
+///
+/// It holds the whole field, so it may be as large as a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SortKey {
+    value: Option<Value>,
+    descending: bool,
+}
+
+impl SortKey {
+    /// The key as JSON: `["up"]` or `["down"]`, and the field's value unless it is absent.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let direction = if self.descending { "down" } else { "up" };
+        match &self.value {
+            Some(value) => serde_json::json!([direction, value]),
+            None => serde_json::json!([direction]),
+        }
+    }
+
+    /// Reads what [`SortKey::to_json`] made, parsed by [`json::parse`] so that its numbers are normalised.
+    ///
+    /// # Errors
+    /// [`SortError::BadKey`] for anything else.
+    pub fn from_json(json: &Value) -> Result<Self, SortError> {
+        let (direction, value) = match json.as_array().map(Vec::as_slice) {
+            Some([direction]) => (direction, None),
+            Some([direction, value]) => (direction, Some(value.clone())),
+            _ => return Err(SortError::BadKey),
+        };
+        let descending = match direction.as_str() {
+            Some("up") => false,
+            Some("down") => true,
+            _ => return Err(SortError::BadKey),
+        };
+        Ok(Self { value, descending })
+    }
+}
+
+impl Ord for SortKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let upwards = match (&self.value, &other.value) {
+            (Some(left), Some(right)) => compare(left, right),
+            (left, right) => left.is_some().cmp(&right.is_some()),
+        };
+        // Keys of two directions do not belong together; the flag first keeps the order total even then.
+        let of_direction = if self.descending { upwards.reverse() } else { upwards };
+        self.descending.cmp(&other.descending).then(of_direction)
+    }
+}
+
+impl PartialOrd for SortKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// How deep the reading of a selector is, and how many nodes it has made so far.
+struct Reading {
+    depth: usize,
+    nodes: usize,
+}
+
+impl Reading {
+    fn pay(&mut self, nodes: usize) -> Result<()> {
+        self.nodes += nodes;
+        if self.nodes > SELECTOR_NODES_MAX {
+            return Err(SelectorError::TooMany);
+        }
+        Ok(())
+    }
+
+    /// Reads one node, a level further down. After an error the whole reading is over, so nothing is taken back.
+    fn inner<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.pay(1)?;
+        if self.depth == SELECTOR_DEPTH_MAX {
+            return Err(SelectorError::TooDeep);
+        }
+        self.depth += 1;
+        let node = read(self)?;
+        self.depth -= 1;
+        Ok(node)
+    }
+}
+
+/// What a value must meet: the document, or within `Field` the field, which may be absent.
+#[derive(Debug, Clone, PartialEq)]
+enum Node {
+    All(Vec<Node>),
+    Any(Vec<Node>),
+    Not(Box<Node>),
+    Field(Path, Box<Node>),
+    Equal(Value),
+    /// Of the same type as the value, and in one of these orders to it.
+    Ordered(&'static [Ordering], Value),
+    In(Vec<Value>),
+    Exists(bool),
+}
+
+impl Node {
+    fn parse(selector: &Value, reading: &mut Reading) -> Result<Self> {
+        let members = selector.as_object().ok_or(SelectorError::NotAnObject)?;
+        reading.inner(|reading| {
+            let member = |(key, value): (&String, _)| Self::parse_member(key, value, reading);
+            let nodes = members.iter().map(member).collect::<Result<_, _>>();
+            nodes.map(Self::All)
+        })
+    }
+
+    fn parse_member(key: &str, value: &Value, reading: &mut Reading) -> Result<Self> {
+        match key {
+            "$and" => Self::parse_list(key, value, reading).map(Self::All),
+            "$or" => Self::parse_list(key, value, reading).map(Self::Any),
+            "$not" => Self::parse(value, reading).map(Self::negation),
+            key if key.starts_with('$') => Err(unknown(key, SELECTOR_OPERATORS)),
+            field => {
+                let long = || SelectorError::LongPath { field: json::excerpt(field) };
+                let path = Path::parse(field).ok_or_else(long)?;
+                let condition = Self::parse_condition(field, value, reading)?;
+                Ok(Self::Field(path, Box::new(condition)))
+            }
+        }
+    }
+
+    fn parse_list(operator: &str, list: &Value, reading: &mut Reading) -> Result<Vec<Self>> {
+        match list.as_array() {
+            Some(list) if !list.is_empty() => {
+                let selectors = list.iter().map(|selector| Self::parse(selector, reading));
+                selectors.collect()
+            }
+            _ => Err(operand(operator, "a list of at least one filter")),
+        }
+    }
+
+    fn parse_condition(field: &str, value: &Value, reading: &mut Reading) -> Result<Self> {
+        let operators = match value.as_object() {
+            Some(members) if members.keys().any(|key| key.starts_with('$')) => members,
+            _ => return reading.inner(|_| Ok(Self::Equal(value.clone()))),
+        };
+        if !operators.keys().all(|key| key.starts_with('$')) {
+            let field = json::excerpt(field);
+            return Err(SelectorError::Mixed { field });
+        }
+        reading.inner(|reading| {
+            let operator = |(operator, value): (&String, _)| {
+                reading.pay(1)?;
+                Self::parse_operator(field, operator, value, reading)
+            };
+            let nodes = operators.iter().map(operator).collect::<Result<_, _>>();
+            nodes.map(Self::All)
+        })
+    }
+
+    fn parse_operator(field: &str, operator: &str, value: &Value, reading: &mut Reading) -> Result<Self> {
+        let ordered = |orders| match value {
+            Value::Number(_) | Value::String(_) => Ok(Self::Ordered(orders, value.clone())),
+            _ => Err(operand(operator, "a number or a string")),
+        };
+        match (operator, value) {
+            ("$gt", _) => ordered(&[Ordering::Greater]),
+            ("$gte", _) => ordered(&[Ordering::Greater, Ordering::Equal]),
+            ("$lt", _) => ordered(&[Ordering::Less]),
+            ("$lte", _) => ordered(&[Ordering::Less, Ordering::Equal]),
+            ("$ne", _) => Ok(Self::negation(Self::Equal(value.clone()))),
+            ("$in", Value::Array(list)) => {
+                reading.pay(list.len())?;
+                Ok(Self::In(list.clone()))
+            }
+            ("$in", _) => Err(operand(operator, "a list")),
+            ("$exists", Value::Bool(there)) => Ok(Self::Exists(*there)),
+            ("$exists", _) => Err(operand(operator, "true or false")),
+            ("$not", _) => Self::parse_condition(field, value, reading).map(Self::negation),
+            _ => Err(unknown(operator, FIELD_OPERATORS)),
+        }
+    }
+
+    fn negation(node: Self) -> Self {
+        Self::Not(Box::new(node))
+    }
+
+    fn holds(&self, value: Option<&Value>) -> bool {
+        match (self, value) {
+            (Self::All(nodes), _) => nodes.iter().all(|node| node.holds(value)),
+            (Self::Any(nodes), _) => nodes.iter().any(|node| node.holds(value)),
+            (Self::Not(node), _) => !node.holds(value),
+            (Self::Exists(there), _) => value.is_some() == *there,
+            (_, None) => false,
+            (Self::Field(path, node), Some(value)) => node.holds(path.find(value)),
+            (Self::Equal(own), Some(value)) => own == value,
+            (Self::In(list), Some(value)) => list.contains(value),
+            (Self::Ordered(orders, own), Some(value)) => {
+                rank(value) == rank(own) && orders.contains(&compare(value, own))
+            }
+        }
+    }
+}
+
+fn unknown(operator: &str, known: &'static str) -> SelectorError {
+    let operator = json::excerpt(operator);
+    SelectorError::UnknownOperator { operator, known }
+}
+
+fn operand(operator: &str, expected: &'static str) -> SelectorError {
+    let operator = operator.to_owned();
+    SelectorError::BadOperand { operator, expected }
+}
+
+/// The keys from the document down to a field, at least one, any of which may be empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Path(Vec<String>);
+
+impl Path {
+    /// `None` for a path deeper than any document.
+    fn parse(dotted: &str) -> Option<Self> {
+        let keys: Vec<_> = dotted.split('.').take(DEPTH_MAX + 1).map(str::to_owned).collect();
+        (keys.len() <= DEPTH_MAX).then_some(Self(keys))
+    }
+
+    fn find<'a>(&self, document: &'a Value) -> Option<&'a Value> {
+        self.0.iter().try_fold(document, |value, key| value.as_object()?.get(key))
+    }
+}
+
+/// The order of types, and of the values that are types of their own.
+fn rank(value: &Value) -> u8 {
+    match value {
+        Value::Null => 0,
+        Value::Bool(false) => 1,
+        Value::Bool(true) => 2,
+        Value::Number(_) => 3,
+        Value::String(_) => 4,
+        Value::Array(_) => 5,
+        Value::Object(_) => 6,
+    }
+}
+
+/// The order of [`SortKey`]. It recurses no deeper than a document.
+fn compare(left: &Value, right: &Value) -> Ordering {
+    match (left, right) {
+        (Value::Number(left), Value::Number(right)) => compare_numbers(left, right),
+        (Value::String(left), Value::String(right)) => left.cmp(right),
+        (Value::Array(left), Value::Array(right)) => {
+            let elements = left.iter().zip(right).map(|(left, right)| compare(left, right));
+            first_difference(elements).then(left.len().cmp(&right.len()))
+        }
+        (Value::Object(left), Value::Object(right)) => {
+            let members = left.iter().zip(right).map(|((left_key, left), (right_key, right))| {
+                left_key.cmp(right_key).then_with(|| compare(left, right))
+            });
+            first_difference(members).then(left.len().cmp(&right.len()))
+        }
+        _ => rank(left).cmp(&rank(right)),
+    }
+}
+
+fn first_difference(mut orders: impl Iterator<Item = Ordering>) -> Ordering {
+    orders.find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+}
+
+/// Compares by exact value: no integer is rounded to a double, so the order stays transitive past 2^53.
+fn compare_numbers(left: &Number, right: &Number) -> Ordering {
+    let double = |number: &Number| number.as_f64().unwrap_or_default();
+    match (left.as_i128(), right.as_i128()) {
+        (Some(left), Some(right)) => left.cmp(&right),
+        (Some(left), None) => compare_mixed(left, double(right)),
+        (None, Some(right)) => compare_mixed(right, double(left)).reverse(),
+        (None, None) => double(left).total_cmp(&double(right)),
+    }
+}
+
+/// An integer of 64 bits against a double. The cast cuts the double's fraction and saturates beyond 128 bits.
+#[expect(clippy::cast_possible_truncation, reason = "the fraction is compared after it")]
+fn compare_mixed(integer: i128, double: f64) -> Ordering {
+    let fraction = 0.0_f64.partial_cmp(&double.fract());
+    integer.cmp(&(double as i128)).then(fraction.unwrap_or(Ordering::Equal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(text: &str) -> Value {
+        json::parse(text.as_bytes()).unwrap()
+    }
+
+    fn check(selector: &str, document: &str, expected: bool) {
+        let read = Selector::parse(&value(selector)).unwrap();
+        assert_eq!(read.matches(&value(document)), expected, "{selector} on {document}");
+    }
+
+    fn check_refused(selector: &str, error: SelectorError) {
+        assert_eq!(Selector::parse(&value(selector)), Err(error), "{selector}");
+    }
+
+    #[test]
+    fn a_plain_value_is_equality() {
+        check(r#"{"a":1}"#, r#"{"a":1,"b":2}"#, true);
+        check(r#"{"a":1.0}"#, r#"{"a":1}"#, true);
+        check(r#"{"a":1}"#, r#"{"a":"1"}"#, false);
+        check(r#"{"a":1}"#, r#"{"b":1}"#, false);
+        check(r#"{"a":[1,2]}"#, r#"{"a":[1,2]}"#, true);
+        check(r#"{"a":1}"#, r#"{"a":[1,2]}"#, false);
+        check(r#"{"a":1,"b":2}"#, r#"{"a":1,"b":2}"#, true);
+        check(r#"{"a":1,"b":2}"#, r#"{"a":1,"b":3}"#, false);
+        check("{}", r#"{"a":1}"#, true);
+        check("{}", "7", true);
+    }
+
+    #[test]
+    fn an_object_without_operators_is_equality_with_the_whole_object() {
+        check(r#"{"a":{"b":1}}"#, r#"{"a":{"b":1}}"#, true);
+        check(r#"{"a":{"b":1}}"#, r#"{"a":{"b":1,"c":2}}"#, false);
+        check(r#"{"a":{}}"#, r#"{"a":{}}"#, true);
+        check(r#"{"a":{}}"#, r#"{"a":1}"#, false);
+    }
+
+    #[test]
+    fn null_is_not_absence() {
+        check(r#"{"a":null}"#, r#"{"a":null}"#, true);
+        check(r#"{"a":null}"#, "{}", false);
+        check(r#"{"a":{"$exists":true}}"#, r#"{"a":null}"#, true);
+        check(r#"{"a":{"$exists":false}}"#, r#"{"a":null}"#, false);
+        check(r#"{"a":{"$exists":false}}"#, "{}", true);
+        check(r#"{"a":{"$exists":true}}"#, "{}", false);
+    }
+
+    #[test]
+    fn dotted_paths_go_into_objects_only() {
+        check(r#"{"a.b":1}"#, r#"{"a":{"b":1}}"#, true);
+        check(r#"{"a.b.c":1}"#, r#"{"a":{"b":{"c":1}}}"#, true);
+        check(r#"{"a.b":1}"#, r#"{"a.b":1}"#, false);
+        check(r#"{"a.0":1}"#, r#"{"a":[1]}"#, false);
+        check(r#"{"a.b":1}"#, r#"{"a":[{"b":1}]}"#, false);
+        check(r#"{"a.b":1}"#, r#"{"a":1}"#, false);
+        check(r#"{"a.":1}"#, r#"{"a":{"":1}}"#, true);
+        check(r#"{"":1}"#, r#"{"":1}"#, true);
+        check(r#"{"a":1}"#, "[1]", false);
+    }
+
+    #[test]
+    fn order_compares_only_within_a_type() {
+        check(r#"{"a":{"$gt":1}}"#, r#"{"a":2}"#, true);
+        check(r#"{"a":{"$gt":1}}"#, r#"{"a":1}"#, false);
+        check(r#"{"a":{"$gte":1}}"#, r#"{"a":1}"#, true);
+        check(r#"{"a":{"$lt":1}}"#, r#"{"a":0.5}"#, true);
+        check(r#"{"a":{"$lt":1}}"#, r#"{"a":1}"#, false);
+        check(r#"{"a":{"$lte":1}}"#, r#"{"a":1}"#, true);
+        check(r#"{"a":{"$gt":1,"$lte":9}}"#, r#"{"a":9}"#, true);
+        check(r#"{"a":{"$gt":1,"$lte":9}}"#, r#"{"a":10}"#, false);
+        check(r#"{"a":{"$gt":"b"}}"#, r#"{"a":"c"}"#, true);
+        check(r#"{"a":{"$gt":"b"}}"#, r#"{"a":"B"}"#, false);
+        check(r#"{"a":{"$gt":1}}"#, r#"{"a":"2"}"#, false);
+        check(r#"{"a":{"$lt":1}}"#, r#"{"a":"2"}"#, false);
+        check(r#"{"a":{"$lt":"a"}}"#, r#"{"a":1}"#, false);
+        check(r#"{"a":{"$gte":0}}"#, r#"{"a":[1]}"#, false);
+        check(r#"{"a":{"$gte":0}}"#, r#"{"a":null}"#, false);
+        check(r#"{"a":{"$lt":1}}"#, "{}", false);
+    }
+
+    #[test]
+    fn order_is_exact_where_doubles_are_not() {
+        check(r#"{"a":{"$gt":9007199254740992}}"#, r#"{"a":9007199254740993}"#, true);
+        check(r#"{"a":{"$lt":18446744073709551615}}"#, r#"{"a":18446744073709551614}"#, true);
+        check(r#"{"a":{"$lt":1e30}}"#, r#"{"a":18446744073709551615}"#, true);
+        check(r#"{"a":{"$gt":-0.5}}"#, r#"{"a":0}"#, true);
+        check(r#"{"a":{"$gt":-0.5}}"#, r#"{"a":-1}"#, false);
+    }
+
+    #[test]
+    fn differing_and_negation_hold_for_an_absent_field() {
+        check(r#"{"a":{"$ne":1}}"#, r#"{"a":2}"#, true);
+        check(r#"{"a":{"$ne":1}}"#, r#"{"a":1}"#, false);
+        check(r#"{"a":{"$ne":1}}"#, "{}", true);
+        check(r#"{"a":{"$ne":{"b":1}}}"#, r#"{"a":{"b":1}}"#, false);
+        check(r#"{"a":{"$not":{"$gt":1}}}"#, "{}", true);
+        check(r#"{"a":{"$not":{"$gt":1}}}"#, r#"{"a":1}"#, true);
+        check(r#"{"a":{"$not":{"$gt":1}}}"#, r#"{"a":"2"}"#, true);
+        check(r#"{"a":{"$not":{"$gt":1}}}"#, r#"{"a":2}"#, false);
+        check(r#"{"a":{"$not":{"$gt":1,"$lt":5}}}"#, r#"{"a":7}"#, true);
+        check(r#"{"a":{"$not":{"$not":{"$gt":1}}}}"#, r#"{"a":2}"#, true);
+        check(r#"{"a":{"$not":1}}"#, r#"{"a":1}"#, false);
+        check(r#"{"$not":{"a":1}}"#, "{}", true);
+        check(r#"{"$not":{"a":1}}"#, r#"{"a":1}"#, false);
+        check(r#"{"$not":{}}"#, "{}", false);
+    }
+
+    #[test]
+    fn in_holds_for_any_of_its_values() {
+        check(r#"{"a":{"$in":[1,"x"]}}"#, r#"{"a":"x"}"#, true);
+        check(r#"{"a":{"$in":[1,"x"]}}"#, r#"{"a":2}"#, false);
+        check(r#"{"a":{"$in":[null]}}"#, "{}", false);
+        check(r#"{"a":{"$in":[]}}"#, r#"{"a":1}"#, false);
+        check(r#"{"a":{"$in":[{"$gt":1}]}}"#, r#"{"a":{"$gt":1}}"#, true);
+        check(r#"{"a":{"$in":[1]}}"#, r#"{"a":[1]}"#, false);
+    }
+
+    #[test]
+    fn and_or_combine_selectors_and_stand_beside_fields() {
+        check(r#"{"$and":[{"a":1},{"b":2}]}"#, r#"{"a":1,"b":2}"#, true);
+        check(r#"{"$and":[{"a":1},{"b":2}]}"#, r#"{"a":1}"#, false);
+        check(r#"{"$or":[{"a":1},{"b":2}]}"#, r#"{"b":2}"#, true);
+        check(r#"{"$or":[{"a":1},{"b":2}]}"#, r#"{"b":1}"#, false);
+        check(r#"{"$or":[{"a":1},{"$and":[{"b":2},{"c":{"$exists":true}}]}],"d":4}"#, r#"{"b":2,"c":0,"d":4}"#, true);
+        check(r#"{"$or":[{"a":1},{"b":2}],"d":4}"#, r#"{"b":2}"#, false);
+    }
+
+    #[test]
+    fn malformed_selectors_are_refused() {
+        let unknown = |operator: &str, known| SelectorError::UnknownOperator { operator: operator.into(), known };
+        let bad = |operator: &str, expected| SelectorError::BadOperand { operator: operator.into(), expected };
+        for selector in ["1", "[]", "null", r#"{"$and":[1]}"#, r#"{"$not":1}"#] {
+            check_refused(selector, SelectorError::NotAnObject);
+        }
+        check_refused(r#"{"$nor":[]}"#, unknown("$nor", SELECTOR_OPERATORS));
+        check_refused(r#"{"$gt":1}"#, unknown("$gt", SELECTOR_OPERATORS));
+        check_refused(r#"{"a":{"$eq":1}}"#, unknown("$eq", FIELD_OPERATORS));
+        check_refused(r#"{"a":{"$and":[]}}"#, unknown("$and", FIELD_OPERATORS));
+        check_refused(r#"{"a":{"$gt":1,"b":1}}"#, SelectorError::Mixed { field: "a".into() });
+        check_refused(r#"{"a":{"$not":{"$gt":1,"b":1}}}"#, SelectorError::Mixed { field: "a".into() });
+        check_refused(r#"{"$and":{}}"#, bad("$and", "a list of at least one filter"));
+        check_refused(r#"{"$or":[]}"#, bad("$or", "a list of at least one filter"));
+        check_refused(r#"{"a":{"$in":1}}"#, bad("$in", "a list"));
+        check_refused(r#"{"a":{"$exists":1}}"#, bad("$exists", "true or false"));
+        check_refused(r#"{"a":{"$lt":null}}"#, bad("$lt", "a number or a string"));
+        check_refused(r#"{"a":{"$gte":[1]}}"#, bad("$gte", "a number or a string"));
+        let field = "a.".repeat(DEPTH_MAX);
+        check_refused(&format!(r#"{{"{field}":1}}"#), SelectorError::LongPath { field: json::excerpt(&field) });
+    }
+
+    #[test]
+    fn an_unknown_operator_is_answered_with_those_known() {
+        let error = Selector::parse(&value(r#"{"a":{"$regex":"x"}}"#)).unwrap_err();
+        let expected = r#"unknown operator "$regex" here; use $gt, $gte, $lt, $lte, $ne, $in, $exists, $not"#;
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn selectors_are_bounded_in_depth_and_size() {
+        let nested = |levels: usize| format!("{}{{}}{}", r#"{"$not":"#.repeat(levels - 1), "}".repeat(levels - 1));
+        check(&nested(SELECTOR_DEPTH_MAX), "{}", false);
+        check_refused(&nested(SELECTOR_DEPTH_MAX + 1), SelectorError::TooDeep);
+        let negated =
+            |levels: usize| format!(r#"{{"a":{}1{}}}"#, r#"{"$not":"#.repeat(levels - 2), "}".repeat(levels - 2));
+        check(&negated(SELECTOR_DEPTH_MAX), r#"{"a":1}"#, true);
+        check_refused(&negated(SELECTOR_DEPTH_MAX + 1), SelectorError::TooDeep);
+        // The selector and its condition, the operator, and each value.
+        let list = |values: usize| format!(r#"{{"a":{{"$in":[{}]}}}}"#, vec!["7"; values].join(","));
+        check(&list(SELECTOR_NODES_MAX - 3), r#"{"a":7}"#, true);
+        check_refused(&list(SELECTOR_NODES_MAX - 2), SelectorError::TooMany);
+        let any = |selectors: usize| format!(r#"{{"$or":[{}]}}"#, vec![r#"{"a":1}"#; selectors].join(","));
+        check(&any(127), r#"{"a":1}"#, true);
+        check_refused(&any(128), SelectorError::TooMany);
+    }
+
+    /// Fields in the order of the documentation; those of one row are equal.
+    const ASCENDING: &[&[&str]] = &[
+        &["{}", "[1]", "7"],
+        &[r#"{"f":null}"#],
+        &[r#"{"f":false}"#],
+        &[r#"{"f":true}"#],
+        &[r#"{"f":-1e300}"#],
+        &[r#"{"f":-9.3e18}"#],
+        &[r#"{"f":-9223372036854775808}"#],
+        &[r#"{"f":-2}"#],
+        &[r#"{"f":-1.5}"#],
+        &[r#"{"f":-1}"#],
+        &[r#"{"f":-0.5}"#],
+        &[r#"{"f":0}"#, r#"{"f":-0.0}"#],
+        &[r#"{"f":5e-324}"#],
+        &[r#"{"f":1}"#, r#"{"f":1.0}"#, r#"{"f":10e-1}"#],
+        &[r#"{"f":1.5}"#],
+        &[r#"{"f":9007199254740992}"#],
+        &[r#"{"f":9007199254740993}"#],
+        &[r#"{"f":9223372036854775808}"#],
+        &[r#"{"f":18446744073709551615}"#],
+        &[r#"{"f":1.8446744073709552e19}"#],
+        &[r#"{"f":1e300}"#],
+        &[r#"{"f":""}"#],
+        &[r#"{"f":"B"}"#],
+        &[r#"{"f":"a"}"#],
+        &[r#"{"f":"ab"}"#],
+        &["{\"f\":\"\u{ffff}\"}"],
+        &["{\"f\":\"\u{10000}\"}"],
+        &[r#"{"f":[]}"#],
+        &[r#"{"f":[1]}"#, r#"{"f":[1.0]}"#],
+        &[r#"{"f":[1,null]}"#],
+        &[r#"{"f":[2]}"#],
+        &[r#"{"f":{}}"#],
+        &[r#"{"f":{"a":1}}"#, r#"{"f":{"a":1.0}}"#],
+        &[r#"{"f":{"a":1,"b":0}}"#, r#"{"f":{"b":0,"a":1}}"#],
+        &[r#"{"f":{"a":2}}"#],
+        &[r#"{"f":{"b":0}}"#],
+    ];
+
+    #[test]
+    fn sort_keys_follow_the_order_of_the_types_and_within_them() {
+        for (place, row) in ASCENDING.iter().enumerate() {
+            for (other_place, other_row) in ASCENDING.iter().enumerate() {
+                for (document, other) in row.iter().flat_map(|left| other_row.iter().map(move |right| (left, right))) {
+                    let order = |sort: &str| {
+                        let sort = Sort::parse(sort).unwrap();
+                        sort.key(&value(document)).cmp(&sort.key(&value(other)))
+                    };
+                    assert_eq!(order("f"), place.cmp(&other_place), "{document} and {other}");
+                    assert_eq!(order("-f"), other_place.cmp(&place), "{document} and {other}, downwards");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sort_keys_survive_a_cursor() {
+        for document in ASCENDING.iter().copied().flatten() {
+            for sort in ["f", "-f"] {
+                let key = Sort::parse(sort).unwrap().key(&value(document));
+                let text = json::write(&key.to_json()).unwrap();
+                assert_eq!(SortKey::from_json(&value(&text)), Ok(key), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sort_key_is_its_direction_and_the_field_unless_absent() {
+        let check = |sort: &str, document: &str, expected: &str| {
+            let key = Sort::parse(sort).unwrap().key(&value(document));
+            assert_eq!(key.to_json(), value(expected));
+        };
+        check("a.b", r#"{"a":{"b":[1]}}"#, r#"["up",[1]]"#);
+        check("-a.b", r#"{"a":{"b":null}}"#, r#"["down",null]"#);
+        check("a.b", r#"{"a.b":1}"#, r#"["up"]"#);
+        check("--a", r#"{"-a":1}"#, r#"["down",1]"#);
+        for json in ["null", "[]", r#"["UP"]"#, r#"["up",1,2]"#, r#"[1,"up"]"#, r#"{"up":1}"#, r#""up""#] {
+            assert_eq!(SortKey::from_json(&value(json)), Err(SortError::BadKey), "{json}");
+        }
+    }
+
+    #[test]
+    fn keys_of_two_directions_never_equal() {
+        let key = |sort: &str| Sort::parse(sort).unwrap().key(&value("{}"));
+        assert_eq!(key("f").cmp(&key("-f")), Ordering::Less);
+        assert_ne!(key("f"), key("-f"));
+    }
+
+    #[test]
+    fn a_sort_names_a_field() {
+        assert_eq!(Sort::parse(""), Err(SortError::NoField));
+        assert_eq!(Sort::parse("-"), Err(SortError::NoField));
+        assert_eq!(Sort::parse(&"a.".repeat(DEPTH_MAX)), Err(SortError::LongPath));
+    }
+}

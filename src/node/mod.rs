@@ -1,0 +1,456 @@
+//! The node: the one task that owns the [`Replica`], and the handle by which the rest of the program reaches it.
+//!
+//! The task waits for one input, calls the core, carries out the effects, and ticks. It decides nothing of the
+//! protocol, and it never waits for a socket or a disk: what a link cannot take at once closes that link, and the repair
+//! by heads makes it good; and whatever rests on records that are not stored yet waits in an outbox, receipts, frames
+//! and answers to reads alike, while the next turns go on. So all that gathers while the disk is busy shares its next
+//! sync. Reads come to the data: a closure runs between two events, must be short, and takes copies out.
+
+mod journal;
+mod link;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+pub use link::{Network, Tcp, Transport, authority};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::{
+    journal::Journal,
+    link::{LinkInput, Links, Outgoing},
+};
+use crate::{
+    op::NodeId,
+    replica::{
+        Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Refused, Replica, Standing, TICK_MS,
+    },
+    storage::Store,
+    wire::Message,
+};
+
+/// Most requests of clients that wait for the task; a full queue makes clients wait in turn.
+const REQUESTS_MAX: usize = 1_024;
+/// Most messages of peers that wait for the task. They can be large, so few: a full queue stops reading from the links.
+const LINK_INPUTS_MAX: usize = 64;
+/// How much waits for the disk at most; then nothing more is taken in until some of it is stored.
+const WAITING_MAX: usize = 16_384;
+/// How many inputs are handled before the others get a turn.
+const TURN: usize = 64;
+/// How long a stopping node goes on sending what its peers do not hold yet.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Handle to a running node. Cheap to clone.
+#[derive(Clone)]
+pub struct Node(Arc<Handle>);
+
+struct Handle {
+    run: Uuid,
+    requests: mpsc::Sender<Request>,
+    published: watch::Receiver<Published>,
+    links: Links,
+    stopping: CancellationToken,
+    stopped: watch::Receiver<Option<Result<(), String>>>,
+}
+
+/// What the node tells everyone after each turn.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Its id. It changes only where a node must come back as another.
+    pub node: NodeId,
+    /// Its Lamport clock.
+    pub clock: u64,
+    /// The session of a client that has seen all that this node holds; for the header `Lamplight-Session`.
+    pub session: Arc<str>,
+    /// How many ops it holds. A late op may change nothing else, and still be what a session waits for.
+    pub ops: usize,
+    /// The place behind the newest change.
+    pub changes_end: u64,
+    /// How far it is in becoming a member.
+    pub standing: Standing,
+}
+
+/// The node has stopped, or is about to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;
+
+/// Looks at the replica, and gives the answer's way out.
+type Reading = Box<dyn FnOnce(&Replica, Now) -> Answer + Send>;
+type Answer = Box<dyn FnOnce() + Send>;
+
+enum Request {
+    Submit(Draft, oneshot::Sender<Result<Receipt, Refused>>),
+    Read(Reading),
+    Command(Event),
+}
+
+impl Node {
+    /// Starts a node that keeps its data in memory only and dials through `network`.
+    pub fn start(config: Config, network: impl Network) -> Node {
+        Node::resume(Replica::new(config), None, network)
+    }
+
+    /// Goes on with a replica, and with the journal that it came from.
+    pub fn resume(replica: Replica, store: Option<Store>, network: impl Network) -> Node {
+        let (requests, request_inbox) = mpsc::channel(REQUESTS_MAX);
+        let (link_inputs, link_inbox) = mpsc::channel(LINK_INPUTS_MAX);
+        let latest = Published::of(&replica);
+        let (publisher, published) = watch::channel(latest.clone());
+        let (stopping, (stopper, stopped)) = (CancellationToken::new(), watch::channel(None));
+        let links = Links::new(link_inputs, Arc::new(AtomicU64::new(1)));
+        let task = Task {
+            replica,
+            journal: Journal::new(store),
+            outbox: Outbox::default(),
+            told: false,
+            network: Arc::new(network),
+            links: links.clone(),
+            outgoing: BTreeMap::new(),
+            receipts: Vec::new(),
+            waiting: BTreeMap::new(),
+            next_ticket: 0,
+            latest,
+            publisher,
+            started: Instant::now(),
+            stopping: stopping.clone(),
+        };
+        tokio::spawn(async move { stopper.send(Some(task.run(request_inbox, link_inbox).await)) });
+        Node(Arc::new(Handle { run: Uuid::new_v4(), requests, published, links, stopping, stopped }))
+    }
+
+    /// Its id.
+    pub fn id(&self) -> NodeId {
+        self.0.published.borrow().node
+    }
+
+    /// Names this run of the node: places in its changes are good for no other.
+    pub fn run(&self) -> Uuid {
+        self.0.run
+    }
+
+    /// Issues an op.
+    pub async fn submit(&self, draft: Draft) -> Result<Result<Receipt, Refused>, Stopped> {
+        self.hand_in(draft).await?.await.map_err(|_| Stopped)
+    }
+
+    /// Hands a draft in, whose answer comes later: what is handed in one after the other is issued in this order. No
+    /// answer comes if the node stops before.
+    pub async fn hand_in(&self, draft: Draft) -> Result<oneshot::Receiver<Result<Receipt, Refused>>, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.0.requests.send(Request::Submit(draft, answer)).await.map_err(|_| Stopped)?;
+        Ok(answered)
+    }
+
+    /// Runs `reading` on the replica between two events. It must be short: the whole node waits for it.
+    pub async fn read<T, F>(&self, reading: F) -> Result<T, Stopped>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Replica, Now) -> T + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let reading: Reading = Box::new(move |replica, now| {
+            let value = reading(replica, now);
+            Box::new(move || drop(answer.send(value)))
+        });
+        self.0.requests.send(Request::Read(reading)).await.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
+    }
+
+    /// Names a place to join, or to link to.
+    pub async fn join(&self, url: String) -> Result<(), Stopped> {
+        self.0.requests.send(Request::Command(Event::Join(url))).await.map_err(|_| Stopped)
+    }
+
+    /// Cuts the links, or joins them again.
+    pub async fn cut(&self, cut: bool) -> Result<(), Stopped> {
+        self.0.requests.send(Request::Command(Event::Cut(cut))).await.map_err(|_| Stopped)
+    }
+
+    /// Runs a link that a peer opened, until it ends.
+    pub async fn accept(&self, transport: impl Transport) {
+        self.0.links.run(transport, None).await;
+    }
+
+    /// What the node tells everyone; changes after each turn in which something changed.
+    pub fn published(&self) -> watch::Receiver<Published> {
+        self.0.published.clone()
+    }
+
+    /// What the node told everyone last.
+    pub fn latest(&self) -> Published {
+        self.0.published.borrow().clone()
+    }
+
+    /// Stops the node once its peers hold what it holds, or after five seconds. Says what went wrong if its disk failed.
+    pub async fn stop(&self) -> Result<(), String> {
+        self.0.stopping.cancel();
+        self.stopped().await
+    }
+
+    /// Waits until the node has stopped, because it was told to or because its disk failed.
+    pub async fn stopped(&self) -> Result<(), String> {
+        let mut stopped = self.0.stopped.clone();
+        let ended = stopped.wait_for(Option::is_some).await.map(|ended| ended.clone());
+        ended.ok().flatten().unwrap_or_else(|| Err("the node's task has ended".into()))
+    }
+}
+
+impl Published {
+    fn of(replica: &Replica) -> Published {
+        Published {
+            node: replica.node(),
+            clock: replica.clock(),
+            session: session(replica).into(),
+            ops: replica.log().len(),
+            changes_end: replica.state().changes().end(),
+            standing: replica.standing(),
+        }
+    }
+
+    fn is_of(&self, replica: &Replica) -> bool {
+        self.node == replica.node()
+            && self.clock == replica.clock()
+            && self.ops == replica.log().len()
+            && self.changes_end == replica.state().changes().end()
+            && self.standing == replica.standing()
+    }
+}
+
+fn session(replica: &Replica) -> String {
+    let tips: Vec<(NodeId, u64)> = replica.tips().iter().map(|(node, seq)| (*node, *seq)).collect();
+    BASE64_URL_SAFE_NO_PAD.encode(postcard::to_allocvec(&tips).expect("plain data is written to memory"))
+}
+
+/// The seqs that a session stands for; none if the text is no session.
+pub fn session_seqs(text: &str) -> Option<Vec<(NodeId, u64)>> {
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
+    match postcard::take_from_bytes(&bytes) {
+        Ok((seqs, [])) => Some(seqs),
+        _ => None,
+    }
+}
+
+/// What waits until the records that it rests on are stored.
+enum Out {
+    Effect(Effect),
+    Answer(Answer),
+    /// A turn has ended. Its news come before its receipts, so that a client's next request finds what it has seen.
+    Turn(Option<Published>),
+}
+
+struct Task<N> {
+    replica: Replica,
+    journal: Journal,
+    outbox: Outbox<Out>,
+    network: Arc<N>,
+    links: Links,
+    outgoing: BTreeMap<LinkId, mpsc::Sender<Outgoing>>,
+    /// Whether this turn has led to anything that is in the outbox.
+    told: bool,
+    /// Answers of the turns that come out now.
+    receipts: Vec<(oneshot::Sender<Result<Receipt, Refused>>, Result<Receipt, Refused>)>,
+    waiting: BTreeMap<u64, oneshot::Sender<Result<Receipt, Refused>>>,
+    next_ticket: u64,
+    /// What is published, or will be once it is stored.
+    latest: Published,
+    publisher: watch::Sender<Published>,
+    started: Instant,
+    stopping: CancellationToken,
+}
+
+impl<N: Network> Task<N> {
+    async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut link_inputs: mpsc::Receiver<LinkInput>,
+    ) -> Result<(), String> {
+        let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut asked, mut heard) = (Vec::with_capacity(TURN), Vec::with_capacity(TURN));
+        let mut farewell: Option<Instant> = None;
+        // The first event founds the pool, where there is nowhere to look for one.
+        self.event(Event::Tick);
+        while self.journal.failure().is_none() {
+            self.end_turn();
+            if farewell.is_some_and(|end| !self.owes_anything() || Instant::now() >= end) {
+                break;
+            }
+            let takes = self.outbox.len() < WAITING_MAX;
+            tokio::select! {
+                _ = requests.recv_many(&mut asked, TURN), if takes => asked.drain(..).for_each(|request| self.on_request(request)),
+                _ = link_inputs.recv_many(&mut heard, TURN), if takes => heard.drain(..).for_each(|input| self.on_link_input(input)),
+                () = self.journal.changed() => {}
+                _ = ticks.tick() => self.event(Event::Tick),
+                () = self.stopping.cancelled(), if farewell.is_none() => farewell = Some(Instant::now() + FAREWELL),
+            }
+        }
+        self.end().await
+    }
+
+    /// Whether a peer lacks something, or something waits for the disk.
+    fn owes_anything(&self) -> bool {
+        self.replica.is_behind() || !self.outbox.is_empty()
+    }
+
+    async fn end(self) -> Result<(), String> {
+        for outgoing in self.outgoing.values() {
+            // A link that cannot take even this ends with the process.
+            let _ = outgoing.try_send(Outgoing::Close);
+        }
+        self.links.drained().await;
+        self.journal.close().await
+    }
+
+    fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Submit(_, answer) if !self.journal.has_room() => {
+                self.receipts.push((answer, Err(Refused::DiskFull)));
+            }
+            Request::Submit(draft, answer) => {
+                self.next_ticket += 1;
+                self.waiting.insert(self.next_ticket, answer);
+                self.event(Event::Submit(self.next_ticket, draft));
+            }
+            Request::Read(reading) => {
+                self.note_turn();
+                let answer = reading(&self.replica, self.now());
+                self.outbox.push(self.journal.end(), Out::Answer(answer));
+            }
+            Request::Command(event) => self.event(event),
+        }
+    }
+
+    fn on_link_input(&mut self, input: LinkInput) {
+        match input {
+            LinkInput::Opened(link, dialled, outgoing) => {
+                self.outgoing.insert(link, outgoing);
+                self.event(Event::Opened(link, dialled));
+            }
+            // What it cannot store it does not hear; the repair brings it again once there is room.
+            LinkInput::Event(Event::Heard(_, Message::Ops(..))) if !self.journal.has_room() => {}
+            LinkInput::Event(event) => {
+                if let Event::Closed(link) = event {
+                    self.outgoing.remove(&link);
+                }
+                self.event(event);
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        let before = self.replica.counters();
+        let effects = self.replica.handle(self.now(), event);
+        self.report(before);
+        for effect in effects {
+            match effect {
+                Effect::Store(record) => self.journal.append(&record),
+                effect if effect.waits() => {
+                    self.told = true;
+                    self.outbox.push(self.journal.end(), Out::Effect(effect));
+                }
+                effect => self.carry_out(effect),
+            }
+        }
+    }
+
+    /// Says what no node should have to say.
+    fn report(&self, before: Counters) {
+        let now = self.replica.counters();
+        if now.reborn > before.reborn {
+            tracing::error!(node = %self.replica.node(), "other ops were issued under this node's id, by an old copy of its disk or a second node: it comes back under this new id");
+        }
+        if now.mended > before.mended {
+            tracing::error!(
+                "the documents were not what the log makes of them: they were folded anew. Check this machine's memory"
+            );
+        } else if now.discrepancies > before.discrepancies {
+            tracing::error!("a peer holds the same log and other documents: those here are what the log makes of them");
+        }
+    }
+
+    /// Hands the turn's records to the disk, and lets out what is stored.
+    fn end_turn(&mut self) {
+        self.note_turn();
+        self.journal.flush();
+        let stored = self.journal.stored();
+        while let Some(out) = self.outbox.next(stored) {
+            match out {
+                Out::Effect(effect) => self.carry_out(effect),
+                Out::Answer(answer) => answer(),
+                Out::Turn(news) => self.publish(news),
+            }
+        }
+    }
+
+    /// Puts the news of this turn behind what it has led to.
+    fn note_turn(&mut self) {
+        let changed = !self.latest.is_of(&self.replica);
+        if changed {
+            self.latest = Published::of(&self.replica);
+        }
+        if changed || self.told || !self.receipts.is_empty() {
+            self.told = false;
+            self.outbox.push(self.journal.end(), Out::Turn(changed.then(|| self.latest.clone())));
+        }
+    }
+
+    fn publish(&mut self, news: Option<Published>) {
+        if let Some(news) = news {
+            self.publisher.send_replace(news);
+        }
+        for (answer, receipt) in self.receipts.drain(..) {
+            // A client that has gone away misses its receipt; the op stands.
+            let _ = answer.send(receipt);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Store(_) => {}
+            Effect::Send(link, message) => self.send(link, Outgoing::Message(message)),
+            Effect::Close(link) => {
+                self.send(link, Outgoing::Close);
+                self.outgoing.remove(&link);
+            }
+            Effect::Dial(url) => {
+                let (links, network) = (self.links.clone(), Arc::clone(&self.network));
+                tokio::spawn(async move { links.dial(&*network, url).await });
+            }
+            Effect::Receipt(ticket, receipt) => {
+                if let Some(answer) = self.waiting.remove(&ticket) {
+                    self.receipts.push((answer, receipt));
+                }
+            }
+        }
+    }
+
+    /// A link whose queue is full does not read: dropping its queue ends it.
+    fn send(&mut self, link: LinkId, message: Outgoing) {
+        let Some(outgoing) = self.outgoing.get(&link) else { return };
+        if outgoing.try_send(message).is_err() {
+            self.outgoing.remove(&link);
+            tracing::warn!(link = link.0, "a link that does not take its messages is closed");
+        }
+    }
+
+    fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { mono_ms: self.started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as u64 }
+    }
+}
+
+/// Hands out link ids.
+fn next_link(counter: &AtomicU64) -> LinkId {
+    LinkId(counter.fetch_add(1, Ordering::Relaxed))
+}

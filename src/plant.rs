@@ -1,0 +1,119 @@
+//! Planted bugs: switches that leave out one rule of the core each, so that the simulator can prove it would notice.
+//!
+//! Without the feature `sim` every switch is the constant `false` and costs nothing.
+
+/// A rule of the core that can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// A clock follows what it hears.
+    ClockMax,
+    /// The seqs of an origin are taken without gaps.
+    GapCheck,
+    /// An op waits for everything in its `seen`.
+    CausalDelivery,
+    /// `seen` names what was held when the op was issued.
+    SeenRecorded,
+    /// An op that is held already is passed over.
+    DuplicateSuppression,
+    /// A late op goes to its place in its documents' order, not to the end.
+    LateInsertion,
+    /// A late op rolls its documents back to before it.
+    Rollback,
+    /// Documents that a later guarded op links to a changed one are replayed as well.
+    DependentRollback,
+    /// A batch is sorted before it is replayed.
+    BatchSort,
+    /// An op applies wholly or not at all.
+    Atomicity,
+    /// Checkpoints behind a late op are dropped.
+    CheckpointDrop,
+    /// A verdict is judged anew on replay.
+    VerdictAnew,
+    /// Of ops with one idempotency key only the first has an effect.
+    KeyOnce,
+    /// Equal times are ordered by origin.
+    TieByOrigin,
+    /// What a dropped frame carried is asked for again.
+    Repair,
+    /// What is heard on one link is passed on to the others.
+    Forward,
+    /// Nothing leaves a node before what it rests on is stored.
+    StoreFirst,
+    /// Heads are not announced before their ops are stored.
+    DurableHeads,
+    /// No time is announced that is not reserved in the journal.
+    Ceiling,
+    /// A node whose id has another past elsewhere gives it up.
+    Rebirth,
+}
+
+impl Rule {
+    /// All of them, in the order of the table in ARCHITECTURE.md.
+    pub const ALL: [Rule; 20] = [
+        Rule::ClockMax,
+        Rule::GapCheck,
+        Rule::CausalDelivery,
+        Rule::SeenRecorded,
+        Rule::DuplicateSuppression,
+        Rule::LateInsertion,
+        Rule::Rollback,
+        Rule::DependentRollback,
+        Rule::BatchSort,
+        Rule::Atomicity,
+        Rule::CheckpointDrop,
+        Rule::VerdictAnew,
+        Rule::KeyOnce,
+        Rule::TieByOrigin,
+        Rule::Repair,
+        Rule::Forward,
+        Rule::StoreFirst,
+        Rule::DurableHeads,
+        Rule::Ceiling,
+        Rule::Rebirth,
+    ];
+}
+
+#[cfg(feature = "sim")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Rule;
+
+    thread_local! {
+        static LEFT_OUT: Cell<Option<Rule>> = const { Cell::new(None) };
+        static EARLY_MAX: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+
+    /// The early buffers made on this thread from here on take at most so many ops, so that a simulation can fill them.
+    pub fn squeeze_early(most: usize) {
+        EARLY_MAX.set(most);
+    }
+
+    pub(crate) fn early_squeezed(most: usize) -> usize {
+        most.min(EARLY_MAX.get())
+    }
+
+    /// Leaves `rule` out on this thread, or none.
+    pub fn leave_out(rule: Option<Rule>) {
+        LEFT_OUT.set(rule);
+    }
+
+    pub(crate) fn left_out(rule: Rule) -> bool {
+        LEFT_OUT.get() == Some(rule)
+    }
+}
+
+#[cfg(not(feature = "sim"))]
+mod switch {
+    pub(crate) const fn left_out(_: super::Rule) -> bool {
+        false
+    }
+
+    pub(crate) const fn early_squeezed(most: usize) -> usize {
+        most
+    }
+}
+
+pub(crate) use switch::{early_squeezed, left_out};
+#[cfg(feature = "sim")]
+pub use switch::{leave_out, squeeze_early};

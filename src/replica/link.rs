@@ -1,0 +1,122 @@
+//! One link as the replica sees it: what the peer is known to hold, and what it may be sent.
+//!
+//! A link keeps no queue. It keeps a seq an origin and reads the log; while a batch is on its way to the socket
+//! nothing more is made for it, so a slow peer costs no memory and a fast one gets small batches at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::log::Log;
+use crate::{
+    op::{Hash, Head, NodeId, Op},
+    wire::{BATCH_BYTES, Hello, Message},
+};
+
+/// Names a link; the shell counts them up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) opened_ms: u64,
+    pub(super) heard_ms: u64,
+    /// Where it was dialled, if this node dialled it.
+    pub(super) dialled: Option<String>,
+    /// What the peer said it is; none until then.
+    pub(super) peer: Option<Hello>,
+    /// The greatest seq an origin that the peer holds or was sent; none until it has said what it holds.
+    sent: Option<BTreeMap<NodeId, u64>>,
+    /// Origins of which the log holds more.
+    behind: BTreeSet<NodeId>,
+    /// Whether the last batch has left.
+    pub(super) writable: bool,
+    /// The counts of the pulses it was sent.
+    pub(super) pulses: BTreeMap<NodeId, u64>,
+    /// What the peer, a member, held when they met; kept while this node catches up, to tell how far it is.
+    pub(super) catch_up: Option<Vec<(NodeId, u64)>>,
+    /// How many of this node's own ops the peer has said that it holds.
+    pub(super) holds_own: u64,
+    /// This node's digest at the last beat that differed from the peer's.
+    pub(super) differed: Option<Hash>,
+}
+
+impl Link {
+    pub(super) fn new(now_ms: u64, dialled: Option<String>) -> Link {
+        Link {
+            opened_ms: now_ms,
+            heard_ms: now_ms,
+            dialled,
+            peer: None,
+            sent: None,
+            behind: BTreeSet::new(),
+            writable: true,
+            pulses: BTreeMap::new(),
+            catch_up: None,
+            holds_own: 0,
+            differed: None,
+        }
+    }
+
+    /// The peer said what it holds: whatever else it was sent is lost, and is sent again.
+    pub(super) fn peer_holds(&mut self, heads: &[(NodeId, Head)], log: &Log) {
+        let sent: BTreeMap<NodeId, u64> = heads.iter().map(|(origin, head)| (*origin, head.seq)).collect();
+        let lacks =
+            |(origin, head): (NodeId, Head)| (sent.get(&origin).copied().unwrap_or(0) < head.seq).then_some(origin);
+        self.behind = log.heads().filter_map(lacks).collect();
+        self.sent = Some(sent);
+    }
+
+    /// The peer's digest is this node's: it holds the same, though its word about that may never have come.
+    pub(super) fn peer_holds_the_same(&mut self, log: &Log) {
+        let heads = || log.heads().map(|(origin, head)| (origin, head.seq)).collect();
+        self.sent.get_or_insert_with(heads);
+    }
+
+    /// The peer sent `op`, so it holds it.
+    pub(super) fn peer_sent(&mut self, op: &Op) {
+        let Some(sent) = &mut self.sent else { return };
+        let seq = sent.entry(op.origin()).or_default();
+        *seq = op.id().seq.max(*seq);
+    }
+
+    /// `op` came into the log.
+    pub(super) fn log_grew(&mut self, op: &Op) {
+        let Some(sent) = &self.sent else { return };
+        if sent.get(&op.origin()).is_none_or(|seq| *seq < op.id().seq) {
+            self.behind.insert(op.origin());
+        }
+    }
+
+    /// Whether this node has said hello on it: the dialler does at once, the other when it has heard one.
+    pub(super) fn is_greeted(&self) -> bool {
+        self.dialled.is_some() || self.peer.is_some()
+    }
+
+    /// Whether there is more to send, or the last batch is still on its way.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.writable || !self.behind.is_empty()
+    }
+
+    /// The next batch of what the peer lacks, in stamp order, if it can be sent now.
+    pub(super) fn next_batch(&mut self, log: &Log) -> Option<Message> {
+        let sent = self.sent.as_mut().filter(|_| self.writable && !self.behind.is_empty())?;
+        let known = self.behind.iter().map(|origin| (*origin, sent.get(origin).copied().unwrap_or(0)));
+        let (mut ops, mut bytes) = (Vec::new(), 0);
+        for op in log.beyond(known) {
+            bytes += op.bytes().len();
+            if bytes > BATCH_BYTES && !ops.is_empty() {
+                break;
+            }
+            ops.push(op.clone());
+        }
+        let last: BTreeMap<NodeId, u64> = ops.iter().map(|op: &Op| (op.origin(), op.id().seq)).collect();
+        sent.extend(&last);
+        self.behind.retain(|origin| log.head(*origin).seq > sent.get(origin).copied().unwrap_or(0));
+        if ops.is_empty() {
+            return None;
+        }
+        self.writable = false;
+        let head = |(origin, seq)| Some((origin, Head { seq, hash: log.hash_at(origin, seq)? }));
+        let heads = last.into_iter().filter_map(head).collect();
+        Some(Message::Ops(ops, heads))
+    }
+}

@@ -1,0 +1,512 @@
+//! The replica: one node's part in the pool, as a pure state machine.
+//!
+//! It rests on `op`, `document` and `wire`, and holds no socket, file, clock, task or lock. [`Replica::handle`] takes
+//! one event and the time, and returns effects; the shell and the simulator carry them out alike.
+
+mod early;
+mod gossip;
+mod link;
+mod log;
+mod outbox;
+mod peers;
+mod rebirth;
+mod recovery;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use early::{EARLY_BYTES_MAX, EARLY_OPS_MAX};
+pub use link::LinkId;
+pub use log::Log;
+pub use outbox::Outbox;
+pub use peers::{DIALLED_MAX, FULL_MESH_MAX, LINKS_MAX};
+pub use recovery::Recovery;
+pub use status::{LinkState, MemberStatus};
+
+use self::{early::Early, link::Link, peers::Peers};
+use crate::{
+    document::{Fault, Reason, State, Verdict, check},
+    op::{Body, Command, DRAFT_BYTES_MAX, DocKey, Guard, Hash, Newcomer, NodeId, Op, OpError, OpId, PoolId, Stamp},
+    plant::{Rule, left_out},
+    record::{Identity, Record},
+    version::Version,
+    wire::{Message, Pulse},
+};
+
+/// How often the shell sends [`Event::Tick`], in milliseconds.
+pub const TICK_MS: u64 = 100;
+/// How many Lamport times a node reserves in its journal at once.
+pub const CEILING_STEP: u64 = 4_096;
+/// A node that founds its pool if it finds none looks for one this long.
+pub const FOUND_AFTER_MS: u64 = 2_000;
+
+/// How a node begins. Each field is checked by whoever reads it from the outside.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its id; never used before.
+    pub node: NodeId,
+    /// Its name, for people.
+    pub name: String,
+    /// Where others can dial it: `http://host:port`, none if they cannot.
+    pub urls: Vec<String>,
+    /// Where to look for a pool.
+    pub join: Vec<String>,
+    /// Whether to found a pool: at once if there is nowhere to look, else when none of the targets answers.
+    pub found: bool,
+    /// The name of the pool to found, and the only one to join; any, if there is none.
+    pub pool: Option<String>,
+    /// Seed of the node's random choices: whom to dial, and how long to wait.
+    pub seed: u64,
+}
+
+/// The two clocks, read by the caller.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Milliseconds on a clock that never goes back.
+    pub mono_ms: u64,
+    /// Milliseconds since 1970; information only.
+    pub wall_ms: u64,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Idempotency key.
+    pub key: Option<String>,
+    /// Must hold for the op to be issued, and at its place ever after.
+    pub guards: Vec<Guard<'static>>,
+    /// What to do.
+    pub commands: Vec<Command<'static>>,
+    /// Whether the first command's document must exist now; unlike a guard this is not asked again at its place.
+    pub present: bool,
+}
+
+/// What happens to a replica.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Time went by.
+    Tick,
+    /// A client asks for an op; answered by [`Effect::Receipt`] with the same ticket.
+    Submit(u64, Draft),
+    /// An operator names a place to join, or to link to.
+    Join(String),
+    /// An operator cuts the links, or joins them again.
+    Cut(bool),
+    /// A link came about; with the URL if this node dialled it.
+    Opened(LinkId, Option<String>),
+    /// A dial came to nothing.
+    DialFailed(String, String),
+    /// A message came in.
+    Heard(LinkId, Message),
+    /// A frame came in that is no message; the text says why.
+    Broken(LinkId, crate::wire::WireError),
+    /// The last batch of ops has gone out to the socket.
+    Flushed(LinkId),
+    /// A link is gone.
+    Closed(LinkId),
+}
+
+/// What is to be done, in this order. Nothing may leave the node before what stands before it here is stored: then a
+/// crash takes nothing back that anyone was told (Nightingale et al. 2006, "Rethink the Sync", calls it output commit).
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Put a record behind the others of the journal. A node that keeps its data in memory only drops it.
+    Store(Record),
+    /// Send a message.
+    Send(LinkId, Message),
+    /// Close a link once what was sent has gone out. No [`Event::Closed`] is expected.
+    Close(LinkId),
+    /// Dial a URL; answered by [`Event::Opened`] or [`Event::DialFailed`].
+    Dial(String),
+    /// Answer a client.
+    Receipt(u64, Result<Receipt, Refused>),
+}
+
+/// What a writer gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The op.
+    pub op: OpId,
+    /// Its place.
+    pub stamp: Stamp,
+    /// Its verdict, as it stands.
+    pub verdict: Verdict,
+    /// The documents it writes, each with its version as it stands; none if it is absent.
+    pub documents: Vec<(DocKey<'static>, Option<Version>)>,
+    /// Whether the first of these documents came to be with this op.
+    pub created: bool,
+}
+
+/// Why an op was not issued. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The node has no pool yet, or does not hold its data yet.
+    NotReady,
+    /// The document does not exist, and the draft says it must.
+    Absent,
+    /// It would have no effect as things stand.
+    Rejected(Reason),
+    /// Its idempotency key belongs to another request.
+    KeyReused(OpId),
+    /// Its content cannot be carried out.
+    Fault(Fault),
+    /// Too long, or too many steps.
+    Op(OpError),
+    /// The disk has no room for it.
+    DiskFull,
+}
+
+/// How far a node is in becoming a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It looks for a pool.
+    Joining,
+    /// It has a pool, but not yet all that its sponsor held.
+    CatchingUp,
+    /// It takes reads and writes.
+    Member,
+}
+
+/// How many things happened since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Ops that came in frames.
+    pub heard: u64,
+    /// Of these, how many were held already.
+    pub duplicates: u64,
+    /// Of these, how many had to wait for others.
+    pub early: u64,
+    /// Ops that were inserted before others.
+    pub late: u64,
+    /// Times that missing ops were asked for again.
+    pub repairs: u64,
+    /// Times that the node had to come back under a new id.
+    pub reborn: u64,
+    /// Times that a peer with the same log had other documents.
+    pub discrepancies: u64,
+    /// Times that this node's documents were the wrong ones, and were folded anew.
+    pub mended: u64,
+}
+
+/// One node's part in the pool.
+///
+/// Input: [`Event`]s, one at a time, with the time. Output: [`Effect`]s, to be carried out in their order. An own op
+/// is in the log, in the documents and in the journal before its receipt is given and before it is sent. Between two events the
+/// replica is consistent and may be read through its accessors; nothing but [`Replica::handle`] changes it.
+#[derive(Debug)]
+pub struct Replica {
+    config: Config,
+    pool: Option<(PoolId, String)>,
+    clock: u64,
+    /// No time past this one is issued or announced before a greater one is in the journal.
+    ceiling: u64,
+    log: Log,
+    state: State,
+    early: Early,
+    /// Heads that grew since this node's last op: the `seen` of its next.
+    unseen: BTreeMap<NodeId, u64>,
+    /// The ops that no held op has seen: holding them is holding everything.
+    tips: BTreeMap<NodeId, u64>,
+    ready: bool,
+    /// Whether ops of its own may come from peers: it came back from a journal that may be an old copy, and has issued
+    /// nothing since.
+    takes_back: bool,
+    /// What it issued under ids that it had to give up.
+    orphans: Vec<Op>,
+    /// Where an operator wants this node to be.
+    moving_to: Option<String>,
+    cut: bool,
+    links: BTreeMap<LinkId, Link>,
+    peers: Peers,
+    pulses: BTreeMap<NodeId, (Pulse, u64)>,
+    /// The digest of the log from which the documents were last folded anew.
+    refolded: Option<Hash>,
+    started_ms: Option<u64>,
+    beat_ms: u64,
+    pulse_ms: u64,
+    rng: fastrand::Rng,
+    counters: Counters,
+    now: Now,
+    effects: Vec<Effect>,
+}
+
+impl Replica {
+    /// A node with an empty log. It founds or looks for its pool at the first event.
+    pub fn new(config: Config) -> Replica {
+        let mut peers = Peers::default();
+        config.join.iter().for_each(|url| peers.give(url));
+        Replica {
+            rng: fastrand::Rng::with_seed(config.seed),
+            config,
+            pool: None,
+            clock: 0,
+            ceiling: 0,
+            log: Log::default(),
+            state: State::default(),
+            early: Early::default(),
+            unseen: BTreeMap::new(),
+            tips: BTreeMap::new(),
+            ready: false,
+            takes_back: false,
+            orphans: Vec::new(),
+            moving_to: None,
+            cut: false,
+            links: BTreeMap::new(),
+            peers,
+            pulses: BTreeMap::new(),
+            refolded: None,
+            started_ms: None,
+            beat_ms: 0,
+            pulse_ms: 0,
+            counters: Counters::default(),
+            now: Now::default(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes one event and returns what is to be done.
+    pub fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
+        self.now = now;
+        if self.started_ms.is_none() {
+            self.started_ms = Some(now.mono_ms);
+            if self.may_found() && self.config.join.is_empty() {
+                self.found();
+            }
+        }
+        match event {
+            Event::Tick => self.on_tick(),
+            Event::Submit(ticket, draft) => self.on_submit(ticket, draft),
+            Event::Join(url) => self.on_join(&url),
+            Event::Cut(cut) => self.on_cut(cut),
+            Event::Opened(link, dialled) => self.on_opened(link, dialled),
+            Event::DialFailed(url, why) => self.peers.dialled(&url, now.mono_ms, Some(why), &mut self.rng),
+            Event::Heard(link, message) => self.on_heard(link, message),
+            Event::Broken(link, error) => self.on_broken(link, &error),
+            Event::Flushed(link) => self.on_flushed(link),
+            Event::Closed(link) => self.on_closed(link),
+        }
+        self.reserve();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Reserves more times when those that are recorded are used up; before anything that was said in this step.
+    fn reserve(&mut self) {
+        if self.clock > self.ceiling {
+            self.ceiling = self.clock + CEILING_STEP;
+            if !left_out(Rule::Ceiling) {
+                self.effects.insert(0, Effect::Store(Record::Ceiling(self.ceiling)));
+            }
+            // Said more than once, so that no single bad byte costs it.
+            self.effects.extend(self.identity().map(Record::Identity).map(Effect::Store));
+        }
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        let (pool, pool_name) = self.pool.clone()?;
+        Some(Identity { node: self.config.node, pool, pool_name })
+    }
+
+    /// Goes on under another id, as a newcomer that holds all this node does.
+    fn rename(&mut self, node: NodeId) {
+        self.config.node = node;
+        self.unseen = self.log.heads().map(|(origin, head)| (origin, head.seq)).collect();
+        (self.ready, self.takes_back) = (false, false);
+        if let Some(pool) = self.pool.clone() {
+            self.enter(pool);
+        }
+    }
+
+    /// Gives up all that it holds. What is recorded so far is void.
+    fn forget(&mut self) {
+        self.log = Log::default();
+        self.state.clear();
+        self.early = Early::default();
+        self.tips.clear();
+        self.unseen.clear();
+        (self.pool, self.ready, self.takes_back) = (None, false, false);
+        self.effects.push(Effect::Store(Record::Forget));
+    }
+
+    fn enter(&mut self, pool: (PoolId, String)) {
+        self.pool = Some(pool);
+        self.effects.extend(self.identity().map(Record::Identity).map(Effect::Store));
+    }
+
+    /// Issues the op that a client asks for, or says why not.
+    fn on_submit(&mut self, ticket: u64, draft: Draft) {
+        let answer = self.submit(draft);
+        self.effects.push(Effect::Receipt(ticket, answer));
+        self.pump_all();
+    }
+
+    fn submit(&mut self, draft: Draft) -> Result<Receipt, Refused> {
+        if !self.ready {
+            return Err(Refused::NotReady);
+        }
+        if let Some(first) = draft.key.as_ref().and_then(|key| self.state.first_with_key(key)) {
+            let held = self.log.get(first).expect("the documents hold only ops of the log").body();
+            let same = held.guards == draft.guards && held.commands == draft.commands;
+            return if same { Ok(self.receipt(first).expect("held")) } else { Err(Refused::KeyReused(first)) };
+        }
+        let Draft { key, guards, commands, present } = draft;
+        let absent = |doc: &DocKey<'_>| self.state.get(&doc.collection, &doc.id).is_none();
+        let created = commands.first().and_then(Command::doc).is_some_and(absent);
+        if present && created {
+            return Err(Refused::Absent);
+        }
+        let body = self.body(key, guards, commands);
+        check(&body).map_err(Refused::Fault)?;
+        let op = self.next_op(&body).map_err(Refused::Op)?;
+        if op.bytes().len() > DRAFT_BYTES_MAX {
+            return Err(Refused::Op(OpError::TooLong));
+        }
+        if !body.is_unconditional() {
+            self.state.judge(&op).map_err(Refused::Rejected)?;
+        }
+        self.issue(&op);
+        let receipt = self.receipt(op.id()).expect("issued just now");
+        Ok(Receipt { created, ..receipt })
+    }
+
+    fn body<'a>(&self, key: Option<String>, guards: Vec<Guard<'a>>, commands: Vec<Command<'a>>) -> Body<'a> {
+        let seen = if left_out(Rule::SeenRecorded) { BTreeMap::new() } else { self.unseen.clone() };
+        Body { wall_ms: self.now.wall_ms, seen: seen.into_iter().collect(), key: key.map(Into::into), guards, commands }
+    }
+
+    fn next_op(&self, body: &Body<'_>) -> Result<Op, OpError> {
+        let origin = self.config.node;
+        Op::encode(OpId { origin, seq: self.log.head(origin).seq + 1 }, self.clock + 1, body)
+    }
+
+    /// Takes an own op into the log and the documents.
+    fn issue(&mut self, op: &Op) {
+        self.takes_back = false;
+        self.append(op, None, self.log.head(op.origin()).extended(op));
+        self.state.insert(std::slice::from_ref(op));
+    }
+
+    /// Whether it is to found a pool if there is none. Not with the ops of a pool whose name a damaged journal has lost:
+    /// its other members are there, and take this node in when they dial it.
+    fn may_found(&self) -> bool {
+        self.pool.is_none() && self.config.found && self.state.members().len() < 2
+    }
+
+    /// Founds the pool, with this node as its first member.
+    fn found(&mut self) {
+        let name = self.config.pool.clone().unwrap_or_else(|| "lamplight".into());
+        let id = uuid::Builder::from_random_bytes(self.rng.u128(..).to_le_bytes()).into_uuid();
+        self.enter((PoolId(id), name));
+        self.add_oneself();
+        self.announce();
+    }
+
+    fn add_oneself(&mut self) {
+        let Config { node, name, urls, .. } = self.config.clone();
+        self.add(Newcomer { node, name: name.into(), urls });
+        self.ready = true;
+    }
+
+    fn add(&mut self, newcomer: Newcomer<'_>) {
+        let body = self.body(None, Vec::new(), vec![Command::Add(newcomer)]);
+        if check(&body).is_ok()
+            && let Ok(op) = self.next_op(&body)
+        {
+            self.issue(&op);
+        }
+    }
+
+    fn is_member(&self) -> bool {
+        self.state.members().contains_key(&self.config.node)
+    }
+
+    /// The receipt of an op as it stands, if the op is held.
+    pub fn receipt(&self, id: OpId) -> Option<Receipt> {
+        let op = self.log.get(id)?;
+        let body = op.body();
+        let mut met = BTreeSet::new();
+        let written = body.commands.iter().filter_map(Command::doc).filter(|doc| met.insert(*doc));
+        let documents = written.map(|doc| {
+            let text = self.state.text(&doc.collection, &doc.id);
+            let key = DocKey::new(doc.collection.to_string(), doc.id.to_string());
+            (key, text.map(|text| Version::of(text.as_str())))
+        });
+        let documents = documents.collect();
+        let verdict = self.state.verdict(op.stamp());
+        Some(Receipt { op: id, stamp: op.stamp(), verdict, documents, created: false })
+    }
+
+    /// How this node was set up.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its id. It changes only where a node must come back as another.
+    pub fn node(&self) -> NodeId {
+        self.config.node
+    }
+
+    /// The pool and its name, once it has one.
+    pub fn pool(&self) -> Option<&(PoolId, String)> {
+        self.pool.as_ref()
+    }
+
+    /// Its Lamport clock.
+    pub fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// Spoils a document, as a bad memory would.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn spoil(&mut self, collection: &str, id: &str) {
+        self.state.spoil(collection, id);
+    }
+
+    /// All ops it holds.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The documents and the member list.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The ops that no held op has seen: a node that holds these holds all that this one does.
+    pub fn tips(&self) -> &BTreeMap<NodeId, u64> {
+        &self.tips
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// How many ops wait for others.
+    pub fn early(&self) -> usize {
+        self.early.len()
+    }
+
+    /// Whether an operator has cut its links.
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+
+    /// How far it is in becoming a member.
+    pub fn standing(&self) -> Standing {
+        match (self.ready, &self.pool) {
+            (true, _) => Standing::Member,
+            (false, Some(_)) => Standing::CatchingUp,
+            (false, None) => Standing::Joining,
+        }
+    }
+
+    /// Whether a peer is not known to hold all that this node does.
+    pub fn is_behind(&self) -> bool {
+        self.links.values().any(Link::is_behind)
+    }
+
+    /// Whether it holds everything up to these seqs.
+    pub fn holds(&self, seqs: &[(NodeId, u64)]) -> bool {
+        seqs.iter().all(|(origin, seq)| self.log.head(*origin).seq >= *seq)
+    }
+}

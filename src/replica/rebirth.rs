@@ -1,0 +1,69 @@
+//! A node that finds that it is not the only one to have issued ops under its id: its disk was an old copy, or there are
+//! two of it. It gives the id up, comes back as a newcomer with what the pool holds, and issues again what only it had.
+
+use super::{Effect, Replica};
+use crate::{
+    op::{Command, Head, NodeId, Op},
+    plant::{Rule, left_out},
+    record::Record,
+    wire::Why,
+};
+
+impl Replica {
+    /// What a peer's word about this node's own ops says of its past; a text if it cannot go on as it is.
+    pub(super) fn doubt(&mut self, heads: &[(NodeId, Head)]) -> Option<String> {
+        let (node, own) = (self.config.node, self.log.head(self.config.node));
+        let (_, head) = heads.iter().find(|(origin, _)| *origin == node)?;
+        if head.seq > own.seq && self.takes_back {
+            // Its disk was an old copy, and it has issued nothing since: it takes its own ops back before it does.
+            self.ready = false;
+            return None;
+        }
+        let other = self.log.hash_at(node, head.seq).is_some_and(|hash| hash != head.hash);
+        if !other && head.seq <= own.seq || left_out(Rule::Rebirth) {
+            return None;
+        }
+        Some(format!(
+            "two nodes have issued ops as {node}: this one had {} of them, and comes back as another",
+            own.seq
+        ))
+    }
+
+    /// Comes back under a new id.
+    pub(super) fn be_reborn(&mut self, why: String) {
+        let (node, Some(pool)) = (self.config.node, self.pool.clone()) else { return };
+        let own: Vec<Op> = self.log.beyond(std::iter::once((node, 0))).cloned().collect();
+        let urls = self.state.members().values().flat_map(|member| member.urls.clone());
+        urls.for_each(|url| self.peers.give(&url));
+        let links: Vec<_> = self.links.keys().copied().collect();
+        links.into_iter().for_each(|link| self.refuse(link, Why::Fork, why.clone()));
+        // Before all else is void: a crash in between must not lose them.
+        self.effects.extend(own.iter().map(|op| Effect::Store(Record::Orphan(op.clone()))));
+        self.orphans.extend(own);
+        self.forget();
+        self.config.node = NodeId(uuid::Builder::from_random_bytes(self.rng.u128(..).to_le_bytes()).into_uuid());
+        self.started_ms = Some(self.now.mono_ms);
+        self.counters.reborn += 1;
+        self.enter(pool);
+    }
+
+    /// Issues again what the pool does not hold of that which this node issued under earlier ids. Each op carries a key
+    /// that is made of the first one's bytes, so that it counts once however often this is done.
+    pub(super) fn issue_orphans(&mut self) {
+        for orphan in std::mem::take(&mut self.orphans) {
+            let body = orphan.body();
+            let shared = self.log.get(orphan.id()) == Some(&orphan);
+            if shared || body.commands.iter().any(|command| matches!(command, Command::Add(_))) {
+                continue;
+            }
+            let again = || format!("again:{}", blake3::hash(orphan.bytes()).to_hex());
+            let key = body.key.as_ref().map_or_else(again, ToString::to_string);
+            if self.state.first_with_key(&key).is_some() {
+                continue;
+            }
+            if let Ok(op) = self.next_op(&self.body(Some(key), body.guards, body.commands)) {
+                self.issue(&op);
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! How a replica comes back from its journal.
+
+use super::{Config, Replica, gossip::Place};
+use crate::{
+    op::{NodeId, Op},
+    record::{Identity, Record},
+};
+
+/// Ops are folded in batches of this many: late ones in a batch cost one replay a document.
+const BATCH: usize = 4_096;
+
+/// A replica in the making: takes the records of a journal in their order.
+///
+/// An op that cannot be placed, because a record before it is lost, waits like one that was heard early; what it rests
+/// on is fetched from the peers. So a damaged journal costs what was damaged and nothing more.
+#[derive(Debug)]
+pub struct Recovery {
+    replica: Replica,
+    batch: Vec<Op>,
+}
+
+impl Recovery {
+    /// Begins with a node that has no past; its id is the one in `config` unless the journal names another.
+    pub fn new(config: Config) -> Recovery {
+        let mut replica = Replica::new(config);
+        replica.takes_back = true;
+        Recovery { replica, batch: Vec::with_capacity(BATCH) }
+    }
+
+    /// Takes the next record.
+    pub fn take(&mut self, record: Record) {
+        match record {
+            Record::Identity(identity) => self.identify(identity),
+            Record::Op(op) => self.take_op(op),
+            Record::Ceiling(time) => {
+                self.replica.ceiling = self.replica.ceiling.max(time);
+                // Ops that came after it were measured against a clock that beats had lifted, too.
+                self.replica.clock = self.replica.clock.max(time);
+            }
+            Record::Orphan(op) => self.replica.orphans.push(op),
+            Record::Forget => {
+                self.batch.clear();
+                self.replica.forget();
+                self.replica.takes_back = true;
+            }
+        }
+        // Whatever taking them has to say was said before the crash.
+        self.replica.effects.clear();
+    }
+
+    /// The node, ready to go on. With `anew` it does so under a new id: where the journal may lack ops that it has
+    /// issued, it would issue others in their places.
+    pub fn finish(mut self, anew: Option<NodeId>) -> Replica {
+        self.fold();
+        let replica = &mut self.replica;
+        if replica.log.is_empty() && replica.pool.is_some() {
+            // A pool of which there is no op was founded, or joined, in words only.
+            replica.forget();
+        }
+        if let Some(node) = anew {
+            replica.rename(node);
+        } else {
+            replica.ready = replica.is_member();
+        }
+        self.replica
+    }
+
+    fn identify(&mut self, Identity { node, pool, pool_name }: Identity) {
+        self.replica.pool = Some((pool, pool_name));
+        if self.replica.config.node == node {
+            return;
+        }
+        self.replica.config.node = node;
+        self.replica.unseen = self.replica.log.heads().map(|(origin, head)| (origin, head.seq)).collect();
+        self.replica.unseen.remove(&node);
+    }
+
+    fn take_op(&mut self, op: Op) {
+        let mut coming = vec![op];
+        while let Some(op) = coming.pop() {
+            match self.replica.place(&op) {
+                Place::Next => {
+                    self.replica.append(&op, None, self.replica.log.head(op.origin()).extended(&op));
+                    coming.extend(self.replica.early.released(op.id()));
+                    self.batch.push(op);
+                }
+                Place::Waits(missing) => self.replica.early.keep_all(op, missing),
+                Place::Held | Place::Wrong(_) => {}
+            }
+        }
+        if self.batch.len() >= BATCH {
+            self.fold();
+        }
+    }
+
+    fn fold(&mut self) {
+        self.replica.state.insert(&self.batch);
+        self.batch.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        op::{Command, DocKey},
+        replica::{Draft, EARLY_OPS_MAX, Effect, Event, Now},
+    };
+
+    #[test]
+    fn however_many_ops_come_behind_a_lost_one_they_are_there_when_it_is() {
+        const OPS: usize = EARLY_OPS_MAX + 500;
+        let config = Config {
+            node: NodeId(Uuid::from_u128(1)),
+            name: "a".into(),
+            urls: Vec::new(),
+            found: true,
+            join: Vec::new(),
+            pool: None,
+            seed: 1,
+        };
+        let mut node = Replica::new(config.clone());
+        let command = || Command::Put(DocKey::new("c", "d"), "1".into());
+        let draft = || Draft { key: None, guards: Vec::new(), commands: vec![command()], present: false };
+        let events = std::iter::once(Event::Tick).chain((1..OPS as u64).map(|n| Event::Submit(n, draft())));
+        let effects = events.flat_map(|event| node.handle(Now::default(), event)).collect::<Vec<_>>();
+        let record = |effect| if let Effect::Store(record) = effect { Some(record) } else { None };
+        let mut records: Vec<Record> = effects.into_iter().filter_map(record).collect();
+        let lost = records.remove(10);
+        // Fetched from a peer, it was recorded last; for its own sake alone a restart must not need peers again.
+        records.push(lost);
+        let mut recovery = Recovery::new(config);
+        records.into_iter().for_each(|record| recovery.take(record));
+        assert_eq!(recovery.finish(None).log().len(), OPS);
+    }
+}

@@ -1,0 +1,458 @@
+//! One run: draws what happens when from the seed, and applies it to the world in the order of virtual time.
+//!
+//! A run has a storm, in which clients write and faults strike, and a calm: the network is made whole, nobody writes,
+//! and after some virtual time all that must hold once quiet is checked. Then one more op must reach everyone at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Violation,
+    action::{Action, Birth, Wrong},
+    chance,
+    network::{Fate, Network, Parked},
+    plan::{Fault, Plan},
+    tally::Tally,
+    workload::Workload,
+    world::{Outcome, World},
+};
+use crate::{
+    plant::Rule,
+    replica::{Standing, TICK_MS},
+};
+
+/// With many founders the storm begins when they have had time to agree: a cut before would make two pools of one.
+const FOUNDING_MS: u64 = 6_000;
+/// The calm ends at the latest after this.
+const CALM_MS: u64 = 90_000;
+/// A pool that has come to rest is looked at again after this.
+const SETTLE_MS: u64 = 2_000;
+/// A quiet pool spreads an op within this, well before the repair by beats would.
+const SPREAD_MS: u64 = 900;
+/// How far the wall clocks of skewed nodes differ: twenty years.
+const SKEW_MS: u64 = 20 * 365 * 86_400_000;
+/// When simulated time began.
+const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// What is to happen at some time.
+#[derive(Clone, Debug)]
+pub(super) enum Due {
+    /// Takes place as it is.
+    Act(Action),
+    /// Takes place unless the network stops it.
+    Carry(Action, Parked),
+    /// A dial gets through, or does not.
+    Reach(usize),
+    Tick(usize),
+    Write,
+    Start(usize, bool),
+    Storm,
+    Strike(Fault),
+    Unblock(Vec<(usize, usize)>),
+    Release(usize),
+    Calm,
+    Watch,
+    Spread,
+}
+
+/// What a run has come to.
+#[derive(Debug)]
+pub struct Report {
+    /// What really occurred.
+    pub tally: Tally,
+    /// Hash over everything that happened.
+    pub trace: String,
+    /// What was broken, and when; nothing if all held.
+    pub broken: Option<(u64, Violation)>,
+}
+
+/// Draws and applies.
+#[derive(Debug)]
+pub struct Driver<'e> {
+    pub(super) plan: Plan,
+    pub(super) world: World,
+    pub(super) network: Network,
+    pub(super) rng: fastrand::Rng,
+    pub(super) tally: Tally,
+    pub(super) now_ms: u64,
+    pub(super) stormy: bool,
+    workload: Workload,
+    queue: BTreeMap<(u64, u64), Due>,
+    scheduled: u64,
+    /// Killed nodes whose journals will be old copies, of so many records.
+    pub(super) old_disks: BTreeMap<usize, usize>,
+    /// Starts on the calendar: before these a pool is not at rest.
+    starts: usize,
+    urls: Vec<String>,
+    calm_ms: u64,
+    /// Whether the pool was at rest when it was last looked at.
+    rested: bool,
+    done: bool,
+    events: Option<&'e mut Vec<String>>,
+}
+
+impl<'e> Driver<'e> {
+    /// A run of a plan. `events` takes the lines of its event file.
+    pub fn new(plan: Plan, checks: bool, events: Option<&'e mut Vec<String>>) -> Driver<'e> {
+        // Not the generator that the plan was drawn from, or runs of like plans would be alike.
+        let rng = fastrand::Rng::with_seed(plan.seed ^ 0x9e37_79b9_7f4a_7c15);
+        let urls = (0..plan.machines + plan.newcomers).map(|machine| format!("http://m{machine}:1")).collect();
+        Driver {
+            world: World::new(checks),
+            network: Network::new(&plan),
+            rng,
+            tally: Tally::default(),
+            now_ms: 0,
+            stormy: false,
+            workload: Workload::new(plan.mix),
+            queue: BTreeMap::new(),
+            scheduled: 0,
+            old_disks: BTreeMap::new(),
+            starts: 0,
+            urls,
+            calm_ms: 0,
+            rested: false,
+            done: false,
+            events,
+            plan,
+        }
+    }
+
+    /// Runs to the end, or to the first broken promise. `left_out` is a bug to plant.
+    pub fn run(mut self, left_out: Option<Rule>) -> Report {
+        let broken = self.drive(left_out).err().map(|violation| (self.now_ms, violation));
+        self.tally.events = self.scheduled;
+        self.tally.pairs = self.world.concurrent_pairs();
+        self.world.nodes().iter().for_each(|node| self.tally.count(node));
+        Report { tally: self.tally, trace: self.world.trace_hash(), broken }
+    }
+
+    fn drive(&mut self, left_out: Option<Rule>) -> Result<(), Violation> {
+        self.act(&Action::LeaveOut(left_out))?;
+        self.act(&Action::EarlyMax(self.plan.early_max.unwrap_or(usize::MAX)))?;
+        self.open();
+        while let Some(((at_ms, _), due)) = self.queue.pop_first() {
+            self.now_ms = at_ms;
+            self.take(due)?;
+            if self.done {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the course of the run on the calendar.
+    fn open(&mut self) {
+        let storm_ms = if self.plan.all_found { FOUNDING_MS } else { 0 };
+        for machine in 0..self.plan.machines {
+            let spread_ms = if self.plan.all_found { 300 } else { 1_500 };
+            let at_ms = if machine == 0 { 0 } else { self.rng.u64(0..spread_ms) };
+            self.at(at_ms, Due::Start(machine, false));
+        }
+        for machine in self.plan.machines..self.plan.machines + self.plan.newcomers {
+            let at_ms = storm_ms + self.rng.u64(0..self.plan.storm_ms);
+            self.at(at_ms, Due::Start(machine, false));
+        }
+        self.calm_ms = storm_ms + self.plan.storm_ms;
+        self.at(storm_ms, Due::Storm);
+        self.at(self.calm_ms, Due::Calm);
+    }
+
+    pub(super) fn at(&mut self, at_ms: u64, due: Due) {
+        self.starts += usize::from(matches!(due, Due::Start(..)));
+        self.queue.insert((at_ms, self.scheduled), due);
+        self.scheduled += 1;
+    }
+
+    pub(super) fn after(&mut self, wait_ms: u64, due: Due) {
+        self.at(self.now_ms + wait_ms, due);
+    }
+
+    /// Goes on until this time.
+    pub(super) fn run_to(&mut self, until_ms: u64) -> Result<(), Violation> {
+        while let Some(entry) = self.queue.first_entry()
+            && entry.key().0 <= until_ms
+        {
+            let ((at_ms, _), due) = entry.remove_entry();
+            self.now_ms = at_ms;
+            self.take(due)?;
+        }
+        self.now_ms = until_ms;
+        Ok(())
+    }
+
+    pub(super) fn take(&mut self, due: Due) -> Result<(), Violation> {
+        match due {
+            Due::Act(action) => self.act(&action)?,
+            Due::Carry(action, parked) => {
+                if self.network.stops(&parked) {
+                    self.network.park(parked);
+                } else {
+                    self.act(&action)?;
+                }
+            }
+            Due::Reach(dial) => self.reach(dial)?,
+            Due::Tick(node) => {
+                if self.world.nodes()[node].replica.is_some() {
+                    self.act(&Action::Tick(node))?;
+                    self.after(TICK_MS, Due::Tick(node));
+                }
+            }
+            Due::Write => self.write()?,
+            Due::Start(machine, again) => {
+                self.starts -= 1;
+                self.start(machine, again)?;
+            }
+            Due::Storm => self.storm(),
+            Due::Strike(fault) => self.strike(fault)?,
+            Due::Unblock(pairs) => {
+                let freed = self.network.unblock(&pairs);
+                self.free(freed);
+            }
+            Due::Release(end) => {
+                let freed = self.network.release(end);
+                self.free(freed);
+            }
+            Due::Calm => self.calm()?,
+            Due::Watch => self.watch()?,
+            Due::Spread => {
+                self.act(&Action::Spread)?;
+                self.done = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies an action, and puts on the calendar what it set under way.
+    pub(super) fn act(&mut self, action: &Action) -> Result<(), Violation> {
+        if let Some(events) = &mut self.events {
+            events.push(format!("{} {action}{}", self.now_ms, self.world.describe(action)));
+        }
+        self.tally.steps += 1;
+        for outcome in self.world.apply(self.now_ms, action)? {
+            match outcome {
+                Outcome::Sent { end, number, ops, close } => self.sent(end, number, ops, close),
+                Outcome::Storing(node, end) => {
+                    let wait_ms = self.rng.u64(self.plan.disk_ms.0..=self.plan.disk_ms.1);
+                    self.after(wait_ms, Due::Act(Action::Stored(node, end)));
+                }
+                Outcome::Dialled(dial) => {
+                    let wait_ms = self.network.latency(&mut self.rng);
+                    self.after(wait_ms, Due::Reach(dial));
+                }
+            }
+        }
+        if self.tally.steps.is_multiple_of(self.plan.audit_every) {
+            let node = self.rng.usize(..self.world.nodes().len().max(1));
+            self.act(&Action::Audit(node))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn machine(&self, node: usize) -> usize {
+        self.world.nodes()[node].birth.machine
+    }
+
+    fn between(&self, end: usize) -> (usize, usize) {
+        let ends = self.world.ends();
+        (self.machine(ends[end].node), self.machine(ends[ends[end].peer].node))
+    }
+
+    /// Something left an end: decides what becomes of it.
+    fn sent(&mut self, end: usize, number: u64, ops: bool, close: bool) {
+        let between = self.between(end);
+        if ops {
+            let wait_ms = self.network.transmission(&mut self.rng, &mut self.tally.fired);
+            let parked = Parked { end, number: None, between };
+            self.after(wait_ms, Due::Carry(Action::Flushed(end), parked));
+        }
+        let parked = Parked { end, number: Some(number), between };
+        match self.network.fate(self.now_ms, end, close, &mut self.rng, &mut self.tally.fired) {
+            Fate::Lost => self.after(0, Due::Act(Action::Lose(end, number))),
+            Fate::Garbled(at_ms) => self.at(at_ms, Due::Carry(Action::Garble(end, number), parked)),
+            Fate::Arrives(at_ms, None) => self.at(at_ms, Due::Carry(Action::Deliver(end, number), parked)),
+            Fate::Arrives(at_ms, Some(again_ms)) => {
+                self.at(at_ms, Due::Carry(Action::Copy(end, number), parked));
+                self.at(again_ms, Due::Carry(Action::Deliver(end, number), parked));
+            }
+        }
+    }
+
+    /// What was held back comes now, in its order.
+    fn free(&mut self, freed: Vec<Parked>) {
+        for parked in freed {
+            let action = match parked.number {
+                Some(number) => Action::Deliver(parked.end, number),
+                None => Action::Flushed(parked.end),
+            };
+            let wait_ms = self.network.latency(&mut self.rng);
+            self.network.not_before(parked.end, self.now_ms + wait_ms);
+            let at_ms = self.network.arrival(parked.end);
+            self.at(at_ms, Due::Carry(action, parked));
+        }
+    }
+
+    /// A dial arrives where it was aimed, if the way is free and someone is there.
+    fn reach(&mut self, dial: usize) -> Result<(), Violation> {
+        let (node, url) = self.world.dial(dial);
+        let target = self.world.at_url(url);
+        let from = self.machine(node);
+        let free = |target: &usize| {
+            let to = self.machine(*target);
+            !self.network.is_blocked((from, to)) && !self.network.is_blocked((to, from))
+        };
+        if target.as_ref().is_none_or(|x| !free(x)) {
+            // Refused at once where nobody listens, else given up after a while.
+            let wait_ms = if target.is_none() { 1 } else { self.rng.u64(500..2_000) };
+            self.after(wait_ms, Due::Act(Action::DialFailed(dial)));
+            return Ok(());
+        }
+        let wait_ms = self.network.latency(&mut self.rng);
+        self.network.not_before(self.world.ends().len() + 1, self.now_ms + wait_ms + 1);
+        self.act(&Action::Accept(dial))?;
+        self.after(wait_ms, Due::Act(Action::Connected(dial)));
+        Ok(())
+    }
+
+    fn start(&mut self, machine: usize, again: bool) -> Result<(), Violation> {
+        if self.world.at_url(&self.urls[machine]).is_some() {
+            return Ok(());
+        }
+        let mut join: Vec<String> = self.urls.clone();
+        join.remove(machine);
+        let founder = machine == 0 && !self.plan.all_found && !again;
+        let alone = founder && self.rng.bool();
+        if alone {
+            join.clear();
+        } else if !self.plan.all_found && !self.plan.has(Fault::Crash) && !founder {
+            // Where nobody dies one address is enough; but it must lead to someone who was there before.
+            self.rng.shuffle(&mut join);
+            join.retain(|url| url == &self.urls[0] || self.world.at_url(url).is_some());
+            join.truncate(2);
+        }
+        // A machine that keeps journals goes on from its last one, unless its disk was lost too.
+        let last = self.world.nodes().iter().rposition(|node| node.birth.machine == machine);
+        let kept = self.plan.durable && again && !(self.plan.disks_die && self.happens(300));
+        let journal = last.filter(|_| kept);
+        let wrong = journal.map_or(Wrong::Nothing, |node| self.wrong(node));
+        let skew_ms = if self.plan.has(Fault::Skew) { self.rng.u64(..SKEW_MS) } else { 0 };
+        *self.tally.fired.entry(Fault::Skew).or_default() += u64::from(skew_ms > 0);
+        *self.tally.fired.entry(Fault::Restart).or_default() += u64::from(again);
+        *self.tally.fired.entry(Fault::Comeback).or_default() += u64::from(journal.is_some());
+        *self.tally.fired.entry(Fault::Newcomer).or_default() += u64::from(machine >= self.plan.machines && !again);
+        let birth = Birth {
+            machine,
+            id: uuid::Builder::from_random_bytes(self.rng.u128(..).to_le_bytes()).into_uuid(),
+            url: self.urls[machine].clone(),
+            join,
+            // A node that may found a pool must not come up behind a partition, or there are two.
+            found: self.may_found(machine) && (!again || !self.world.has_pool()),
+            pool: None,
+            seed: self.rng.u64(..),
+            wall_ms: EPOCH_MS + self.now_ms + skew_ms - if skew_ms > 0 { SKEW_MS / 2 } else { 0 },
+            durable: self.plan.durable,
+            journal,
+            wrong,
+        };
+        let node = self.world.nodes().len();
+        self.act(&Action::Start(birth))?;
+        let wait_ms = self.rng.u64(..TICK_MS);
+        self.after(wait_ms, Due::Tick(node));
+        Ok(())
+    }
+
+    /// What has become of the journal of a node that was killed.
+    fn wrong(&mut self, node: usize) -> Wrong {
+        if let Some(len) = self.old_disks.remove(&node) {
+            return Wrong::Old(len);
+        }
+        // Someone must be left to take it in again, and once a run is enough for that.
+        let member = |(_, replica): (usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
+        let len = self.world.nodes()[node].disk.len();
+        let strikes = self.plan.has(Fault::Damage) && !self.tally.fired.contains_key(&Fault::Damage);
+        if !strikes || len == 0 || !self.world.live().any(member) || !self.happens(300) {
+            return Wrong::Nothing;
+        }
+        self.tally.fired.insert(Fault::Damage, 1);
+        Wrong::Damaged(self.rng.usize(..len))
+    }
+
+    /// Whether the node of a machine has been told to found the pool.
+    fn may_found(&self, machine: usize) -> bool {
+        if self.plan.all_found { machine < self.plan.machines } else { machine == 0 }
+    }
+
+    fn storm(&mut self) {
+        self.stormy = true;
+        self.network.begin(&self.plan);
+        self.after(0, Due::Write);
+        let faults: BTreeSet<Fault> = self.plan.faults.clone();
+        for fault in faults {
+            let wait_ms = self.rng.u64(..2 * self.plan.strike_ms);
+            self.after(wait_ms, Due::Strike(fault));
+        }
+    }
+
+    fn write(&mut self) -> Result<(), Violation> {
+        if !self.stormy || self.tally.writes == self.plan.writes_max {
+            return Ok(());
+        }
+        self.tally.writes += 1;
+        self.submit_somewhere()?;
+        let burst = self.rng.u32(..10) == 0;
+        let wait_ms = if burst { 0 } else { self.rng.u64(..=2 * self.plan.write_ms) };
+        self.after(wait_ms, Due::Write);
+        Ok(())
+    }
+
+    /// A client writes at some live node; returns whether there was one that takes writes.
+    pub(super) fn submit_somewhere(&mut self) -> Result<bool, Violation> {
+        let ready = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
+        let nodes: Vec<usize> = self.world.live().filter(ready).map(|(node, _)| node).collect();
+        let Some(node) = self.rng.choice(&nodes).copied() else { return Ok(false) };
+        let Some(replica) = self.world.nodes()[node].replica.as_ref() else { return Ok(false) };
+        let draft = self.workload.draft(replica, &mut self.rng);
+        self.act(&Action::Submit(node, draft))?;
+        Ok(true)
+    }
+
+    /// The storm is over: the network is made whole, and who is to come back comes back.
+    fn calm(&mut self) -> Result<(), Violation> {
+        self.stormy = false;
+        let freed = self.network.end();
+        self.free(freed);
+        let cut: Vec<usize> = self.world.live().filter(|(_, replica)| replica.is_cut()).map(|(node, _)| node).collect();
+        cut.into_iter().try_for_each(|node| self.act(&Action::Cut(node, false)))?;
+        let live: Vec<usize> = self.world.live().map(|(node, _)| node).collect();
+        live.into_iter().try_for_each(|node| self.act(&Action::Full(node, false)))?;
+        if self.plan.all_return {
+            for machine in 0..self.plan.machines {
+                let wait_ms = self.rng.u64(..1_000);
+                self.after(wait_ms, Due::Start(machine, true));
+            }
+        }
+        self.after(1_500, Due::Watch);
+        Ok(())
+    }
+
+    fn watch(&mut self) -> Result<(), Violation> {
+        let late = self.now_ms > self.calm_ms + CALM_MS;
+        let rests = self.starts == 0 && self.world.converged() && self.world.is_connected();
+        let settled = rests && self.rested;
+        if !(late || settled) {
+            // Links that have just come about need a moment to say what they hold.
+            self.rested = rests;
+            self.after(if rests { SETTLE_MS } else { 500 }, Due::Watch);
+            return Ok(());
+        }
+        self.tally.calm_ms = self.now_ms - self.calm_ms;
+        self.act(&Action::Quiet)?;
+        let spread = self.submit_somewhere()?;
+        self.after(if spread { SPREAD_MS } else { 0 }, Due::Spread);
+        Ok(())
+    }
+
+    /// Whether something of the plan's rate happens.
+    pub(super) fn happens(&mut self, per_mille: u32) -> bool {
+        chance(&mut self.rng, per_mille)
+    }
+}

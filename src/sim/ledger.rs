@@ -1,0 +1,336 @@
+//! What must hold after every step, as named functions, and the memory they need.
+//!
+//! The ledger follows the whole pool from outside: each op is entered when its origin issues it, with all that its
+//! origin held then and the running hash, both worked out here anew. A watch follows one node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use compact_str::CompactString;
+
+use super::Violation;
+use crate::{
+    document::Text,
+    op::{Head, NodeId, Op, OpId},
+    record::Record,
+    replica::{Effect, Replica},
+    wire::Message,
+};
+
+/// All ops ever issued, by origin, and what each node has told anyone of itself.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    chains: BTreeMap<NodeId, Vec<Issued>>,
+    told: BTreeMap<NodeId, Told>,
+    /// Ids under which a node came back from an old copy of its journal. It issues ops twice until it finds that out, so
+    /// nothing is entered of it any more; that all agree in the end is checked all the same.
+    old: BTreeSet<NodeId>,
+}
+
+/// What a crash must not take back.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// The last own op that was sent or acknowledged.
+    seq: u64,
+    /// The greatest time that was announced or issued.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Issued {
+    time: u64,
+    head: Head,
+    /// Everything that its origin held when it issued the op, and the op itself.
+    holding: BTreeMap<NodeId, u64>,
+}
+
+/// What is remembered of one node from one step to the next.
+#[derive(Debug, Default)]
+pub struct Watch {
+    heads: BTreeMap<NodeId, u64>,
+    clock: u64,
+    ops: usize,
+    /// How often the node has changed its id.
+    reborn: u64,
+    /// How far the changes were followed, and what a subscriber who follows them holds.
+    place: u64,
+    follower: BTreeMap<(Arc<str>, CompactString), Text>,
+}
+
+impl Ledger {
+    /// Checks a node after a step, and enters what it issued.
+    pub fn check(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
+        if watch.reborn != replica.counters().reborn {
+            *watch = Watch { clock: watch.clock, ..Watch::default() }.anew(replica)?;
+        }
+        a_clock_never_goes_back(watch, replica)?;
+        if replica.log().len() != watch.ops {
+            self.check_log(watch, replica)?;
+        }
+        a_subscriber_sees_every_change(watch, replica)
+    }
+
+    /// A node comes back from its journal: what it has told must still be so. What it has told nobody may be gone. Of an
+    /// `old` copy neither holds; the others have the ops that are missing there.
+    pub fn resume(&mut self, replica: &Replica, old: bool) -> Result<Watch, Violation> {
+        let node = replica.node();
+        let (told, seq) = (self.told.get(&node).copied().unwrap_or_default(), replica.log().head(node).seq);
+        if old || self.old.contains(&node) {
+            self.old.insert(node);
+            return Watch::default().anew(replica);
+        }
+        if seq < told.seq {
+            let detail = format!("{node} has told of its op {}, and comes back with {seq}", told.seq);
+            return Err(Violation { invariant: "a node comes back with every op that it has told of", detail });
+        }
+        if replica.clock() < told.clock {
+            let detail = format!("{node} has told of the time {}, and comes back at {}", told.clock, replica.clock());
+            return Err(Violation { invariant: "a node never comes back below a time that it has told", detail });
+        }
+        self.chains.entry(node).or_default().truncate(seq as usize);
+        Watch::default().anew(replica)
+    }
+
+    /// A node tells someone something, while its disk has stored these records.
+    pub fn tells(&mut self, node: NodeId, effect: &Effect, stored: &[Record]) -> Result<(), Violation> {
+        let told = self.told.entry(node).or_default();
+        match effect {
+            Effect::Receipt(_, Ok(receipt)) if receipt.op.origin == node => told.seq = told.seq.max(receipt.op.seq),
+            Effect::Send(_, Message::Hello(hello)) => told.clock = told.clock.max(hello.clock),
+            Effect::Send(_, Message::Beat(beat)) => told.clock = told.clock.max(beat.clock),
+            Effect::Send(_, Message::Ops(ops, _)) => {
+                for op in ops.iter().filter(|op| op.origin() == node) {
+                    (told.seq, told.clock) = (told.seq.max(op.id().seq), told.clock.max(op.time()));
+                }
+            }
+            Effect::Send(_, Message::Heads(heads)) => {
+                let is_stored =
+                    |id: OpId| stored.iter().any(|record| matches!(record, Record::Op(op) if op.id() == id));
+                for (origin, head) in heads.iter().filter(|(_, head)| head.seq > 0) {
+                    if !is_stored(OpId { origin: *origin, seq: head.seq }) {
+                        let detail = format!("{node} says that it holds {origin}.{}, which is not stored", head.seq);
+                        return violated("what a node says it holds is stored", detail);
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check_log(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
+        let heads: Vec<(NodeId, Head)> = replica.log().heads().collect();
+        heads_are_contiguous(watch, replica, &heads)?;
+        let own = replica.config().node;
+        for seq in watch.heads.get(&own).copied().unwrap_or(0) + 1..=replica.log().head(own).seq {
+            let op = replica.log().get(OpId { origin: own, seq }).expect("the heads are contiguous");
+            self.enter(watch, op)?;
+        }
+        for (origin, head) in &heads {
+            self.hashes_agree(*origin, *head)?;
+            let before = watch.heads.get(origin).copied().unwrap_or(0);
+            for seq in before + 1..=head.seq {
+                let op = replica.log().get(OpId { origin: *origin, seq }).expect("the heads are contiguous");
+                what_an_op_has_seen_is_held(replica, op)?;
+                a_clock_is_past_what_is_held(replica, op)?;
+            }
+        }
+        watch.heads = heads.iter().map(|(origin, head)| (*origin, head.seq)).collect();
+        watch.ops = replica.log().len();
+        self.tips_stand_for_everything(watch, replica)
+    }
+
+    /// Enters an op on the step in which its origin issues it.
+    fn enter(&mut self, watch: &mut Watch, op: &Op) -> Result<(), Violation> {
+        let OpId { origin, seq } = op.id();
+        if self.old.contains(&origin) {
+            return Ok(());
+        }
+        let chain = self.chains.entry(origin).or_default();
+        let last = chain.last();
+        let mut named = last.map(|last| last.holding.clone()).unwrap_or_default();
+        named.insert(origin, seq);
+        named.extend(op.body().seen);
+        let mut holding = watch.heads.clone();
+        holding.insert(origin, seq);
+        if named != holding {
+            let detail = format!("{} at {} names {named:?}, but its origin holds {holding:?}", op.id(), op.stamp());
+            return violated("an op's seen names all that its origin holds", detail);
+        }
+        watch.heads.insert(origin, seq);
+        let head = last.map(|last| last.head).unwrap_or_default().extended(op);
+        chain.push(Issued { time: op.time(), head, holding });
+        let held = self.chains[&origin].last().map(|issued| &issued.holding).expect("entered just now");
+        for (other, seq) in held.iter().filter(|(other, _)| **other != origin) {
+            self.time_is_past(op, OpId { origin: *other, seq: *seq })?;
+        }
+        if seq > 1 { self.time_is_past(op, OpId { origin, seq: seq - 1 }) } else { Ok(()) }
+    }
+
+    fn time_is_past(&self, op: &Op, before: OpId) -> Result<(), Violation> {
+        let earlier = self.issued(before).map_or(0, |issued| issued.time);
+        if op.time() > earlier {
+            return Ok(());
+        }
+        let detail = format!("{} has time {}, but follows {before} of time {earlier}", op.id(), op.time());
+        violated("an op's time is past that of all its origin holds", detail)
+    }
+
+    fn hashes_agree(&self, origin: NodeId, head: Head) -> Result<(), Violation> {
+        let issued = self.issued(OpId { origin, seq: head.seq }).map(|issued| issued.head);
+        if issued == Some(head) || self.old.contains(&origin) {
+            return Ok(());
+        }
+        violated(
+            "running hashes agree",
+            format!("the head of {origin} is {head:?} here, but its origin had {issued:?}"),
+        )
+    }
+
+    /// A client that shows a node's tips to another node must see there all that the first one held.
+    fn tips_stand_for_everything(&self, watch: &Watch, replica: &Replica) -> Result<(), Violation> {
+        if !self.old.is_empty() {
+            return Ok(());
+        }
+        let mut reached: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for (origin, seq) in replica.tips() {
+            let Some(issued) = self.issued(OpId { origin: *origin, seq: *seq }) else { continue };
+            for (other, seq) in &issued.holding {
+                let most = reached.entry(*other).or_default();
+                *most = (*most).max(*seq);
+            }
+        }
+        if reached == watch.heads {
+            return Ok(());
+        }
+        let detail = format!("the tips {:?} stand for {reached:?}, not for {:?}", replica.tips(), watch.heads);
+        violated("holding the tips is holding everything", detail)
+    }
+
+    /// Of ops that follow one another in the order of a document: how many follow one they did not see.
+    pub fn concurrent_pairs<'a>(&self, ops: impl Iterator<Item = &'a Op>) -> u64 {
+        let mut last: BTreeMap<(String, String), OpId> = BTreeMap::new();
+        let mut pairs = 0;
+        for op in ops {
+            let Some(issued) = self.issued(op.id()) else { continue };
+            for doc in op.body().commands.iter().filter_map(crate::op::Command::doc) {
+                let before = last.insert((doc.collection.to_string(), doc.id.to_string()), op.id());
+                let saw = |before: OpId| issued.holding.get(&before.origin).is_some_and(|seq| *seq >= before.seq);
+                pairs += u64::from(before.is_some_and(|before| !saw(before)));
+            }
+        }
+        pairs
+    }
+
+    fn issued(&self, id: OpId) -> Option<&Issued> {
+        self.chains.get(&id.origin)?.get(usize::try_from(id.seq.checked_sub(1)?).ok()?)
+    }
+}
+
+impl Watch {
+    /// Begins with what a node holds now.
+    fn anew(mut self, replica: &Replica) -> Result<Watch, Violation> {
+        self.heads = replica.log().heads().map(|(origin, head)| (origin, head.seq)).collect();
+        self.ops = replica.log().len();
+        self.reborn = replica.counters().reborn;
+        self.place = replica.state().changes().start();
+        a_subscriber_sees_every_change(&mut self, replica)?;
+        Ok(self)
+    }
+
+    /// Compares what a subscriber has made of the changes with the documents.
+    pub fn a_subscriber_ends_with_the_documents(&self, replica: &Replica) -> Result<(), Violation> {
+        let mut documents = BTreeMap::new();
+        for (name, _) in replica.state().collections() {
+            let (views, _) = replica.state().scan(name, None, usize::MAX);
+            documents.extend(views.into_iter().map(|view| ((view.collection, view.id), view.text)));
+        }
+        if documents == self.follower {
+            return Ok(());
+        }
+        let differing = documents.iter().find(|(key, text)| self.follower.get(*key) != Some(*text));
+        let left = self.follower.keys().find(|key| !documents.contains_key(*key));
+        violated("a subscriber ends with the documents", format!("it lacks {differing:?} or still holds {left:?}"))
+    }
+}
+
+fn a_clock_never_goes_back(watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
+    if replica.clock() < watch.clock {
+        let detail = format!("it went from {} to {}", watch.clock, replica.clock());
+        return violated("a clock never goes back", detail);
+    }
+    watch.clock = replica.clock();
+    Ok(())
+}
+
+fn a_clock_is_past_what_is_held(replica: &Replica, op: &Op) -> Result<(), Violation> {
+    if replica.clock() >= op.time() {
+        return Ok(());
+    }
+    let detail = format!("the clock is {}, but {} has time {}", replica.clock(), op.id(), op.time());
+    violated("a clock is never behind a held op", detail)
+}
+
+fn heads_are_contiguous(watch: &Watch, replica: &Replica, heads: &[(NodeId, Head)]) -> Result<(), Violation> {
+    let name = "heads are contiguous and never shrink";
+    for (origin, seq) in &watch.heads {
+        let now = replica.log().head(*origin).seq;
+        if now < *seq {
+            return violated(name, format!("{origin} went from {seq} to {now}"));
+        }
+    }
+    for (origin, head) in heads {
+        for seq in watch.heads.get(origin).copied().unwrap_or(0) + 1..=head.seq {
+            let id = OpId { origin: *origin, seq };
+            let found = replica.log().get(id).map(Op::id);
+            if found != Some(id) {
+                return violated(name, format!("in the place of {id} there is {found:?}"));
+            }
+        }
+    }
+    let held: u64 = heads.iter().map(|(_, head)| head.seq).sum();
+    if held == replica.log().len() as u64 {
+        return Ok(());
+    }
+    violated("no op is taken twice", format!("{} ops are held, but the heads add up to {held}", replica.log().len()))
+}
+
+fn what_an_op_has_seen_is_held(replica: &Replica, op: &Op) -> Result<(), Violation> {
+    let missing = op.body().seen.into_iter().find(|(origin, seq)| replica.log().head(*origin).seq < *seq);
+    let Some((origin, seq)) = missing else { return Ok(()) };
+    violated("what an op has seen is held", format!("{} is held, but not {origin}.{seq}", op.id()))
+}
+
+fn a_subscriber_sees_every_change(watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
+    let changes = replica.state().changes();
+    if changes.end() == watch.place {
+        return Ok(());
+    }
+    let Some(new) = changes.since(watch.place) else {
+        return violated("a subscriber sees every change", "it fell behind though it read at every step".into());
+    };
+    let mut seen = BTreeMap::new();
+    for change in new {
+        let key = (Arc::clone(&change.collection), change.id.clone());
+        // Of a document that changed twice in one step only the first change starts from what the subscriber holds.
+        let first = seen.insert(key.clone(), ()).is_none();
+        if first && change.before != watch.follower.get(&key).cloned() {
+            let detail = format!("{key:?} was {:?} before, not {:?}", watch.follower.get(&key), change.before);
+            return violated("a subscriber sees every change", detail);
+        }
+    }
+    for (key, ()) in seen {
+        match replica.state().get(&key.0, &key.1) {
+            Some(view) => drop(watch.follower.insert(key, view.text)),
+            None => drop(watch.follower.remove(&key)),
+        }
+    }
+    watch.place = changes.end();
+    Ok(())
+}
+
+fn violated(invariant: &'static str, detail: String) -> Result<(), Violation> {
+    Err(Violation { invariant, detail })
+}

@@ -1,0 +1,225 @@
+//! What a seed stands for: how many nodes, which faults, what clients do.
+
+use std::collections::BTreeSet;
+
+use super::chance;
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Some messages take far longer than others.
+    Delay,
+    /// A message overtakes another on its link.
+    Reorder,
+    /// A message arrives twice.
+    Duplicate,
+    /// A message is lost, though its link lives on.
+    Loss,
+    /// A message arrives cut short.
+    Garble,
+    /// The pool falls into two halves.
+    Halves,
+    /// One machine is cut off.
+    Isolate,
+    /// One machine is heard but hears nothing, or the other way round.
+    OneWay,
+    /// A link holds everything back for long, and then lets it go.
+    Hold,
+    /// A link breaks; sometimes only one side learns of it.
+    Reset,
+    /// A node vanishes.
+    Crash,
+    /// A new node comes up where one vanished.
+    Restart,
+    /// An operator cuts a node's links.
+    Cut,
+    /// A link takes batches slowly.
+    Slow,
+    /// Wall clocks differ by years.
+    Skew,
+    /// The early buffers are full.
+    EarlyFull,
+    /// A node joins late.
+    Newcomer,
+    /// A node that vanished comes back from its journal.
+    Comeback,
+    /// All nodes lose their power at once.
+    Blackout,
+    /// A disk runs full for a while.
+    DiskFull,
+    /// A disk fails to store, and the node stops.
+    DiskError,
+    /// A node comes back from a journal of which a part is lost.
+    Damage,
+    /// A node comes back from an old copy of its journal.
+    OldDisk,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Fault; 23] = [
+        Fault::Delay,
+        Fault::Reorder,
+        Fault::Duplicate,
+        Fault::Loss,
+        Fault::Garble,
+        Fault::Halves,
+        Fault::Isolate,
+        Fault::OneWay,
+        Fault::Hold,
+        Fault::Reset,
+        Fault::Crash,
+        Fault::Restart,
+        Fault::Cut,
+        Fault::Slow,
+        Fault::Skew,
+        Fault::EarlyFull,
+        Fault::Newcomer,
+        Fault::Comeback,
+        Fault::Blackout,
+        Fault::DiskFull,
+        Fault::DiskError,
+        Fault::Damage,
+        Fault::OldDisk,
+    ];
+}
+
+/// How one run goes.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed it was drawn from.
+    pub seed: u64,
+    /// Machines with a node from the start.
+    pub machines: usize,
+    /// Machines whose node joins late.
+    pub newcomers: usize,
+    /// Whether every node may found the pool and looks for the others, or the first one founds it.
+    pub all_found: bool,
+    /// How long there are writes and faults.
+    pub storm_ms: u64,
+    /// The faults of this run.
+    pub faults: BTreeSet<Fault>,
+    /// Per mille of messages that are lost, reordered, doubled or delayed, where these faults are on.
+    pub rate: u32,
+    /// Between two faults of one kind, on average.
+    pub strike_ms: u64,
+    /// Least and most latency.
+    pub latency_ms: (u64, u64),
+    /// Between two writes, on average; a tenth of them come in bursts.
+    pub write_ms: u64,
+    /// Most ops of clients.
+    pub writes_max: u64,
+    /// What clients do.
+    pub mix: Mix,
+    /// How many ops the early buffers take, if few.
+    pub early_max: Option<usize>,
+    /// Steps between two comparisons with the naive model.
+    pub audit_every: u64,
+    /// Whether crashed nodes come back by the end.
+    pub all_return: bool,
+    /// Whether nodes keep journals.
+    pub durable: bool,
+    /// Whether disks may be lost with their nodes.
+    pub disks_die: bool,
+    /// How long a disk takes to store, least and most.
+    pub disk_ms: (u64, u64),
+}
+
+/// What clients do: documents to choose from, and weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Mix {
+    /// Collections.
+    pub collections: usize,
+    /// Documents a collection.
+    pub documents: usize,
+    /// Weight of puts.
+    pub put: u32,
+    /// Weight of merges.
+    pub merge: u32,
+    /// Weight of patches.
+    pub patch: u32,
+    /// Weight of deletes.
+    pub delete: u32,
+    /// Weight of ops over several documents.
+    pub tx: u32,
+    /// Per mille of ops with an idempotency key.
+    pub keyed: u32,
+    /// Per mille of single-document ops with a guard.
+    pub guarded: u32,
+}
+
+impl Plan {
+    /// The run of a seed.
+    pub fn draw(seed: u64) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let machines = if rng.u32(..20) == 0 { rng.usize(9..=12) } else { rng.usize(2..=7) };
+        let density = *rng.choice(&[0, 150, 300, 600]).unwrap_or(&0);
+        let mut faults: BTreeSet<Fault> = Fault::ALL.into_iter().filter(|_| chance(&mut rng, density)).collect();
+        let durable = rng.bool();
+        if !durable {
+            let disk =
+                [Fault::Comeback, Fault::Blackout, Fault::DiskFull, Fault::DiskError, Fault::Damage, Fault::OldDisk];
+            faults.retain(|fault| !disk.contains(fault));
+        }
+        // The pool takes it for one history only if the lost part is on all other disks.
+        if faults.contains(&Fault::OldDisk) {
+            faults.remove(&Fault::Newcomer);
+            faults.remove(&Fault::Damage);
+        }
+        let comes_back = [Fault::Comeback, Fault::Blackout, Fault::DiskError, Fault::Damage, Fault::OldDisk];
+        if comes_back.iter().any(|fault| faults.contains(fault)) {
+            faults.extend([Fault::Comeback, Fault::Restart]);
+        }
+        if faults.contains(&Fault::Restart) {
+            faults.insert(Fault::Crash);
+        }
+        // A pool that loses its power at once goes on only if its disks do.
+        let disks_die = !faults.contains(&Fault::Blackout) && !faults.contains(&Fault::OldDisk) && rng.bool();
+        let small = rng.bool();
+        Plan {
+            seed,
+            machines,
+            newcomers: if faults.contains(&Fault::Newcomer) { rng.usize(1..=2) } else { 0 },
+            all_found: rng.u32(..4) == 0,
+            storm_ms: if small { rng.u64(2_000..8_000) } else { rng.u64(8_000..30_000) },
+            rate: rng.u32(5..=150),
+            strike_ms: rng.u64(500..6_000),
+            latency_ms: *rng.choice(&[(0, 2), (1, 10), (10, 50), (5, 200)]).unwrap_or(&(1, 10)),
+            write_ms: *rng.choice(&[3, 10, 30, 100]).unwrap_or(&30),
+            writes_max: if small { rng.u64(20..200) } else { rng.u64(100..900) },
+            mix: Mix::draw(&mut rng),
+            early_max: faults.contains(&Fault::EarlyFull).then(|| rng.usize(1..10)),
+            audit_every: rng.u64(40..400),
+            all_return: faults.contains(&Fault::Blackout) || faults.contains(&Fault::OldDisk) || rng.bool(),
+            durable,
+            disks_die,
+            disk_ms: *rng.choice(&[(0, 0), (1, 5), (5, 50), (20, 400)]).unwrap_or(&(1, 5)),
+            faults,
+        }
+    }
+
+    /// Whether the network itself misbehaves or nodes vanish.
+    pub fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+}
+
+impl Mix {
+    fn draw(rng: &mut fastrand::Rng) -> Mix {
+        let documents = *rng.choice(&[1, 2, 4, 20]).unwrap_or(&4);
+        let mut weight = || if rng.u32(..3) == 0 { 0 } else { rng.u32(1..10) };
+        let (put, merge, patch, delete, tx) = (weight() + 1, weight(), weight(), weight() / 3, weight());
+        let often = |rng: &mut fastrand::Rng| *rng.choice(&[0, 50, 300]).unwrap_or(&0);
+        Mix {
+            collections: rng.usize(1..=3),
+            documents,
+            put,
+            merge,
+            patch,
+            delete,
+            tx,
+            keyed: often(rng),
+            guarded: often(rng),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The faults that strike at some moment and last for a while, as the driver deals them out.
+
+use super::{
+    Violation,
+    action::Action,
+    driver::{Driver, Due},
+    plan::Fault,
+};
+use crate::replica::Standing;
+
+impl Driver<'_> {
+    /// Deals out a fault and puts the next of its kind on the calendar.
+    pub(super) fn strike(&mut self, fault: Fault) -> Result<(), Violation> {
+        if !self.stormy {
+            return Ok(());
+        }
+        let struck = match fault {
+            Fault::Halves | Fault::Isolate | Fault::OneWay => self.partition(fault),
+            Fault::Hold => self.hold(),
+            Fault::Reset => self.reset()?,
+            Fault::Crash => self.crash()?,
+            Fault::Blackout => self.blackout()?,
+            Fault::DiskFull => self.disk_full()?,
+            Fault::DiskError => self.disk_error()?,
+            Fault::OldDisk => self.old_disk()?,
+            Fault::Cut => self.cut()?,
+            Fault::EarlyFull => {
+                let most = self.plan.early_max.unwrap_or(usize::MAX);
+                self.world.live().any(|(_, replica)| replica.early() >= most)
+            }
+            // These befall single messages or happen at a start.
+            _ => return Ok(()),
+        };
+        *self.tally.fired.entry(fault).or_default() += u64::from(struck);
+        let wait_ms = if fault == Fault::EarlyFull { 20 } else { self.rng.u64(..=2 * self.plan.strike_ms) };
+        self.after(wait_ms + 1, Due::Strike(fault));
+        Ok(())
+    }
+
+    fn partition(&mut self, fault: Fault) -> bool {
+        let machines = self.plan.machines + self.plan.newcomers;
+        let one = self.rng.usize(..machines);
+        let towards = self.rng.bool();
+        let aside: Vec<bool> = match fault {
+            Fault::Halves => (0..machines).map(|_| self.rng.bool()).collect(),
+            _ => (0..machines).map(|machine| machine == one).collect(),
+        };
+        let mut pairs = Vec::new();
+        for from in 0..machines {
+            for to in (0..machines).filter(|to| aside[from] != aside[*to]) {
+                if fault != Fault::OneWay || aside[from] == towards {
+                    pairs.push((from, to));
+                }
+            }
+        }
+        self.network.block(&pairs);
+        // Now and then so long that links fall silent.
+        let lasts_ms = if self.rng.u32(..4) == 0 { self.rng.u64(5_000..12_000) } else { self.rng.u64(100..4_000) };
+        let struck = !pairs.is_empty();
+        self.after(lasts_ms, Due::Unblock(pairs));
+        struck
+    }
+
+    fn hold(&mut self) -> bool {
+        let Some(end) = self.some_end() else { return false };
+        self.network.hold(end);
+        let lasts_ms = self.rng.u64(200..8_000);
+        self.after(lasts_ms, Due::Release(end));
+        true
+    }
+
+    fn reset(&mut self) -> Result<bool, Violation> {
+        let Some(end) = self.some_end() else { return Ok(false) };
+        let peer = self.world.ends()[end].peer;
+        self.act(&Action::Reset(end))?;
+        if self.happens(700) {
+            let wait_ms = self.network.latency(&mut self.rng);
+            self.after(wait_ms, Due::Act(Action::Reset(peer)));
+        }
+        Ok(true)
+    }
+
+    /// A node vanishes; never the last that is a member, for its pool would go with it.
+    fn crash(&mut self) -> Result<bool, Violation> {
+        let member = |node: usize| {
+            let replica = self.world.nodes()[node].replica.as_ref();
+            replica.is_some_and(|replica| replica.standing() == Standing::Member)
+        };
+        let live: Vec<usize> = self.world.live().map(|(node, _)| node).collect();
+        let Some(node) = self.rng.choice(&live).copied() else { return Ok(false) };
+        let goes_on = self.plan.durable && !self.plan.disks_die && self.plan.has(Fault::Restart);
+        if !goes_on && !live.iter().any(|other| *other != node && member(*other)) {
+            return Ok(false);
+        }
+        self.kill(node)?;
+        Ok(true)
+    }
+
+    /// Ends a node; its peers mostly learn of it, and it may come back later.
+    fn kill(&mut self, node: usize) -> Result<(), Violation> {
+        let machine = self.machine(node);
+        let silent = self.happens(300);
+        let kept = self.rng.usize(..=self.world.nodes()[node].disk.unstored());
+        let peers: Vec<usize> = self.world.open_ends(node).map(|end| self.world.ends()[end].peer).collect();
+        self.act(&Action::Crash(node, silent, kept))?;
+        if !silent {
+            for peer in peers {
+                let wait_ms = self.network.latency(&mut self.rng);
+                self.after(wait_ms, Due::Act(Action::Reset(peer)));
+            }
+        }
+        if self.plan.has(Fault::Restart) {
+            let wait_ms = self.rng.u64(10..5_000);
+            self.after(wait_ms, Due::Start(machine, true));
+        }
+        Ok(())
+    }
+
+    fn blackout(&mut self) -> Result<bool, Violation> {
+        let live: Vec<usize> = self.world.live().map(|(node, _)| node).collect();
+        live.iter().try_for_each(|node| self.kill(*node))?;
+        Ok(live.len() > 1)
+    }
+
+    /// A disk fails while it has something to store: the node stops, for it no longer knows what the disk holds.
+    fn disk_error(&mut self) -> Result<bool, Violation> {
+        let failing =
+            self.world.live().map(|(node, _)| node).find(|node| self.world.nodes()[*node].disk.unstored() > 0);
+        // As with a crash, somebody must be left where disks die.
+        let Some(node) = failing.filter(|_| !self.plan.disks_die) else { return Ok(false) };
+        self.kill(node)?;
+        Ok(true)
+    }
+
+    /// A node goes back to an old copy of its disk, while all others hold what it has issued since.
+    fn old_disk(&mut self) -> Result<bool, Violation> {
+        let live: Vec<usize> = self.world.live().map(|(node, _)| node).collect();
+        if live.len() < self.plan.machines {
+            return Ok(false);
+        }
+        let Some(node) = live.into_iter().find(|node| self.world.is_everywhere(*node)) else { return Ok(false) };
+        // The copy is from after the node had become a member.
+        let (first, len) = (self.world.nodes()[node].disk.joined(), self.world.nodes()[node].disk.len());
+        let kept = self.rng.usize(first.min(len)..=len);
+        self.old_disks.insert(node, kept);
+        self.kill(node)?;
+        Ok(kept < len)
+    }
+
+    fn disk_full(&mut self) -> Result<bool, Violation> {
+        let live: Vec<usize> = self.world.live().map(|(node, _)| node).collect();
+        let Some(node) = self.rng.choice(&live).copied() else { return Ok(false) };
+        self.act(&Action::Full(node, true))?;
+        let lasts_ms = self.rng.u64(100..4_000);
+        self.after(lasts_ms, Due::Act(Action::Full(node, false)));
+        Ok(true)
+    }
+
+    fn cut(&mut self) -> Result<bool, Violation> {
+        let live: Vec<usize> = self.world.live().map(|(node, _)| node).collect();
+        let Some(node) = self.rng.choice(&live).copied() else { return Ok(false) };
+        self.act(&Action::Cut(node, true))?;
+        let lasts_ms = self.rng.u64(100..6_000);
+        self.after(lasts_ms, Due::Act(Action::Cut(node, false)));
+        Ok(true)
+    }
+
+    fn some_end(&mut self) -> Option<usize> {
+        let live: Vec<usize> = self.world.live().map(|(node, _)| node).collect();
+        let ends: Vec<usize> = live.into_iter().flat_map(|node| self.world.open_ends(node)).collect();
+        self.rng.choice(&ends).copied()
+    }
+}

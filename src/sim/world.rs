@@ -1,0 +1,689 @@
+//! A simulated world: nodes, link ends and what is under way between them.
+//!
+//! It carries out effects as the shell does and checks every node after every step. Nothing here is left to chance:
+//! what happens when is the [`super::Driver`]'s, or an event file's, to say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Violation,
+    action::{Action, Birth, Wrong},
+    ledger::{Ledger, Watch},
+    model::Model,
+};
+use crate::{
+    op::{Command, NodeId, Op, OpId, Stamp},
+    plant,
+    record::Record,
+    replica::{
+        Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Recovery, Refused, Replica, Standing,
+    },
+    wire::{self, Message},
+};
+
+/// All there is.
+#[derive(Debug)]
+pub struct World {
+    nodes: Vec<Node>,
+    ends: Vec<End>,
+    dials: Vec<Dial>,
+    ledger: Ledger,
+    /// Whether every step is checked; runs of hundreds of nodes are only checked at their end.
+    checks: bool,
+    trace: blake3::Hasher,
+    now_ms: u64,
+}
+
+/// A running process, or what is left of it.
+#[derive(Debug)]
+pub struct Node {
+    /// How it began.
+    pub birth: Birth,
+    /// Its part in the pool; none once it has crashed.
+    pub replica: Option<Replica>,
+    /// What it counted until it crashed.
+    pub counted: Counters,
+    /// Its disk.
+    pub disk: Disk,
+    outbox: Outbox<Effect>,
+    start_ms: u64,
+    watch: Watch,
+    answer: Option<Result<Receipt, Refused>>,
+}
+
+/// A journal on a disk that takes its time.
+#[derive(Debug, Default)]
+pub struct Disk {
+    records: Vec<Record>,
+    /// How many of them are stored.
+    stored: usize,
+    /// Whether it is busy storing more.
+    busy: bool,
+    /// Whether there is no room.
+    pub full: bool,
+    /// Whether it may hold less than its node has issued.
+    lost: bool,
+}
+
+impl Disk {
+    /// How many records it holds.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// How many records it held when its node had become a member.
+    pub fn joined(&self) -> usize {
+        let own = self.records.iter().rev().find_map(|record| match record {
+            Record::Identity(identity) => Some(identity.node),
+            _ => None,
+        });
+        let adds = |op: &Op| {
+            op.body().commands.iter().any(|command| matches!(command, Command::Add(it) if Some(it.node) == own))
+        };
+        let added = self.records.iter().position(|record| matches!(record, Record::Op(op) if adds(op)));
+        added.map_or(self.records.len(), |at| at + 1)
+    }
+
+    /// How many records a crash may take back.
+    pub fn unstored(&self) -> usize {
+        self.records.len() - self.stored
+    }
+}
+
+/// One side of a link. What it sends is numbered and lies here until it has arrived.
+#[derive(Debug)]
+pub struct End {
+    /// Whose it is.
+    pub node: usize,
+    /// The other side.
+    pub peer: usize,
+    stage: Stage,
+    out: BTreeMap<u64, Parcel>,
+    next: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The dialler does not know yet that it came through.
+    Dialled,
+    Open,
+    /// Whatever comes is answered with a reset.
+    Gone,
+    /// Whatever comes vanishes.
+    Silent,
+}
+
+#[derive(Clone, Debug)]
+enum Parcel {
+    Message(Message),
+    Close,
+}
+
+#[derive(Debug)]
+struct Dial {
+    node: usize,
+    url: String,
+    /// The dialler's end, once its target has accepted.
+    end: Option<usize>,
+}
+
+/// What an action has set under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An end sent the message of this number.
+    Sent {
+        /// The sending end.
+        end: usize,
+        /// The number of the message there.
+        number: u64,
+        /// Whether its sender waits for [`Action::Flushed`].
+        ops: bool,
+        /// Whether it is the end of the link.
+        close: bool,
+    },
+    /// A node dialled.
+    Dialled(usize),
+    /// A node's disk has begun to store its journal as far as this place.
+    Storing(usize, u64),
+}
+
+impl World {
+    /// An empty world; with `checks` every step is checked.
+    pub fn new(checks: bool) -> World {
+        World {
+            nodes: Vec::new(),
+            ends: Vec::new(),
+            dials: Vec::new(),
+            ledger: Ledger::default(),
+            checks,
+            trace: blake3::Hasher::new(),
+            now_ms: 0,
+        }
+    }
+
+    /// Applies one action and returns what it has set under way, or what it has broken. An action on what is not
+    /// there does nothing, so that lines of an event file can be taken out.
+    pub fn apply(&mut self, at_ms: u64, action: &Action) -> Result<Vec<Outcome>, Violation> {
+        self.now_ms = at_ms;
+        self.note(at_ms, action);
+        let mut outcomes = Vec::new();
+        match action {
+            Action::LeaveOut(rule) => plant::leave_out(*rule),
+            Action::EarlyMax(most) => plant::squeeze_early(*most),
+            Action::Start(birth) => self.start(birth.clone())?,
+            Action::Crash(node, silent, kept) => self.crash(*node, *silent, *kept),
+            Action::Stored(node, end) => self.stored(*node, *end as usize, &mut outcomes)?,
+            Action::Full(node, full) => {
+                self.nodes.get_mut(*node).into_iter().for_each(|node| node.disk.full = *full);
+            }
+            Action::Tick(node) => self.step(*node, Event::Tick, &mut outcomes)?,
+            Action::Submit(node, draft) => self.submit(*node, draft, &mut outcomes)?,
+            Action::Cut(node, cut) => self.step(*node, Event::Cut(*cut), &mut outcomes)?,
+            Action::Accept(dial) => self.accept(*dial, &mut outcomes)?,
+            Action::Connected(dial) => self.connected(*dial, &mut outcomes)?,
+            Action::DialFailed(dial) => self.dial_failed(*dial, &mut outcomes)?,
+            Action::Deliver(end, number) => {
+                let parcel = self.ends.get_mut(*end).and_then(|end| end.out.remove(number));
+                self.arrive(*end, parcel, &mut outcomes)?;
+            }
+            Action::Copy(end, number) => {
+                let parcel = self.ends.get(*end).and_then(|end| end.out.get(number)).cloned();
+                self.arrive(*end, parcel, &mut outcomes)?;
+            }
+            Action::Garble(end, number) => self.garble(*end, *number, &mut outcomes)?,
+            Action::Lose(end, number) => {
+                self.ends.get_mut(*end).and_then(|end| end.out.remove(number));
+            }
+            Action::Flushed(end) => self.at_end(*end, Event::Flushed, &mut outcomes)?,
+            Action::Reset(end) => self.reset(*end, &mut outcomes)?,
+            Action::Audit(node) => self.audit(*node)?,
+            Action::Quiet => self.quiet()?,
+            Action::Spread => self.all_hold_the_same_log("an op reaches everyone promptly")?,
+        }
+        Ok(outcomes)
+    }
+
+    /// The nodes, dead ones too, in the order of their numbers.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The link ends, gone ones too.
+    pub fn ends(&self) -> &[End] {
+        &self.ends
+    }
+
+    /// Who dialled, and where.
+    pub fn dial(&self, dial: usize) -> (usize, &str) {
+        (self.dials[dial].node, &self.dials[dial].url)
+    }
+
+    /// The live node with this URL.
+    pub fn at_url(&self, url: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.replica.is_some() && node.birth.url == url)
+    }
+
+    /// The open link ends of a node.
+    pub fn open_ends(&self, node: usize) -> impl Iterator<Item = usize> {
+        let open = move |(_, end): &(usize, &End)| end.node == node && end.stage == Stage::Open;
+        self.ends.iter().enumerate().filter(open).map(|(number, _)| number)
+    }
+
+    /// The live nodes.
+    pub fn live(&self) -> impl Iterator<Item = (usize, &Replica)> {
+        self.nodes.iter().enumerate().filter_map(|(index, node)| Some((index, node.replica.as_ref()?)))
+    }
+
+    /// Whether there is a pool, on some disk or in some node.
+    pub fn has_pool(&self) -> bool {
+        // A founder that crashed before its own `Add` was stored has founded nothing.
+        let recorded = |node: &Node| node.disk.records.iter().any(|record| matches!(record, Record::Op(_)));
+        self.nodes.iter().any(recorded)
+    }
+
+    /// Whether all that a node has issued is on the disks of all others.
+    pub fn is_everywhere(&self, node: usize) -> bool {
+        let Some(replica) = &self.nodes[node].replica else { return false };
+        let own = OpId { origin: replica.node(), seq: replica.log().head(replica.node()).seq };
+        let holds = |other: &Node| {
+            let stored = &other.disk.records[..other.disk.stored];
+            stored.iter().any(|record| matches!(record, Record::Op(op) if op.id() == own))
+        };
+        self.live().all(|(other, _)| other == node || holds(&self.nodes[other]))
+    }
+
+    /// Whether all live nodes are members and hold the same log, and nothing waits.
+    pub fn converged(&self) -> bool {
+        let mut live = self.live().map(|(_, replica)| replica);
+        let Some(first) = live.next() else { return true };
+        let digest = first.log().digest();
+        let settled = |replica: &Replica| replica.standing() == Standing::Member && self.may_wait(replica);
+        settled(first) && live.all(|other| settled(other) && other.log().digest() == digest)
+    }
+
+    /// Whether links lead from every live node to every other.
+    pub fn is_connected(&self) -> bool {
+        let Some((first, _)) = self.live().next() else { return true };
+        let mut reached = BTreeSet::from([first]);
+        let mut waiting = vec![first];
+        while let Some(node) = waiting.pop() {
+            let peers = self.open_ends(node).map(|end| &self.ends[self.ends[end].peer]);
+            for peer in peers.filter(|peer| peer.stage == Stage::Open) {
+                if reached.insert(peer.node) {
+                    waiting.push(peer.node);
+                }
+            }
+        }
+        self.live().all(|(node, _)| reached.contains(&node))
+    }
+
+    /// Of the pool's ops, how many follow one of the same document that they had not seen.
+    pub fn concurrent_pairs(&self) -> u64 {
+        let start = Stamp { time: 0, origin: NodeId(uuid::Uuid::nil()) };
+        self.live().next().map_or(0, |(_, replica)| self.ledger.concurrent_pairs(replica.log().after(start, None)))
+    }
+
+    /// A hash over all that happened so far, what was sent and answered included.
+    pub fn trace_hash(&self) -> String {
+        self.trace.finalize().to_hex()[..32].to_string()
+    }
+
+    /// What a message is about, for the reader of an event file.
+    pub fn describe(&self, action: &Action) -> String {
+        let (Action::Deliver(end, number)
+        | Action::Copy(end, number)
+        | Action::Garble(end, number)
+        | Action::Lose(end, number)) = action
+        else {
+            return String::new();
+        };
+        let Some(end) = self.ends.get(*end) else { return String::new() };
+        let to = self.ends[end.peer].node;
+        let what = match end.out.get(number) {
+            None => "nothing".into(),
+            Some(Parcel::Close) => "close".into(),
+            Some(Parcel::Message(Message::Hello(hello))) => format!("hello, member {}", hello.member),
+            Some(Parcel::Message(Message::Refusal(refusal))) => format!("refusal, {:?}", refusal.why),
+            Some(Parcel::Message(Message::Heads(heads))) => format!("{} heads", heads.len()),
+            Some(Parcel::Message(Message::Beat(beat))) => format!("beat at {}", beat.clock),
+            Some(Parcel::Message(Message::Ops(ops, _))) => {
+                let first: Vec<String> = ops.iter().take(3).map(|op| self.op_name(op)).collect();
+                format!("{} ops: {}", ops.len(), first.join(" "))
+            }
+        };
+        format!("  # {} to {to}: {what}", end.node)
+    }
+
+    fn op_name(&self, op: &Op) -> String {
+        let node = self.nodes.iter().position(|node| NodeId(node.birth.id) == op.origin());
+        format!("{}.{} at {}", node.map_or("?".into(), |node| node.to_string()), op.id().seq, op.time())
+    }
+
+    fn note(&mut self, at_ms: u64, action: &Action) {
+        self.trace.update(&at_ms.to_le_bytes());
+        match action {
+            Action::Deliver(end, number) => {
+                self.trace.update(&(*end as u64).to_le_bytes()).update(&number.to_le_bytes());
+            }
+            Action::Tick(node) => drop(self.trace.update(&(*node as u64).to_le_bytes())),
+            other => drop(self.trace.update(other.to_string().as_bytes())),
+        }
+    }
+
+    fn start(&mut self, birth: Birth) -> Result<(), Violation> {
+        let mut recovery = Recovery::new(Config {
+            node: NodeId(birth.id),
+            name: format!("n{}", birth.machine),
+            urls: vec![birth.url.clone()],
+            join: birth.join.clone(),
+            found: birth.found,
+            pool: birth.pool.clone(),
+            seed: birth.seed,
+        });
+        let mut journal =
+            birth.journal.and_then(|node| Some(self.nodes.get(node)?.disk.records.clone())).unwrap_or_default();
+        // Every start is to give it a new id until one is stored, lest one be lost in another crash.
+        let mut lost = birth.journal.is_some_and(|node| self.nodes[node].disk.lost);
+        match birth.wrong {
+            Wrong::Nothing => {}
+            Wrong::Damaged(at) => {
+                journal.remove(at);
+                lost = true;
+            }
+            Wrong::Old(len) => journal.truncate(len),
+        }
+        journal.iter().cloned().for_each(|record| recovery.take(record));
+        let replica = recovery.finish(lost.then_some(NodeId(birth.id)));
+        let old = matches!(birth.wrong, Wrong::Old(_));
+        let watch = if self.checks { self.ledger.resume(&replica, old)? } else { Watch::default() };
+        let stored = journal.len();
+        self.nodes.push(Node {
+            birth: Birth { id: replica.node().0, ..birth },
+            replica: Some(replica),
+            counted: Counters::default(),
+            disk: Disk { records: journal, stored, busy: false, full: false, lost },
+            outbox: Outbox::default(),
+            start_ms: self.now_ms,
+            watch,
+            answer: None,
+        });
+        Ok(())
+    }
+
+    fn crash(&mut self, node: usize, silent: bool, kept: usize) {
+        let Some(Node { replica, counted, disk, outbox, .. }) = self.nodes.get_mut(node) else { return };
+        if let Some(replica) = replica.take() {
+            *counted = replica.counters();
+            disk.records.truncate(disk.stored + kept);
+            *outbox = Outbox::default();
+        }
+        let stage = if silent { Stage::Silent } else { Stage::Gone };
+        self.ends.iter_mut().filter(|end| end.node == node).for_each(|end| end.stage = stage);
+    }
+
+    /// Gives a node one event, carries out the effects and checks what must hold.
+    fn step(&mut self, index: usize, event: Event, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let Some(node) = self.nodes.get_mut(index) else { return Ok(()) };
+        let Some(replica) = &mut node.replica else { return Ok(()) };
+        // What a node cannot store it does not hear; the repair brings it again.
+        if node.disk.full && matches!(event, Event::Heard(_, Message::Ops(..))) {
+            return Ok(());
+        }
+        let mono_ms = self.now_ms - node.start_ms;
+        let now = Now { mono_ms, wall_ms: node.birth.wall_ms + mono_ms };
+        let effects = replica.handle(now, event);
+        if self.checks {
+            self.ledger.check(&mut node.watch, replica)?;
+        }
+        for effect in effects {
+            let node = &mut self.nodes[index];
+            match effect {
+                Effect::Store(record) => node.disk.records.push(record),
+                effect => {
+                    if let Effect::Receipt(_, answer) = &effect {
+                        node.answer = Some(answer.clone());
+                    }
+                    if effect.waits() {
+                        node.outbox.push(node.disk.records.len() as u64, effect);
+                    } else {
+                        self.carry_out(index, effect, outcomes)?;
+                    }
+                }
+            }
+        }
+        let Node { birth, disk, .. } = &mut self.nodes[index];
+        if !birth.durable {
+            disk.stored = disk.records.len();
+        }
+        self.release(index, outcomes)
+    }
+
+    /// A disk has stored a journal as far as `end`: what waited for that goes out, and the disk goes on.
+    fn stored(&mut self, index: usize, end: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let Some(node) = self.nodes.get_mut(index).filter(|node| node.replica.is_some()) else { return Ok(()) };
+        node.disk.stored = node.disk.stored.max(end.min(node.disk.records.len()));
+        node.disk.busy = false;
+        self.release(index, outcomes)
+    }
+
+    fn release(&mut self, index: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        while let Some(effect) = self.nodes[index].next_effect() {
+            self.carry_out(index, effect, outcomes)?;
+        }
+        let Disk { records, stored, busy, .. } = &mut self.nodes[index].disk;
+        if *stored < records.len() && !*busy {
+            *busy = true;
+            outcomes.push(Outcome::Storing(index, records.len() as u64));
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, index: usize, effect: Effect, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        if self.checks {
+            let Node { disk, replica: Some(replica), .. } = &self.nodes[index] else { return Ok(()) };
+            self.ledger.tells(replica.node(), &effect, &disk.records[..disk.stored])?;
+        }
+        match effect {
+            Effect::Store(_) => {}
+            Effect::Send(LinkId(end), message) => {
+                send(&mut self.ends, &mut self.trace, end as usize, message, outcomes)?;
+            }
+            Effect::Close(LinkId(end)) => close(&mut self.ends, end as usize, outcomes),
+            Effect::Dial(url) => {
+                outcomes.push(Outcome::Dialled(self.dials.len()));
+                self.dials.push(Dial { node: index, url, end: None });
+            }
+            Effect::Receipt(_, answer) => drop(self.trace.update(format!("{answer:?}").as_bytes())),
+        }
+        Ok(())
+    }
+
+    fn at_end(
+        &mut self,
+        end: usize,
+        event: impl FnOnce(LinkId) -> Event,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), Violation> {
+        match self.ends.get(end) {
+            Some(End { node, stage: Stage::Open, .. }) => self.step(*node, event(LinkId(end as u64)), outcomes),
+            _ => Ok(()),
+        }
+    }
+
+    /// Hands a client's draft to a node, and checks the answer.
+    fn submit(&mut self, index: usize, draft: &Draft, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let log_len = |world: &World| Some(world.nodes.get(index)?.replica.as_ref()?.log().len());
+        let Some(before) = log_len(self).filter(|_| !self.nodes[index].disk.full) else { return Ok(()) };
+        self.nodes[index].answer = None;
+        self.step(index, Event::Submit(index as u64, draft.clone()), outcomes)?;
+        let node = &mut self.nodes[index];
+        let (Some(replica), Some(answer)) = (&node.replica, node.answer.take()) else {
+            let detail = format!("node {index} gave none");
+            return Err(Violation { invariant: "every draft is answered at once", detail });
+        };
+        answer_is_right(replica, before, draft, &answer)
+    }
+
+    fn accept(&mut self, dial: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let Some(found) = self.dials.get(dial) else { return Ok(()) };
+        let Some(target) = self.at_url(&found.url) else { return Ok(()) };
+        let (near, far) = (self.ends.len(), self.ends.len() + 1);
+        let end = |node, peer, stage| End { node, peer, stage, out: BTreeMap::new(), next: 0 };
+        let dialled = end(found.node, far, Stage::Dialled);
+        self.ends.push(dialled);
+        self.ends.push(end(target, near, Stage::Open));
+        self.dials[dial].end = Some(near);
+        self.at_end(far, |link| Event::Opened(link, None), outcomes)
+    }
+
+    fn connected(&mut self, dial: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let Some(Dial { node, url, end: Some(end) }) = self.dials.get(dial) else { return Ok(()) };
+        let (node, url, end) = (*node, url.clone(), *end);
+        if self.nodes[node].replica.is_none() || self.ends[end].stage != Stage::Dialled {
+            return Ok(());
+        }
+        self.ends[end].stage = Stage::Open;
+        self.at_end(end, |link| Event::Opened(link, Some(url)), outcomes)
+    }
+
+    fn dial_failed(&mut self, dial: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let Some(Dial { node, url, .. }) = self.dials.get(dial) else { return Ok(()) };
+        self.step(*node, Event::DialFailed(url.clone(), "no answer".into()), outcomes)
+    }
+
+    fn arrive(&mut self, end: usize, parcel: Option<Parcel>, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let Some(parcel) = parcel else { return Ok(()) };
+        let to = self.ends[end].peer;
+        match (self.ends[to].stage, parcel) {
+            (Stage::Open, Parcel::Message(message)) => self.at_end(to, |link| Event::Heard(link, message), outcomes),
+            (Stage::Open, Parcel::Close) => self.reset(to, outcomes),
+            // A process that is gone, or has closed, answers with a reset; so its peer need not wait for silence.
+            (Stage::Gone, Parcel::Message(_)) => {
+                close(&mut self.ends, to, outcomes);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn garble(&mut self, end: usize, number: u64, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let parcel = self.ends.get_mut(end).and_then(|end| end.out.remove(&number));
+        let Some(Parcel::Message(message)) = parcel else { return self.arrive(end, parcel, outcomes) };
+        let frame = wire::encode(&message);
+        let Err(error) = wire::decode(&frame[..frame.len() - 1]) else {
+            let detail = format!("{message:?} without its last byte");
+            return Err(Violation { invariant: "a frame that is cut short is no message", detail });
+        };
+        self.at_end(self.ends[end].peer, |link| Event::Broken(link, error), outcomes)
+    }
+
+    fn reset(&mut self, end: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let Some(End { node, stage, .. }) = self.ends.get_mut(end) else { return Ok(()) };
+        if *stage != Stage::Open {
+            return Ok(());
+        }
+        *stage = Stage::Gone;
+        let node = *node;
+        self.step(node, Event::Closed(LinkId(end as u64)), outcomes)
+    }
+
+    fn audit(&self, node: usize) -> Result<(), Violation> {
+        let Some(Node { replica: Some(replica), watch, .. }) = self.nodes.get(node) else { return Ok(()) };
+        let start = Stamp { time: 0, origin: NodeId(uuid::Uuid::nil()) };
+        Model::fold(replica.log().after(start, None)).compare(replica.state())?;
+        if self.checks { watch.a_subscriber_ends_with_the_documents(replica) } else { Ok(()) }
+    }
+
+    /// What must hold once the network has been whole for long.
+    fn quiet(&self) -> Result<(), Violation> {
+        for (index, replica) in self.live() {
+            if replica.standing() != Standing::Member || !self.may_wait(replica) {
+                let detail = format!("node {index} is {:?}, and {} ops wait", replica.standing(), replica.early());
+                return Err(Violation { invariant: "everyone becomes a member and nothing waits", detail });
+            }
+        }
+        self.all_hold_the_same_log("once quiet all hold the same log")?;
+        let mut live = self.live();
+        let Some((first, model)) = live.next() else { return Ok(()) };
+        live.try_for_each(|(other, replica)| same_states((first, model), (other, replica)))?;
+        self.live().try_for_each(|(index, _)| self.audit(index))
+    }
+
+    /// Nothing waits for ever, but for ops of nodes that vanished together with what these ops rest on.
+    fn may_wait(&self, replica: &Replica) -> bool {
+        replica.early() == 0 || self.nodes.iter().any(|node| node.replica.is_none())
+    }
+
+    fn all_hold_the_same_log(&self, invariant: &'static str) -> Result<(), Violation> {
+        let mut live = self.live();
+        let Some((first, model)) = live.next() else { return Ok(()) };
+        for (other, replica) in live {
+            if replica.log().digest() != model.log().digest() || replica.pool() != model.pool() {
+                let (ours, theirs) = (model.log().len(), replica.log().len());
+                let detail = format!("node {first} holds {ours} ops, node {other} {theirs}, or others");
+                return Err(Violation { invariant, detail });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    fn next_effect(&mut self) -> Option<Effect> {
+        self.outbox.next(self.disk.stored as u64)
+    }
+}
+
+fn send(
+    ends: &mut [End],
+    trace: &mut blake3::Hasher,
+    number: usize,
+    message: Message,
+    outcomes: &mut Vec<Outcome>,
+) -> Result<(), Violation> {
+    let Some(end) = ends.get_mut(number).filter(|end| end.stage == Stage::Open) else { return Ok(()) };
+    let frame = wire::encode(&message);
+    trace.update(&frame);
+    let read = wire::decode(&frame);
+    let Ok(heard) = read else {
+        let detail = format!("{message:?} is refused: {read:?}");
+        return Err(Violation { invariant: "a message survives its frame", detail });
+    };
+    if heard != message {
+        return Err(Violation { invariant: "a message survives its frame", detail: format!("{message:?}") });
+    }
+    let ops = matches!(heard, Message::Ops(..));
+    outcomes.push(Outcome::Sent { end: number, number: end.next, ops, close: false });
+    end.out.insert(end.next, Parcel::Message(heard));
+    end.next += 1;
+    Ok(())
+}
+
+/// Ends a link from this side: the other learns of it behind all that was sent.
+fn close(ends: &mut [End], number: usize, outcomes: &mut Vec<Outcome>) {
+    let Some(end) = ends.get_mut(number) else { return };
+    end.stage = Stage::Gone;
+    outcomes.push(Outcome::Sent { end: number, number: end.next, ops: false, close: true });
+    end.out.insert(end.next, Parcel::Close);
+    end.next += 1;
+}
+
+/// Byte for byte the same documents, verdicts, members and counts.
+fn same_states(ours: (usize, &Replica), theirs: (usize, &Replica)) -> Result<(), Violation> {
+    let (left, right) = (ours.1.state(), theirs.1.state());
+    let differs = |what: String| {
+        let detail = format!("nodes {} and {} differ in {what}", ours.0, theirs.0);
+        Err(Violation { invariant: "equal logs make equal states", detail })
+    };
+    if !left.collections().eq(right.collections()) {
+        return differs("their collections".into());
+    }
+    for (name, _) in left.collections() {
+        let (left, right) = (left.scan(name, None, usize::MAX).0, right.scan(name, None, usize::MAX).0);
+        if let Some((left, right)) = left.iter().zip(&right).find(|(left, right)| left != right) {
+            return differs(format!("{left:?} and {right:?}"));
+        }
+    }
+    if !left.rejected().eq(right.rejected()) {
+        return differs("the rejected ops".into());
+    }
+    if left.digest() != right.digest() {
+        return differs("the digests of their documents".into());
+    }
+    if left.members() == right.members() { Ok(()) } else { differs("the members".into()) }
+}
+
+/// A receipt says what was written; a refusal leaves nothing behind.
+fn answer_is_right(
+    replica: &Replica,
+    before: usize,
+    draft: &Draft,
+    answer: &Result<Receipt, Refused>,
+) -> Result<(), Violation> {
+    let issued = replica.log().len() - before;
+    let wrong = |detail: String| Err(Violation { invariant: "an answer says what was done", detail });
+    let receipt = match answer {
+        Err(_) if issued == 0 => return Ok(()),
+        Err(refused) => return wrong(format!("{refused:?}, and yet {issued} ops were issued")),
+        Ok(receipt) => receipt,
+    };
+    let Some(op) = replica.log().get(receipt.op) else { return wrong(format!("{} is not held", receipt.op)) };
+    let body = op.body();
+    let carried =
+        body.commands == draft.commands && body.guards == draft.guards && body.key.as_deref() == draft.key.as_deref();
+    if !carried || receipt.stamp != op.stamp() {
+        return wrong(format!("{receipt:?} is not of {draft:?}"));
+    }
+    let repeated = issued == 0 && draft.key.is_some();
+    let fresh = issued == 1 && op.origin() == replica.config().node && receipt.verdict == Ok(());
+    if !repeated && !fresh {
+        return wrong(format!("{receipt:?} with {issued} ops issued"));
+    }
+    for (doc, version) in &receipt.documents {
+        let view = replica.state().get(&doc.collection, &doc.id);
+        if view.map(|view| crate::version::Version::of(view.text.as_str())) != *version {
+            return wrong(format!("{doc:?} is not in version {version:?}"));
+        }
+    }
+    Ok(())
+}

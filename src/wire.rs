@@ -1,0 +1,226 @@
+//! The frames that two nodes exchange over a link.
+//!
+//! One binary WebSocket frame is one message: a byte that says which protocol version it is of, then the message in
+//! postcard (a compact, documented encoding). Two messages keep their form in every version, so that nodes of different
+//! versions can at least tell each other so: the hello, which begins with the range of versions its sender speaks, and
+//! the refusal. What [`decode`] returns has been checked whole; it never panics and allocates no more than a small
+//! multiple of the frame's length.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::{
+    document::{self, Fault},
+    op::{Hash, Head, NodeId, OP_BYTES_MAX, Op, OpError, PoolId},
+};
+
+/// The protocol version this node speaks, the only one so far.
+pub const VERSION: u8 = 1;
+/// Longest frame: one op of the largest size, and what goes with it.
+pub const FRAME_BYTES_MAX: usize = OP_BYTES_MAX + (1 << 20);
+/// A sender of ops ends its batch when it passes this, so that a frame is some milliseconds of work for its receiver.
+pub const BATCH_BYTES: usize = 256 << 10;
+
+const HELLO: u8 = 0;
+const REFUSAL: u8 = 255;
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The first of each side, and again when its sender has found or joined its pool.
+    Hello(Hello),
+    /// Why the link is not to be; the last of its sender.
+    Refusal(Refusal),
+    /// What the sender holds: "send me what is beyond".
+    Heads(Vec<(NodeId, Head)>),
+    /// Ops in stamp order, and the heads of their origins at the last of each.
+    Ops(Vec<Op>, Vec<(NodeId, Head)>),
+    /// The sender is alive.
+    Beat(Beat),
+}
+
+/// Who is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The sender.
+    pub node: NodeId,
+    /// Its name, for people.
+    pub name: String,
+    /// Where it can be dialled.
+    pub urls: Vec<String>,
+    /// Its pool, and the pool's name; none while it looks for one.
+    pub pool: Option<(PoolId, String)>,
+    /// The name of the only pool that it would join.
+    pub wants: Option<String>,
+    /// Whether it holds its own `Add`.
+    pub member: bool,
+    /// Whether it founds a pool if it finds none.
+    pub founds: bool,
+    /// Its clock.
+    pub clock: u64,
+}
+
+/// Why a node will not link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The kind, for the program.
+    pub why: Why,
+    /// The reason, for people.
+    pub detail: String,
+    /// Other members that might take the link.
+    pub try_instead: Vec<String>,
+}
+
+/// The kinds of refusal. New kinds go to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Why {
+    /// It belongs to another pool.
+    OtherPool,
+    /// No protocol version in common.
+    OtherVersion,
+    /// It has all the links it takes.
+    Busy,
+    /// Its operator has cut its links.
+    Cut,
+    /// The dialler reached itself.
+    Oneself,
+    /// There is a link between the two already.
+    Double,
+    /// The same seq with another hash: two nodes issued ops under one id.
+    Fork,
+    /// It sent what no node of this version sends.
+    Broken,
+}
+
+/// A heartbeat, with what its sender heard of others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// The sender's clock.
+    pub clock: u64,
+    /// Hash over the sender's heads: equal digests, equal logs.
+    pub digest: Hash,
+    /// The digest of its documents: with equal logs it must be equal too.
+    pub state: u64,
+    /// Signs of life of members, those that the receiver may not have.
+    pub pulses: Vec<(NodeId, Pulse)>,
+}
+
+/// A member's sign of life, as it spreads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pulse {
+    /// Counts up while the member lives.
+    pub count: u64,
+    /// Its clock then.
+    pub clock: u64,
+}
+
+/// Why a frame is no message. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WireError {
+    /// Of a protocol version that this node does not speak: the range that the sender speaks.
+    Version(u8, u8),
+    /// Over [`FRAME_BYTES_MAX`].
+    TooLong,
+    /// Cut short, trailing bytes, or an unknown message.
+    Malformed,
+    /// An op in it is malformed.
+    Op(OpError),
+    /// An op's content cannot be carried out.
+    Content(Fault),
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WireError::Version(low, high) => {
+                write!(
+                    f,
+                    "the peer speaks protocol versions {low} to {high}, this node {VERSION}: update the older one"
+                )
+            }
+            WireError::TooLong => write!(f, "a frame of more than {FRAME_BYTES_MAX} bytes"),
+            WireError::Malformed => f.write_str("a frame that is cut short or no message of this version"),
+            WireError::Op(error) => write!(f, "a malformed op ({error:?})"),
+            WireError::Content(fault) => write!(f, "an op that no node can carry out: {fault}"),
+        }
+    }
+}
+
+/// A message of this version, as it is on the wire.
+#[derive(Serialize, Deserialize)]
+enum Wire<'a> {
+    Heads(Vec<(NodeId, Head)>),
+    Ops(#[serde(borrow)] Vec<Raw<'a>>, Vec<(NodeId, Head)>),
+    Beat(Beat),
+}
+
+/// Bytes that are written in one piece and read without a copy.
+#[derive(Deserialize)]
+struct Raw<'a>(&'a [u8]);
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+/// The frame of a message.
+pub fn encode(message: &Message) -> Vec<u8> {
+    let wire = match message {
+        Message::Hello(hello) => return with(vec![HELLO, VERSION, VERSION], hello),
+        Message::Refusal(refusal) => return with(vec![REFUSAL], refusal),
+        Message::Heads(heads) => Wire::Heads(heads.clone()),
+        Message::Ops(ops, heads) => Wire::Ops(ops.iter().map(|op| Raw(op.bytes())).collect(), heads.clone()),
+        Message::Beat(beat) => Wire::Beat(beat.clone()),
+    };
+    with(vec![VERSION], &wire)
+}
+
+/// The message of a frame.
+pub fn decode(frame: &[u8]) -> Result<Message, WireError> {
+    if frame.len() > FRAME_BYTES_MAX {
+        return Err(WireError::TooLong);
+    }
+    match *frame {
+        [HELLO, low, high, ref rest @ ..] => {
+            if (low..=high).contains(&VERSION) {
+                Ok(Message::Hello(whole(rest)?))
+            } else {
+                Err(WireError::Version(low, high))
+            }
+        }
+        [REFUSAL, ref rest @ ..] => Ok(Message::Refusal(whole(rest)?)),
+        [VERSION, ref rest @ ..] => message(whole(rest)?),
+        [version, ..] if version != HELLO => Err(WireError::Version(version, version)),
+        _ => Err(WireError::Malformed),
+    }
+}
+
+fn message(wire: Wire<'_>) -> Result<Message, WireError> {
+    match wire {
+        Wire::Heads(heads) => Ok(Message::Heads(heads)),
+        Wire::Beat(beat) => Ok(Message::Beat(beat)),
+        Wire::Ops(raws, heads) => {
+            let ops = raws.iter().map(|raw| op(raw.0)).collect::<Result<_, _>>()?;
+            Ok(Message::Ops(ops, heads))
+        }
+    }
+}
+
+fn op(bytes: &[u8]) -> Result<Op, WireError> {
+    let op = Op::decode(bytes).map_err(WireError::Op)?;
+    document::check(&op.body()).map_err(WireError::Content)?;
+    Ok(op)
+}
+
+fn with<T: Serialize>(head: Vec<u8>, value: &T) -> Vec<u8> {
+    postcard::to_extend(value, head).expect("plain data is written to memory")
+}
+
+fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, WireError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(WireError::Malformed),
+    }
+}

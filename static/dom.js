@@ -1,0 +1,66 @@
+// Building and renewing DOM trees. Views build their whole tree with `h` on every render; `morph` brings the tree on
+// the page to the same shape and touches only what differs, so that focus, caret and scroll place survive.
+// Text enters only as text nodes and attributes: nothing here parses HTML.
+
+/// One element. `key` names it among its siblings, so that `morph` finds it again after insertions and removals.
+export function h(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "key") element.dataset.key = value;
+    // The text of a field is a starting value: from then on it is the user's, and `morph` leaves it alone.
+    else if (name === "value" && (tag === "textarea" || tag === "input")) element.value = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat(Infinity)) {
+    if (child !== null && child !== undefined && child !== false) element.append(child);
+  }
+  return element;
+}
+
+/// Gives `place` the children `wanted`, keeping every node that can stay.
+export function renew(place, ...wanted) {
+  const holder = document.createElement("div");
+  holder.append(...wanted.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  morphChildren(place, holder);
+}
+
+function morph(from, to) {
+  if (from.nodeType === Node.TEXT_NODE) {
+    if (from.data !== to.data) from.data = to.data;
+    return;
+  }
+  for (const { name } of [...from.attributes]) {
+    if (!to.hasAttribute(name)) from.removeAttribute(name);
+  }
+  for (const { name, value } of to.attributes) {
+    if (from.getAttribute(name) !== value) from.setAttribute(name, value);
+  }
+  if (from.nodeName !== "TEXTAREA") morphChildren(from, to);
+}
+
+function morphChildren(from, to) {
+  const keyed = new Map();
+  const plain = [];
+  for (const child of from.childNodes) {
+    if (child.dataset?.key === undefined) plain.push(child);
+    else keyed.set(child.dataset.key, child);
+  }
+  const pairs = [...to.childNodes].map((wanted) => {
+    const key = wanted.dataset?.key;
+    const found = key === undefined ? plain.shift() : keyed.get(key);
+    return found?.nodeName === wanted.nodeName ? [found, wanted] : [wanted, null];
+  });
+  // What goes is taken out first: the rest then keeps its order, and a node that holds the focus (or an iframe, which
+  // would load again) is not moved when something before it comes or goes.
+  const staying = new Set(pairs.map(([node]) => node));
+  for (const child of [...from.childNodes]) {
+    if (!staying.has(child)) child.remove();
+  }
+  let cursor = from.firstChild;
+  for (const [node, wanted] of pairs) {
+    if (node === cursor) cursor = cursor.nextSibling;
+    else from.insertBefore(node, cursor);
+    if (wanted) morph(node, wanted);
+  }
+}

@@ -1,0 +1,13 @@
+//! The documents' REST calls as docs/API.md describes them: a real server, a real client, every row of the table.
+
+// A test's name is its sentence; and what a test cannot do without, it may unwrap.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod bad_input;
+mod bulk;
+mod listing;
+mod pool;
+mod single;
+#[path = "../support/mod.rs"]
+mod support;
+mod tx;

@@ -1,0 +1,1090 @@
+#!/usr/bin/env python3
+"""The page in a real browser: three real nodes, Chromium, and a user's clicks and keys.
+
+Controls are found as a screen reader finds them, by role and name, in Chromium's accessibility tree. Nothing sleeps for
+a fixed time: each step waits for a condition of the page, with a bounded patience. After every test the browser's own
+record must be clean: no console error, no failed request, and no request to any address but the nodes'.
+
+    tests/browser.py [--program PATH] [--picture] [WORD...]
+
+Runs the tests whose names hold one of the words, or all. `--picture` makes docs/page.png instead, the picture of the
+README. Screenshots go to target/screenshots/.
+"""
+
+import argparse
+import base64
+import contextlib
+import http.client
+import inspect
+import json
+import os
+import pathlib
+import queue
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import urllib.parse
+
+import websocket
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SCREENSHOTS = ROOT / "target" / "screenshots"
+PATIENCE_S = 20
+# Between two looks at a condition; the browser's events are read meanwhile.
+LOOK_EVERY_S = 0.03
+# Of a page on which a test failed; the log's end is of no use.
+LINES_SHOWN_MAX = 60
+
+
+def until(condition, sentence, pause=time.sleep, patience_s=PATIENCE_S):
+    """Waits for a condition and returns its value; `sentence` says what was awaited in vain."""
+    end = time.monotonic() + patience_s
+    while True:
+        with contextlib.suppress(Gone):
+            if value := condition():
+                return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {patience_s} s: {sentence}")
+        pause(LOOK_EVERY_S)
+
+
+class Gone(Exception):
+    """The page is just loading, or what was to be used has just been drawn anew: look again."""
+
+
+# ---- Nodes ----
+
+
+class Process:
+    """A child process that ends with its `with` block, by its id, and its children with it."""
+
+    def __init__(self, command):
+        self.command = command
+        self.output = tempfile.TemporaryFile()
+
+    def __enter__(self):
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+        # Its own group; helpers that outlived it go too.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def must_run(self):
+        if self.process.poll() is not None:
+            self.output.seek(0)
+            raise RuntimeError(f"{self.command[0]} ended:\n{self.output.read().decode()[-2000:]}")
+
+
+class Node:
+    """A node by its address, and requests to it."""
+
+    def __init__(self, name, port):
+        self.name = name
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+
+    def call(self, method, path, body=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        with contextlib.closing(connection):
+            text = None if body is None else json.dumps(body)
+            connection.request(method, path, text, {"Content-Type": "application/json"} if text else {})
+            answer = connection.getresponse()
+            content = json.loads(answer.read() or "null")
+        assert answer.status < 400, f"{method} {path} on {self.name}: {answer.status} {content}"
+        return content
+
+    def put(self, collection, id, value):
+        return self.call("PUT", doc_path(collection, id), value)
+
+    def get(self, collection, id):
+        return self.call("GET", doc_path(collection, id))
+
+    def delete(self, collection, id):
+        return self.call("DELETE", doc_path(collection, id))
+
+    def cut(self, cut):
+        self.call("POST", "/v1/pool/links", {"cut": cut})
+
+    def is_linked_to(self, count):
+        try:
+            members = self.call("GET", "/v1/pool")["members"]
+        except (OSError, AssertionError):
+            return False
+        return sum(member["link"] == "linked" for member in members) == count
+
+
+def doc_path(collection, id):
+    return f"/v1/docs/{collection}/{urllib.parse.quote(id, safe='')}"
+
+
+def free_ports(count):
+    """The first of so many free ports in a row."""
+    while True:
+        first = random.randrange(20_000, 32_000)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+
+
+@contextlib.contextmanager
+def demo(program):
+    """`lamplight demo`: three linked nodes in one process."""
+    first = free_ports(3)
+    with Process([program, "demo", "--port", str(first)]) as process:
+        nodes = [Node(name, first + place) for place, name in enumerate(("ada", "ben", "cleo"))]
+        for node in nodes:
+            until(lambda: process.must_run() or node.is_linked_to(2), f"{node.name} links to both others")
+        yield nodes
+
+
+def serve(program, node, join=None):
+    command = [program, "serve", "--memory", "--listen", f"127.0.0.1:{node.port}", "--name", node.name]
+    return Process(command + (["--join", join.url] if join else []))
+
+
+# ---- The browser ----
+
+
+class Browser:
+    """Chromium over its DevTools protocol: one WebSocket, one session a tab."""
+
+    def __init__(self, stack, origins):
+        self.origins = origins
+        self.answers = {}
+        self.contexts = {}
+        self.urls = {}
+        self.asked = []
+        self.troubles = []
+        self.serial = 0
+        profile = pathlib.Path(tempfile.mkdtemp(prefix="lamplight-browser-"))
+        stack.callback(shutil.rmtree, profile, ignore_errors=True)
+        flags = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-dev-shm-usage \
+                 --no-first-run --hide-scrollbars --remote-debugging-port=0"
+        command = ["chromium", *flags.split(), f"--user-data-dir={profile}", "about:blank"]
+        process = stack.enter_context(Process(command))
+        place = profile / "DevToolsActivePort"
+        # The file holds the port and, once whole, a second line with the path.
+        lines = until(
+            lambda: process.must_run() or place.exists() and (words := place.read_text().split())[1:] and words,
+            "Chromium tells its port",
+            patience_s=60,
+        )
+        self.socket = websocket.create_connection(f"ws://127.0.0.1:{lines[0]}{lines[1]}", suppress_origin=True)
+        stack.callback(self.socket.close)
+        self.messages = queue.SimpleQueue()
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        with contextlib.suppress(websocket.WebSocketException, OSError):
+            while text := self.socket.recv():
+                self.messages.put(json.loads(text))
+        self.messages.put(None)
+
+    def send(self, method, session=None, **params):
+        self.serial += 1
+        serial = self.serial
+        message = {"id": serial, "method": method, "params": params}
+        self.socket.send(json.dumps(message | ({"sessionId": session} if session else {})))
+        end = time.monotonic() + PATIENCE_S
+        while serial not in self.answers:
+            assert time.monotonic() < end, f"Chromium does not answer {method}"
+            self.pump(1)
+        answer = self.answers.pop(serial)
+        if "error" in answer:
+            raise Gone(f"{method}: {answer['error']['message']}")
+        return answer["result"]
+
+    def pump(self, seconds):
+        """Takes the messages that come within so many seconds, at least one if there is one."""
+        end = time.monotonic() + seconds
+        with contextlib.suppress(queue.Empty):
+            while True:
+                message = self.messages.get(timeout=max(0, end - time.monotonic()))
+                if message is None:
+                    raise RuntimeError("Chromium closed its WebSocket")
+                if "id" in message:
+                    self.answers[message["id"]] = message
+                    return
+                self.on_event(message["method"], message["params"], message.get("sessionId"))
+
+    def on_event(self, method, params, session):
+        match method:
+            case "Runtime.executionContextCreated":
+                context = params["context"]
+                if context["auxData"]["isDefault"]:
+                    self.contexts[context["auxData"]["frameId"]] = (session, context["id"])
+            case "Runtime.executionContextDestroyed":
+                self.forget(lambda place: place == (session, params["executionContextId"]))
+            case "Runtime.executionContextsCleared":
+                self.forget(lambda place: place[0] == session)
+            case "Runtime.exceptionThrown":
+                details = params["exceptionDetails"]
+                self.troubles.append(details.get("exception", {}).get("description") or details["text"])
+            case "Runtime.consoleAPICalled" if params["type"] in ("error", "warning", "assert"):
+                self.troubles.append(f"console: {[argument.get('value') for argument in params['args']]}")
+            case "Log.entryAdded" if params["entry"]["level"] in ("error", "warning"):
+                self.troubles.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
+            case "Network.requestWillBeSent":
+                self.on_request(params["requestId"], params["request"]["url"])
+            case "Network.webSocketCreated":
+                self.on_request(params["requestId"], params["url"])
+            case "Network.responseReceived" if params["response"]["status"] >= 400:
+                self.troubles.append(f"{params['response']['status']} {params['response']['url']}")
+            # A request that is under way when its tab closes counts as cancelled, not as failed.
+            case "Network.loadingFailed" if not params.get("canceled"):
+                self.troubles.append(f"{params['errorText']} {self.urls.get(params['requestId'])}")
+
+    def on_request(self, id, url):
+        self.urls[id] = url
+        self.asked.append(url)
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme != "data" and f"{parts.scheme.replace('ws', 'http')}://{parts.netloc}" not in self.origins:
+            self.troubles.append(f"a request to a stranger: {url}")
+
+    def forget(self, gone):
+        self.contexts = {frame: place for frame, place in self.contexts.items() if not gone(place)}
+
+
+class Page:
+    """The page of a node as its user sees it: a tab, or a frame in one."""
+
+    def __init__(self, browser, frame, session):
+        self.browser = browser
+        self.frame = frame
+        self.session = session
+
+    @classmethod
+    def open(cls, browser, url, width, height, dark):
+        # A window of its own is visible all the time, as the page is that a user looks at.
+        target = browser.send("Target.createTarget", url="about:blank", newWindow=True)["targetId"]
+        session = browser.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        page = cls(browser, target, session)
+        for domain in ("Page", "Runtime", "Log", "Network", "DOM", "Accessibility"):
+            page.send(f"{domain}.enable")
+        page.send("Emulation.setFocusEmulationEnabled", enabled=True)
+        page.size(width, height)
+        page.send("Emulation.setEmulatedMedia", features=[
+            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ])
+        page.send("Page.navigate", url=url)
+        return page
+
+    def frames(self):
+        """The frames in this tab, by the title of each."""
+        def read():
+            children = self.send("Page.getFrameTree")["frameTree"].get("childFrames", [])
+            frames = {}
+            for child in children:
+                frame = child["frame"]["id"]
+                owner = self.send("DOM.getFrameOwner", frameId=frame)["backendNodeId"]
+                part = self.send("Accessibility.getPartialAXTree", backendNodeId=owner, fetchRelatives=False)
+                frames[part["nodes"][0]["name"]["value"]] = Page(self.browser, frame, self.session)
+            return frames
+        return self.until(lambda: len(frames := read()) == 3 and frames, "three frames are there")
+
+    def close(self):
+        with contextlib.suppress(Gone):
+            self.browser.send("Target.closeTarget", targetId=self.frame)
+
+    def send(self, method, **params):
+        return self.browser.send(method, self.session, **params)
+
+    def size(self, width, height):
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def screenshot(self, place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
+
+    # What the page shows.
+
+    def js(self, expression, by_value=True):
+        if self.frame not in self.browser.contexts:
+            raise Gone("the page is loading")
+        context = self.browser.contexts[self.frame][1]
+        answer = self.send(
+            "Runtime.evaluate", expression=expression, contextId=context, returnByValue=by_value, awaitPromise=True
+        )
+        assert "exceptionDetails" not in answer, f"{expression}: {answer['exceptionDetails']}"
+        return answer["result"].get("value") if by_value else answer["result"]["objectId"]
+
+    def text(self, selector="body"):
+        """What a part of the page reads, without the breaks of its lines; empty if it is not there."""
+        return " ".join((self.js(f"document.querySelector({json.dumps(selector)})?.innerText") or "").split())
+
+    def rows(self):
+        """The documents shown, by their ids; an open editor counts as its text."""
+        rows = self.js(
+            "[...document.querySelectorAll('#rows tr[data-id]')].map((row) => "
+            "[row.dataset.id, row.querySelector('.value > code')?.textContent, row.querySelector('textarea')?.value])"
+        )
+        return {id: json.loads(shown) if shown else typed for id, shown, typed in rows}
+
+    def members(self):
+        """The cells of the members' table, by member."""
+        return dict(self.js(
+            "[...document.querySelectorAll('#members tbody tr')].map((row) => [row.querySelector('.name').textContent, "
+            "[...row.querySelectorAll('td')].map((cell) => cell.innerText.trim())])"
+        ))
+
+    def log(self):
+        """The operations shown, from the top: time, writer's name, what, verdict."""
+        return self.js(
+            "[...document.querySelectorAll('#ops li')].map((op) => [op.querySelector('.time').textContent.slice(0, -1), "
+            "op.querySelector('.when .name').textContent, op.querySelector('.what').innerText, "
+            "op.querySelector('.verdict').innerText])"
+        )
+
+    def until(self, condition, sentence):
+        return until(condition, sentence, self.browser.pump)
+
+    def until_rows(self, wanted):
+        try:
+            self.until(lambda: self.rows() == wanted, f"the rows are {wanted}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}, but {self.rows()}") from None
+
+    def until_text(self, selector, words):
+        self.until(lambda: words in self.text(selector), f"{selector} reads “{words}”")
+
+    def until_ready(self):
+        self.until_text("#connection", "Connected")
+        self.until(lambda: self.members() and self.js("!document.querySelector('#rows').innerText.startsWith('Waiting')"),
+                   "the page is filled")
+        return self
+
+    # What the user does.
+
+    def find(self, role, name):
+        """The one control or part with this role and name, as the accessibility tree has it; None if there is none."""
+        document = self.js("document", by_value=False)
+        found = self.send("Accessibility.queryAXTree", objectId=document, role=role, accessibleName=name)["nodes"]
+        shown = [node["backendDOMNodeId"] for node in found if not node["ignored"]]
+        assert len(shown) <= 1, f"{len(shown)} are called {role} “{name}”"
+        return shown[0] if shown else None
+
+    def has(self, role, name):
+        return self.find(role, name) is not None
+
+    def click(self, role, name, times=1):
+        def attempt():
+            node = self.find(role, name)
+            if node is None or (role == "button" and self.is_disabled(node)):
+                return False
+            self.click_on(node, times)
+            return True
+        self.until(attempt, f"{role} “{name}” can be clicked")
+
+    def click_on(self, node, times=1):
+        self.send("DOM.scrollIntoViewIfNeeded", backendNodeId=node)
+        place = self.until(lambda: self.place(node), "the part stands still and nothing lies over it")
+        for count in range(1, times + 1):
+            for type in ("mousePressed", "mouseReleased"):
+                self.send("Input.dispatchMouseEvent", type=type, button="left", clickCount=count, **place)
+
+    def place(self, node):
+        """The middle of a part, once it stands still and a click there would hit it: rows may come in above it."""
+        def middle():
+            quad = self.send("DOM.getContentQuads", backendNodeId=node)["quads"][0]
+            return {"x": sum(quad[0::2]) / 4, "y": sum(quad[1::2]) / 4}
+        before = middle()
+        function = ("function () { return new Promise((tell) => requestAnimationFrame(() => { "
+                    "const { x, y, width, height } = this.getBoundingClientRect(); "
+                    "const hit = document.elementFromPoint(x + width / 2, y + height / 2); "
+                    "tell(this === hit || this.contains(hit)); })); }")
+        part = self.send("DOM.resolveNode", backendNodeId=node)["object"]["objectId"]
+        hit = self.send("Runtime.callFunctionOn", objectId=part, functionDeclaration=function, awaitPromise=True,
+                        returnByValue=True)
+        return before if hit["result"]["value"] and middle() == before else None
+
+    def is_disabled(self, node):
+        node = self.send("DOM.resolveNode", backendNodeId=node)["object"]["objectId"]
+        function = "function () { return this.ariaDisabled === 'true'; }"
+        return self.send("Runtime.callFunctionOn", objectId=node, functionDeclaration=function)["result"]["value"]
+
+    def fill(self, role, name, text):
+        """Puts the caret into a field and types over what is there."""
+        self.click(role, name)
+        self.press("a", "KeyA", 65, ctrl=True, commands=["selectAll"])
+        self.type(text)
+
+    def type(self, text):
+        self.send("Input.insertText", text=text)
+
+    def press(self, key, code=None, number=None, ctrl=False, **more):
+        number = number or {"Enter": 13, "Escape": 27, "Tab": 9, "Backspace": 8, "ArrowDown": 40}[key]
+        common = {"key": key, "code": code or key, "windowsVirtualKeyCode": number, "modifiers": 2 if ctrl else 0}
+        text = {"text": "\r"} if key == "Enter" and not ctrl else {}
+        self.send("Input.dispatchKeyEvent", type="keyDown", **common, **text, **more)
+        self.send("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    def add(self, id, text):
+        self.click("button", "Add document")
+        self.fill("textbox", "Id (left empty, the node makes one)", id)
+        self.fill("textbox", "Value (JSON)", text)
+        self.click("button", "Add")
+
+    def edit(self, id, text):
+        """Opens the editor and types, without saving."""
+        self.click("button", f"Edit {id}")
+        self.fill("textbox", f"Value of {id}, JSON", text)
+
+    def save(self, id, text):
+        self.edit(id, text)
+        self.click("button", "Save")
+
+    def remove(self, id):
+        self.click("button", f"Delete {id}")
+        self.click("button", f"Yes, delete {id}")
+
+
+# ---- The stage of a test ----
+
+
+class Stage:
+    """What a test gets: the nodes, and tabs that close when it ends."""
+
+    def __init__(self, program, browser, nodes):
+        self.program = program
+        self.browser = browser
+        self.nodes = nodes
+        self.tabs = []
+        self.scene = 0
+
+    def begin(self):
+        self.scene += 1
+        self.collection = f"scene-{self.scene}"
+
+    def open(self, node, query="", width=1400, height=900, dark=False):
+        collection = "" if "collection=" in query else f"collection={self.collection}"
+        url = f"{node.url}/?{'&'.join(filter(None, (query, collection)))}"
+        page = Page.open(self.browser, url, width, height, dark)
+        self.tabs.append(page)
+        return page
+
+    def open_ready(self, node, **more):
+        return self.open(node, **more).until_ready()
+
+    def forgive(self, url):
+        """Forgets the failures at an address where no node was, as the test wanted."""
+        address = url.removeprefix("http://")
+        self.browser.troubles = [trouble for trouble in self.browser.troubles if address not in trouble]
+
+    def end(self):
+        while self.tabs:
+            self.tabs.pop().close()
+        for node in self.nodes:
+            if node.call("GET", "/v1/pool")["cut"]:
+                node.cut(False)
+        for node in self.nodes:
+            until(lambda: node.is_linked_to(2), f"{node.name} links to both others again")
+
+
+TESTS = []
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+# ---- Documents ----
+
+
+@test
+def the_page_says_which_node_it_is_of_and_that_it_is_connected(stage):
+    for node in stage.nodes:
+        page = stage.open_ready(node)
+        page.until_text("#identity", node.name)
+        page.until_text("#identity", "member")
+        page.until(lambda: page.js("document.title") == f"{node.name} · Lamplight", "the title names the node")
+        page.until_text("#rows", "Nothing in")
+
+
+@test
+def a_document_added_on_one_node_appears_on_the_others_at_once(stage):
+    pages = [stage.open_ready(node) for node in stage.nodes]
+    pages[0].add("lamp oil", '{"litres": 2, "size": 9007199254740993, "note": "<b>not</b> markup"}')
+    wanted = {"lamp oil": {"litres": 2, "size": 9007199254740993, "note": "<b>not</b> markup"}}
+    for page in pages:
+        page.until_rows(wanted)
+        assert page.js("document.querySelector('#rows b')") is None
+    pages[0].until_text("#receipt", "Added")
+    pages[0].until_text("#receipt", "tentative")
+    assert stage.nodes[1].get(stage.collection, "lamp oil") == wanted["lamp oil"], "the integer is kept exactly"
+
+
+@test
+def a_document_added_without_an_id_gets_one_from_the_node(stage):
+    ada, ben = (stage.open_ready(node) for node in stage.nodes[:2])
+    ada.add("", '"wick"')
+    ben.until(lambda: list(ben.rows().values()) == ["wick"], "ben shows it")
+    [id] = ben.rows()
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", id), id
+
+
+@test
+def a_document_is_edited_in_place_and_changes_on_the_other_page(stage):
+    stage.nodes[0].put(stage.collection, "tea", {"cups": 1})
+    ada, ben = (stage.open_ready(node) for node in stage.nodes[:2])
+    for page in (ada, ben):
+        page.until_rows({"tea": {"cups": 1}})
+    ada.save("tea", '{"cups": 2}')
+    for page in (ada, ben):
+        page.until_rows({"tea": {"cups": 2}})
+    ada.until(lambda: ada.js("document.activeElement.ariaLabel") == "Edit tea", "the focus is on Edit again")
+    # The other way, by a double click on the value and with the keyboard.
+    value = ben.send("DOM.describeNode", objectId=ben.js("document.querySelector('.value')", by_value=False))
+    ben.click_on(value["node"]["backendNodeId"], times=2)
+    ben.until(lambda: ben.js("document.activeElement.tagName") == "TEXTAREA", "a double click opens the editor")
+    ben.press("a", "KeyA", 65, ctrl=True, commands=["selectAll"])
+    ben.type("[1, 2]")
+    ben.press("Enter", ctrl=True)
+    for page in (ada, ben):
+        page.until_rows({"tea": [1, 2]})
+
+
+@test
+def a_document_is_deleted_after_asking_and_goes_from_the_other_page(stage):
+    for id in ("oil", "wick"):
+        stage.nodes[0].put(stage.collection, id, {})
+    ada, ben = (stage.open_ready(node) for node in stage.nodes[:2])
+    ada.click("button", "Delete oil")
+    ada.click("button", "Keep oil")
+    ada.until(lambda: ada.has("button", "Delete oil"), "it was kept")
+    ada.remove("oil")
+    for page in (ada, ben):
+        page.until_rows({"wick": {}})
+    ada.until_text("#receipt", "Deleted")
+    assert stage.nodes[2].call("GET", f"/v1/docs/{stage.collection}")["docs"][0]["id"] == "wick"
+
+
+@test
+def json_that_cannot_be_read_is_named_and_nothing_is_written(stage):
+    node = stage.nodes[0]
+    node.put(stage.collection, "tea", 1)
+    before = node.call("GET", "/v1/pool")["ops"]
+    page = stage.open_ready(node)
+    page.add("broken", '{"a": ')
+    page.until_text("#adding [role=alert]", "Not valid JSON")
+    page.fill("textbox", "Value (JSON)", '{"a": 1, "a": 2}')
+    page.until(lambda: not page.text("#adding [role=alert]"), "the fault goes as soon as the text reads")
+    page.click("button", "Add")
+    page.until_text("#adding [role=alert]", "key")
+    page.press("Escape")
+    page.until(lambda: not page.text("#adding"), "Escape closes the form")
+    page.save("tea", "[1")
+    page.until_text("#rows [role=alert]", "Not valid JSON")
+    assert page.rows()["tea"] == "[1", "the text typed is kept"
+    page.press("Escape")
+    page.until_rows({"tea": 1})
+    assert node.call("GET", "/v1/pool")["ops"] == before
+
+
+@test
+def adding_does_not_write_over_a_document_that_is_there(stage):
+    stage.nodes[1].put(stage.collection, "tea", "ben's")
+    page = stage.open_ready(stage.nodes[0])
+    page.until_rows({"tea": "ben's"})
+    page.add("tea", '"mine"')
+    page.until_text("#adding [role=alert]", "already")
+    assert stage.nodes[0].get(stage.collection, "tea") == "ben's"
+
+
+# ---- Conflicts ----
+
+
+@test
+def a_change_made_meanwhile_can_be_overwritten(stage):
+    stage.nodes[0].put(stage.collection, "tea", "first")
+    ada, ben = (stage.open_ready(node) for node in stage.nodes[:2])
+    ada.edit("tea", '"mine"')
+    ben.save("tea", '"theirs"')
+    ada.until_text("#rows [role=alert]", 'Changed meanwhile by ben. It now is: "theirs"')
+    assert ada.rows()["tea"] == '"mine"', "the text typed is kept"
+    ada.click("button", "Overwrite with mine")
+    for page in (ada, ben):
+        page.until_rows({"tea": "mine"})
+
+
+@test
+def a_change_made_meanwhile_can_be_taken(stage):
+    stage.nodes[0].put(stage.collection, "tea", "first")
+    ada, ben = (stage.open_ready(node) for node in stage.nodes[:2])
+    ada.edit("tea", '"mine"')
+    ben.save("tea", '"theirs"')
+    ada.click("button", "Take theirs")
+    ada.until_rows({"tea": "theirs"})
+    assert stage.nodes[0].get(stage.collection, "tea") == "theirs"
+
+
+@test
+def a_document_deleted_meanwhile_can_be_put_back_or_let_go(stage):
+    for id in ("oil", "wick"):
+        stage.nodes[0].put(stage.collection, id, 1)
+    page = stage.open_ready(stage.nodes[0])
+    for id, answer in (("oil", "Put mine back"), ("wick", "Let it go")):
+        page.edit(id, "2")
+        stage.nodes[1].delete(stage.collection, id)
+        page.until_text("#rows [role=alert]", "Deleted meanwhile by ben")
+        page.click("button", answer)
+        page.until(lambda: not page.text("#rows [role=alert]"), "the conflict is settled")
+    page.until_rows({"oil": 2})
+
+
+@test
+def a_document_that_changed_since_it_was_looked_at_is_not_deleted(stage):
+    stage.nodes[0].put(stage.collection, "tea", 1)
+    page = stage.open_ready(stage.nodes[0])
+    page.click("button", "Delete tea")
+    stage.nodes[1].put(stage.collection, "tea", 2)
+    page.until_rows({"tea": 2})
+    page.click("button", "Yes, delete tea")
+    page.until_text("#receipt", "was not deleted: it changed meanwhile")
+    page.until_rows({"tea": 2})
+
+
+@test
+def typing_goes_on_undisturbed_while_changes_arrive(stage):
+    stage.nodes[0].put(stage.collection, "middle", "0123456789")
+    page = stage.open_ready(stage.nodes[0])
+    page.edit("middle", '"abcdef"')
+    page.js("document.activeElement.setSelectionRange(4, 4)")
+    for id in ("after", "before", "zero"):
+        stage.nodes[1].put(stage.collection, id, {})
+    page.until(lambda: len(page.rows()) == 4, "the others' documents come in around the editor")
+    page.type("-")
+    page.until(lambda: page.rows()["middle"] == '"abc-def"', "the caret stayed where it was")
+
+
+# ---- Finding ----
+
+
+@test
+def a_filter_shows_what_matches_and_follows_changes(stage):
+    for id, done in (("milk", False), ("oil", True), ("tea", False)):
+        stage.nodes[0].put(stage.collection, id, {"done": done})
+    page = stage.open_ready(stage.nodes[0])
+    name = "Filter (a JSON selector)"
+    page.fill("searchbox", name, '{"done": false')
+    page.until_text("#filter-error", "A filter is a JSON object")
+    page.type("}")
+    page.until_rows({"milk": {"done": False}, "tea": {"done": False}})
+    assert not page.text("#filter-error")
+    stage.nodes[1].put(stage.collection, "tea", {"done": True})
+    page.until_rows({"milk": {"done": False}})
+    page.fill("searchbox", name, '{"done": {"$near": 1}}')
+    page.until_text("#filter-error", "$near")
+    page.until_rows({"milk": {"done": False}})
+    page.fill("searchbox", name, "")
+    page.press("Backspace")
+    page.until(lambda: len(page.rows()) == 3 and not page.text("#filter-error"), "without a filter all are shown")
+
+
+@test
+def another_collection_is_opened_by_choosing_or_by_naming_it(stage):
+    harbour = f"{stage.collection}-harbour"
+    stage.nodes[1].put(harbour, "quay", 7)
+    page = stage.open_ready(stage.nodes[0])
+    option = f"#collection option[value='{harbour}']"
+    page.until(lambda: page.js(f"document.querySelector(\"{option}\")?.textContent") == f"{harbour} (1)", "listed")
+    page.js("document.querySelector('#collection').focus()")
+    for letter in harbour:
+        page.send("Input.dispatchKeyEvent", type="char", text=letter)
+    page.until_rows({"quay": 7})
+    assert f"collection={harbour}" in page.js("location.href")
+    page.press("ArrowDown")
+    while page.js("document.querySelector('#collection').value") != "/other":
+        page.press("ArrowDown")
+    page.until(lambda: page.js("document.activeElement.id") == "collection-name", "the name is asked for")
+    page.type("brand-new")
+    page.press("Enter")
+    page.until_text("#rows", "Nothing in brand-new yet")
+
+
+# ---- The pool ----
+
+
+@test
+def the_members_are_listed_and_linked(stage):
+    for node in stage.nodes:
+        page = stage.open_ready(node)
+        wanted = {other.name: "this node" if other is node else "linked" for other in stage.nodes}
+        page.until(lambda: {name: cells[0].split(" ", 1)[1] for name, cells in page.members().items()} == wanted,
+                   "this node and the two others, linked")
+        page.until_text("#links", "Linked to 2 of 2 others.")
+
+
+@test
+def the_log_is_in_lamport_order_with_the_newest_on_top(stage):
+    page = stage.open_ready(stage.nodes[0])
+    for turn in range(4):
+        node = stage.nodes[turn % 3]
+        node.put(stage.collection, f"turn-{turn}", turn)
+        # The next writer has seen this op, so its stamp is greater.
+        page.until(lambda: f"turn-{turn}" in page.rows(), "the op is here")
+        until(lambda: all(other.call("GET", "/v1/pool")["clock"] == node.call("GET", "/v1/pool")["clock"]
+                          for other in stage.nodes), "all clocks have seen it")
+    page.until(lambda: f"turn-3" in page.log()[0][2], "the last op is on top")
+    log = page.log()
+    times = [int(time) for time, *_ in log]
+    assert times == sorted(times, reverse=True), times
+    assert [op[1] for op in log[:4]] == ["ada", "cleo", "ben", "ada"], log[:4]
+    assert log[0][2] == f"put {stage.collection}/turn-3 3", log[0]
+    assert "applied" in log[0][3] and "tentative" in log[0][3], log[0]
+    assert log[-1][2].startswith("add member"), log[-1]
+
+
+@test
+def both_sides_of_a_cut_go_on_writing_and_agree_when_it_is_joined(stage):
+    ada_node, _, cleo_node = stage.nodes
+    for id in ("edited", "put"):
+        ada_node.put(stage.collection, id, "before")
+    ada, cleo = stage.open_ready(ada_node), stage.open_ready(cleo_node)
+    for page in (ada, cleo):
+        page.until_rows({"edited": "before", "put": "before"})
+
+    cleo.click("button", "Cut links")
+    cleo.until_text("#links [role=status]", "This node is cut off.")
+    ada.until(lambda: "linked" not in ada.members()["cleo"][0], "ada sees the link go")
+    for page, node, side in ((ada, ada_node, "ada"), (cleo, cleo_node, "cleo")):
+        page.save("edited", f'"by {side}"')
+        page.add(f"only {side}", "true")
+        node.put(stage.collection, "put", f"by {side}")
+    for page, side in ((ada, "ada"), (cleo, "cleo")):
+        page.until_rows({"edited": f"by {side}", f"only {side}": True, "put": f"by {side}"})
+
+    cleo.click("button", "Join links")
+    wanted = {"only ada": True, "only cleo": True}
+    for page in (ada, cleo):
+        page.until(lambda: page.rows().keys() == {"edited", "only ada", "only cleo", "put"}, "both sides' are here")
+        page.until_text("#links", "Linked to 2 of 2 others.")
+    # A plain put: the greater stamp wins. An edit carries the version that it began from: the lesser stamp wins, since
+    # the other's guard then fails at its place.
+    puts, edits = stamps(ada_node, stage.collection, "put"), stamps(ada_node, stage.collection, "edited")
+    wanted |= {"put": max(puts)[2], "edited": min(edits)[2]}
+    for page in (ada, cleo):
+        page.until_rows(wanted)
+        page.until(lambda: [op[2].splitlines()[0] for op in page.log() if "rejected" in op[3]] ==
+                   [f'put {stage.collection}/edited "{max(edits)[2]}"'], "the log names the rejected edit")
+    loser = ada if max(edits)[2] == "by ada" else cleo
+    loser.until_text("#receipt", f"Saved {stage.collection}/edited")
+    loser.until_text("#receipt", "rejected")
+
+
+def stamps(node, collection, id):
+    """The last two puts of a document as (time, node id, value)."""
+    found = []
+    for op in node.call("GET", "/v1/log?order=desc&limit=50")["ops"]:
+        for command in op["commands"]:
+            put = command.get("put", {})
+            if (put.get("collection"), put.get("id")) == (collection, id):
+                found.append((int(op["time"]), op["origin"], put["value"]))
+    return found[:2]
+
+
+@test
+def three_nodes_stand_side_by_side_in_frames_that_work(stage):
+    tab = stage.open(stage.nodes[0])
+    tab.click("button", "Side by side")
+    frames = tab.frames()
+    pages = {node.name: frames[f"The node {node.name}"].until_ready() for node in stage.nodes}
+    for node in stage.nodes:
+        pages[node.name].until_text("#identity", node.name)
+    pages["ben"].add("tea", '{"cups": 1}')
+    for page in pages.values():
+        page.until_rows({"tea": {"cups": 1}})
+    pages["cleo"].click("button", "Cut links")
+    pages["cleo"].until_text("#links", "This node is cut off.")
+    pages["cleo"].save("tea", '{"cups": 2}')
+    pages["cleo"].until_rows({"tea": {"cups": 2}})
+    pages["ada"].until_rows({"tea": {"cups": 1}})
+    pages["cleo"].click("button", "Join links")
+    for page in pages.values():
+        page.until_rows({"tea": {"cups": 2}})
+    assert tab.js("location.search").endswith("&side")
+    tab.click("button", "Back to this node")
+    tab.until_rows({"tea": {"cups": 2}})
+
+
+@test
+def a_page_outlives_its_node_and_goes_on_with_a_new_one_at_its_address(stage):
+    first = free_ports(3)
+    one, two, three = (Node(f"n{place}", first + place - 1) for place in (1, 2, 3))
+    stage.browser.origins |= {node.url for node in (one, two, three)}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(serve(stage.program, one))
+        until(lambda: one.is_linked_to(0), "the first founds a pool")
+        stack.enter_context(serve(stage.program, two, one))
+        killed = stack.enter_context(serve(stage.program, three, one))
+        for node in (one, two, three):
+            until(lambda: node.is_linked_to(2), f"{node.name} links to both others")
+        one.put(stage.collection, "tea", 1)
+        page, other = stage.open_ready(three), stage.open_ready(one)
+        page.until_rows({"tea": 1})
+        page.edit("tea", '"not yet saved"')
+
+        killed.kill()
+        page.until(lambda: "Offline" in page.text("#connection") or "Connecting" in page.text("#connection"),
+                   "the page says that it is offline")
+        page.until_text("#links", "This node does not answer.")
+        other.until(lambda: other.members()["n3"][0].endswith(("none", "dialling")), "n1 sees the link go")
+        one.put(stage.collection, "oil", 2)
+
+        stack.enter_context(serve(stage.program, three, two))
+        page.until_ready()
+        page.until_rows({"oil": 2, "tea": '"not yet saved"'})
+        page.until_text("#links", "Linked to 2 of 3 others.")
+        page.click("button", "Save")
+        other.until_rows({"oil": 2, "tea": "not yet saved"})
+        # Tabs go first, so that they do not ask for the nodes that end now.
+        while stage.tabs:
+            stage.tabs.pop().close()
+    stage.forgive(three.url)
+
+
+# ---- For everyone ----
+
+
+def open_every_control(stage, node, **more):
+    """A page with every kind of control open at once: form, editor, conflict, question, fault, receipt, cut."""
+    for id in ("conflict", "editor", "question", "row"):
+        node.put(stage.collection, id, {"text": "x" * 90, "list": list(range(60))})
+    page = stage.open_ready(node, **more)
+    page.until(lambda: len(page.rows()) == 4, "the documents are there")
+    page.save("row", '{"text": "a receipt"}')
+    page.until_text("#receipt", "Saved")
+    page.edit("editor", "{")
+    page.press("Enter", ctrl=True)
+    page.edit("conflict", "1")
+    node.put(stage.collection, "conflict", "word " * 60)
+    page.until(lambda: page.has("button", "Take theirs"), "the conflict is shown")
+    page.click("button", "Delete question")
+    page.click("button", "Add document")
+    page.click("button", "Cut links")
+    page.until_text("#links", "This node is cut off.")
+    return page
+
+
+@test
+def every_control_has_a_name_for_those_who_cannot_see_it(stage):
+    page = open_every_control(stage, stage.nodes[0])
+    side = stage.open(stage.nodes[1], "side")
+    frame = side.frames()["The node ben"].until_ready()
+    roles = {"button", "textbox", "searchbox", "combobox", "link", "Iframe", "region", "table", "main", "alert"}
+    seen = set()
+    for view in (page, side, frame):
+        nodes = view.send("Accessibility.getFullAXTree", frameId=view.frame)["nodes"]
+        for node in nodes:
+            role = node.get("role", {}).get("value")
+            # An alert is read out, the main part is found by its role: they need no name.
+            if node["ignored"] or role not in roles:
+                continue
+            seen.add(role)
+            named = node.get("name", {}).get("value", "").strip()
+            assert named or role in ("main", "alert"), f"a {role} without a name: {node}"
+    assert seen == roles, f"not met: {roles - seen}"
+
+
+@test
+def a_page_360_pixels_wide_needs_no_scrolling_sideways(stage):
+    page = open_every_control(stage, stage.nodes[0], width=360, height=740)
+    page.until(lambda: len(page.log()) > 3, "the log is there")
+    wide = page.js(
+        "[...document.querySelectorAll('body *')].filter((element) => element.checkVisibility() && "
+        "!element.closest('.unseen, .skip, thead, svg') && element.getBoundingClientRect().right > 360.5)"
+        ".map((element) => element.outerHTML.slice(0, 120))"
+    )
+    assert wide == [], wide
+    assert page.js("document.documentElement.scrollWidth") == 360
+    assert page.js("document.documentElement.clientWidth") == 360
+
+
+@test
+def nothing_moves_when_the_links_are_cut_not_even_the_focus(stage):
+    for width in (360, 1400):
+        page = stage.open_ready(stage.nodes[0], width=width)
+        page.until_text("#links", "Linked to 2 of 2")
+        before = page.js("document.querySelector('#main').getBoundingClientRect().top")
+        page.click("button", "Cut links")
+        page.until_text("#links", "This node is cut off.")
+        assert page.js("document.querySelector('#main').getBoundingClientRect().top") == before
+        assert page.js("document.activeElement.textContent") == "Join links", "the focus stays for the keyboard"
+        page.click("button", "Join links")
+
+
+@test
+def no_request_went_to_any_address_but_the_nodes(stage):
+    asked = {urllib.parse.urlsplit(url)._replace(path="", query="", fragment="").geturl() for url in stage.browser.asked}
+    schemes = {url.split(":")[0] for url in asked}
+    # That each was a node's is checked as they come; here, that they were seen at all.
+    assert {"http", "ws"} <= schemes <= {"http", "ws", "data"}, asked
+    for node in stage.nodes:
+        assert {node.url, node.url.replace("http", "ws")} <= asked, asked
+
+
+# ---- Pictures ----
+
+SHOPPING = {
+    "bread": {"what": "Rye bread", "count": 2, "done": False},
+    "lamp-oil": {"what": "Lamp oil", "litres": 1.5, "done": True},
+    "milk": {"what": "Oat milk", "count": 3, "done": False},
+}
+
+
+def shopping_with_one_cut_off(nodes):
+    """A shopping list that two sides of a cut have gone on with."""
+    ada, ben, cleo = nodes
+    for place, (id, value) in enumerate(SHOPPING.items()):
+        nodes[place % 3].put("shopping", id, value)
+        until(lambda: all(node.call("GET", "/v1/docs/shopping")["docs"][-1]["id"] == id for node in nodes), "all have it")
+    members = lambda: (member for node in nodes for member in node.call("GET", "/v1/pool")["members"])
+    until(lambda: all(member["alive"] and member["clock"] != "0" for member in members()), "all have heard of all")
+    cleo.cut(True)
+    until(lambda: not ada.is_linked_to(2) and not ben.is_linked_to(2), "the links to cleo are gone")
+    ada.put("shopping", "tea", {"what": "Assam tea", "grams": 250, "done": False})
+    ben.put("shopping", "milk", SHOPPING["milk"] | {"count": 4})
+    cleo.put("shopping", "milk", SHOPPING["milk"] | {"done": True})
+    cleo.put("shopping", "pears", {"what": "Pears", "count": 6, "done": False})
+    until(lambda: len(ben.call("GET", "/v1/docs/shopping")["docs"]) == 4, "ben has ada's")
+
+
+def until_pictured(tab, side):
+    """Waits until the page shows the whole shopping list and the cut, and all its frames do."""
+    frames = tab.frames() if side else {}
+    # Chromium does not draw a frame that lies below the window.
+    in_sight = "[...document.querySelectorAll('iframe')].filter((one) => one.getBoundingClientRect().top < innerHeight)"
+    for page in [frames[title] for title in tab.js(f"{in_sight}.map((one) => one.title)")] if side else [tab]:
+        page.until_ready()
+        page.until(lambda: len(page.rows()) == 4 and len(page.log()) > 5, "the list is shown")
+        links = lambda: [cells[0].split()[-1] for cells in page.members().values()]
+        page.until(lambda: {"none", "dialling"} & {*links()}, "the cut is shown")
+
+
+@test
+def screenshots_are_taken_of_the_page_in_all_its_looks(stage):
+    shopping_with_one_cut_off(stage.nodes)
+    for name, node, query, width, height, dark in (
+        ("light", 0, "", 1280, 900, False),
+        ("dark", 2, "", 1280, 900, True),
+        ("narrow", 2, "", 360, 1700, False),
+        ("narrow-dark", 0, "", 360, 1700, True),
+        ("middle", 0, "", 820, 1200, False),
+        ("wide", 0, "", 2200, 1100, False),
+        ("side-by-side", 0, "side", 1400, 860, False),
+        ("side-by-side-dark", 0, "side", 1800, 1000, True),
+        ("side-by-side-narrow", 0, "side", 400, 900, False),
+    ):
+        tab = stage.open(stage.nodes[node], f"{query}&collection=shopping", width, height, dark)
+        until_pictured(tab, query == "side")
+        tab.screenshot(SCREENSHOTS / f"{name}.png")
+    page = open_every_control(stage, stage.nodes[1], height=1500)
+    page.screenshot(SCREENSHOTS / "every-control.png")
+
+
+def take_picture(program):
+    """docs/page.png: three nodes side by side, one of them cut off."""
+    with contextlib.ExitStack() as stack:
+        nodes = stack.enter_context(demo(program))
+        browser = Browser(stack, {node.url for node in nodes})
+        shopping_with_one_cut_off(nodes)
+        tab = Page.open(browser, f"{nodes[0].url}/?side&collection=shopping", 1400, 860, False)
+        until_pictured(tab, side=True)
+        place = ROOT / "docs" / "page.png"
+        tab.screenshot(place)
+        print(f"{place}: {place.stat().st_size // 1000} kB")
+        assert place.stat().st_size < 300_000 and not browser.troubles, browser.troubles
+
+
+# ---- Running ----
+
+
+def run(function, stage):
+    """Runs one test; returns whether it passed."""
+    begun = time.monotonic()
+    sentence = function.__name__.replace("_", " ")
+    stage.begin()
+    stage.browser.troubles.clear()
+    failure = None
+    try:
+        function(stage)
+    except Exception:
+        failure = traceback.format_exc()
+        show(stage, function.__name__)
+    try:
+        stage.end()
+    except Exception:
+        failure = failure or traceback.format_exc()
+    if not failure and stage.browser.troubles:
+        failure = "the browser's record is not clean:\n" + "\n".join(stage.browser.troubles)
+    print(f"{'FAILED' if failure else 'passed'} {time.monotonic() - begun:5.1f} s  {sentence}", flush=True)
+    if failure:
+        print(failure, flush=True)
+    return not failure
+
+
+def show(stage, name):
+    """Prints what each tab shows, and saves a picture of it."""
+    for number, tab in enumerate(stage.tabs, 1):
+        place = SCREENSHOTS / f"failed-{name}-{number}.png"
+        with contextlib.suppress(Exception):
+            tab.screenshot(place)
+            lines = [line for line in tab.js("document.body.innerText").splitlines() if line.strip()]
+            print(f"--- tab {number}, {tab.js('location.href')}, see {place}:", *lines[:LINES_SHOWN_MAX], "---", sep="\n")
+    for trouble in stage.browser.troubles:
+        print(f"the browser's record: {trouble}")
+
+
+def build():
+    """The program with today's page in it. Built as `cargo test` does, so that neither undoes the other's work."""
+    command = ["cargo", "test", "--quiet", "--all-features", "--no-run", "--test", "processes"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "lamplight"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--program", help="a lamplight to test, instead of the one built here")
+    parser.add_argument("--picture", action="store_true", help="make docs/page.png instead")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="run only tests whose names hold one of these")
+    args = parser.parse_args()
+    # As Ctrl-C does: the processes started here are ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    program = str(args.program or build())
+    if args.picture:
+        return take_picture(program)
+    chosen = [each for each in TESTS if not args.words or any(word in each.__name__ for word in args.words)]
+    with contextlib.ExitStack() as stack:
+        nodes = stack.enter_context(demo(program))
+        browser = Browser(stack, {node.url for node in nodes})
+        stage = Stage(program, browser, nodes)
+        passed = sum([run(each, stage) for each in chosen])
+    print(f"{passed} passed, {len(chosen) - passed} failed")
+    sys.exit(passed != len(chosen) or not chosen)
+
+
+if __name__ == "__main__":
+    main()

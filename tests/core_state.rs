@@ -1,0 +1,242 @@
+//! The fold, given ops directly: a million in random order, and its rules one by one.
+#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+
+use lamplight::{
+    document::{Reason, State},
+    op::{Body, Command, DocKey, Guard, NodeId, Op, OpId},
+    version::Version,
+};
+use uuid::Uuid;
+
+const OPS: usize = 1_000_000;
+const DOCUMENTS: usize = 10_000;
+const BATCH: usize = 5_000;
+
+/// An op at `time` of node `origin`; its seq is its time, which the fold does not look at.
+fn op(time: u64, origin: u128, guards: Vec<Guard<'_>>, commands: Vec<Command<'_>>) -> Op {
+    keyed(time, origin, None, guards, commands)
+}
+
+fn keyed(time: u64, origin: u128, key: Option<&str>, guards: Vec<Guard<'_>>, commands: Vec<Command<'_>>) -> Op {
+    let id = OpId { origin: NodeId(Uuid::from_u128(origin)), seq: time };
+    let body = Body { wall_ms: 0, seen: vec![], key: key.map(Into::into), guards, commands };
+    Op::encode(id, time, &body).unwrap()
+}
+
+fn doc(id: &str) -> DocKey<'_> {
+    DocKey::new("c", id)
+}
+
+fn put<'a>(id: &'a str, value: &'a str) -> Command<'a> {
+    Command::Put(doc(id), value.into())
+}
+
+fn merge<'a>(id: &'a str, value: &'a str) -> Command<'a> {
+    Command::Merge(doc(id), value.into())
+}
+
+fn patch<'a>(id: &'a str, steps: &'a str) -> Command<'a> {
+    Command::Patch(doc(id), steps.into())
+}
+
+/// The documents of `c`, as `id=text`.
+fn documents(state: &State) -> Vec<String> {
+    state.scan("c", None, usize::MAX).0.iter().map(|view| format!("{}={}", view.id, view.text.as_str())).collect()
+}
+
+/// Inserts the ops one at a time in every order, and insists on one outcome.
+#[track_caller]
+fn check(ops: &[Op], documents_expected: &[&str], rejected_expected: &[u64]) {
+    let mut orders = vec![vec![]];
+    for op in ops {
+        orders = orders
+            .iter()
+            .flat_map(|order| {
+                (0..=order.len()).map(|at| {
+                    let mut order: Vec<Op> = order.clone();
+                    order.insert(at, op.clone());
+                    order
+                })
+            })
+            .collect();
+    }
+    for order in orders {
+        let mut state = State::default();
+        order.iter().for_each(|op| state.insert(std::slice::from_ref(op)));
+        assert_eq!(documents(&state), documents_expected, "{order:?}");
+        let rejected: Vec<u64> = state.rejected().map(|(stamp, _)| stamp.time).collect();
+        assert_eq!(rejected, rejected_expected, "{order:?}");
+        let mut batch = State::default();
+        batch.insert(&order);
+        assert_eq!(documents(&batch), documents_expected, "as one batch: {order:?}");
+    }
+}
+
+#[test]
+fn a_million_ops_in_random_order_end_as_in_order() {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let value = |rng: &mut fastrand::Rng| format!("{{\"a\":{},\"b\":{}}}", rng.u8(..), rng.u8(..));
+    let mut ops: Vec<Op> = (1..=OPS as u64)
+        .map(|time| {
+            let (id, value) = (format!("d{}", rng.usize(..DOCUMENTS)), value(&mut rng));
+            let command = match rng.u8(..8) {
+                0 => Command::Delete(doc(&id)),
+                1..4 => put(&id, &value),
+                4 => patch(&id, r#"[{"by":1,"op":"increment","path":"/a"}]"#),
+                _ => merge(&id, &value),
+            };
+            op(time, rng.u128(1..4), vec![], vec![command])
+        })
+        .collect();
+    let mut in_order = State::default();
+    ops.chunks(BATCH).for_each(|batch| in_order.insert(batch));
+    rng.shuffle(&mut ops);
+    let mut shuffled = State::default();
+    ops.chunks(BATCH).for_each(|batch| shuffled.insert(batch));
+    assert!(shuffled.work().rolled_back > 500_000, "{:?}", shuffled.work());
+    assert_eq!(documents(&in_order), documents(&shuffled));
+    assert!(in_order.rejected().eq(shuffled.rejected()));
+    assert!(in_order.rejected().next().is_some());
+}
+
+#[test]
+fn the_greater_stamp_wins_and_ties_go_by_origin() {
+    check(&[op(1, 1, vec![], vec![put("x", "1")]), op(1, 2, vec![], vec![put("x", "2")])], &["x=2"], &[]);
+    check(&[op(2, 1, vec![], vec![put("x", "1")]), op(1, 2, vec![], vec![put("x", "2")])], &["x=1"], &[]);
+}
+
+#[test]
+fn a_late_op_turns_a_verdict_both_ways() {
+    let exists = vec![Guard::Exists(doc("x"))];
+    let version = vec![Guard::Version(doc("x"), Version::of("1"))];
+    check(
+        &[op(2, 1, exists.clone(), vec![put("y", "1")]), op(1, 2, vec![], vec![put("x", "1")])],
+        &["x=1", "y=1"],
+        &[],
+    );
+    let ops = [
+        op(1, 1, vec![], vec![put("x", "1")]),
+        op(3, 1, version, vec![put("x", "3")]),
+        op(2, 2, vec![], vec![put("x", "2")]),
+    ];
+    check(&ops, &["x=2"], &[3]);
+}
+
+#[test]
+fn a_patch_whose_test_no_longer_holds_leaves_no_trace() {
+    let ops = [
+        op(1, 1, vec![], vec![put("x", r#"{"n":1}"#), put("y", "0")]),
+        op(
+            3,
+            1,
+            vec![],
+            vec![put("y", "1"), patch("x", r#"[{"op":"test","path":"/n","value":1},{"op":"remove","path":"/n"}]"#)],
+        ),
+        op(2, 2, vec![], vec![merge("x", r#"{"n":2}"#)]),
+    ];
+    check(&ops, &[r#"x={"n":2}"#, "y=0"], &[3]);
+}
+
+#[test]
+fn documents_that_guarded_ops_link_are_replayed_one_after_the_other() {
+    // b is made if a exists, c if b exists, d if c does not.
+    let ops = [
+        op(2, 1, vec![Guard::Exists(doc("a"))], vec![put("b", "1")]),
+        op(3, 1, vec![Guard::Exists(doc("b"))], vec![put("c", "1")]),
+        op(4, 1, vec![Guard::Absent(doc("c"))], vec![put("d", "1")]),
+        op(1, 2, vec![], vec![put("a", "1")]),
+    ];
+    check(&ops[..3], &["d=1"], &[2, 3]);
+    check(&ops, &["a=1", "b=1", "c=1"], &[4]);
+}
+
+#[test]
+fn an_unconditional_op_over_several_documents_is_not_carried_out_twice() {
+    let ops = [
+        op(1, 1, vec![], vec![put("a", "1"), put("b", "1")]),
+        op(3, 1, vec![Guard::Exists(doc("b"))], vec![put("c", "1"), merge("a", r#"{"n":3}"#)]),
+        op(2, 2, vec![], vec![Command::Delete(doc("b")), put("c", "2")]),
+        op(4, 2, vec![], vec![patch("c", r#"[{"by":1,"op":"increment","path":""}]"#)]),
+    ];
+    check(&ops, &["a=1", "c=3"], &[3]);
+}
+
+#[test]
+fn of_ops_with_one_key_only_the_first_in_the_order_counts() {
+    let ops = [
+        keyed(2, 1, Some("k"), vec![], vec![put("x", "2")]),
+        keyed(1, 2, Some("k"), vec![Guard::Absent(doc("y"))], vec![put("y", "1")]),
+        op(3, 1, vec![], vec![merge("x", r#"{"n":3}"#)]),
+    ];
+    check(&ops, &[r#"x={"n":3}"#, "y=1"], &[2]);
+    let mut state = State::default();
+    state.insert(&ops);
+    assert_eq!(state.first_with_key("k"), Some(ops[1].id()));
+    assert_eq!(state.verdict(ops[0].stamp()), Err(Reason::Repeated(ops[1].id())));
+}
+
+#[test]
+fn a_counter_of_many_increments_takes_late_ones_at_their_place() {
+    let step = r#"[{"by":1,"op":"increment","path":"/n"}]"#;
+    let mut state = State::default();
+    state.insert(&[op(1, 1, vec![], vec![put("x", r#"{"n":0}"#)])]);
+    for time in (3..1_000_u64).step_by(2).chain((1..500).rev().map(|half| 2 * half)) {
+        state.insert(&[op(time, 1, vec![], vec![patch("x", step)])]);
+    }
+    assert_eq!(documents(&state), [r#"x={"n":998}"#]);
+    state.insert(&[op(500, 2, vec![], vec![put("x", r#"{"n":0}"#)])]);
+    assert_eq!(documents(&state), [r#"x={"n":499}"#]);
+    let work = state.work();
+    assert!(work.judged < 300_000, "checkpoints bound the replays: {work:?}");
+}
+
+#[test]
+fn a_document_that_would_grow_too_large_at_its_place_rejects_the_op() {
+    let long = format!("{{\"a\":\"{}\"}}", "x".repeat(600_000));
+    let longer = format!("{{\"b\":\"{}\"}}", "x".repeat(600_000));
+    let mut state = State::default();
+    state.insert(&[op(1, 1, vec![], vec![put("x", &long)]), op(2, 1, vec![], vec![merge("x", &longer)])]);
+    assert!(matches!(state.rejected().next(), Some((_, Reason::TooLarge { index: 0 }))));
+    assert_eq!(state.get("c", "x").unwrap().text.len(), long.len());
+}
+
+#[test]
+fn a_key_that_means_something_to_the_json_library_is_a_key_like_any_other() {
+    let ops = [
+        op(1, 1, vec![], vec![put("x", r#"{"$serde_json::private::RawValue":1}"#)]),
+        op(2, 1, vec![], vec![merge("x", r#"{"n":2}"#)]),
+    ];
+    check(&ops, &[r#"x={"$serde_json::private::RawValue":1,"n":2}"#], &[]);
+}
+
+#[test]
+fn the_stamp_of_a_document_is_that_of_the_last_op_that_wrote_it_not_of_one_that_only_read_it() {
+    let ops = [
+        op(1, 1, vec![], vec![put("a", "1"), put("b", "1")]),
+        op(2, 1, vec![Guard::Exists(doc("a"))], vec![put("b", "2")]),
+        op(3, 1, vec![Guard::Exists(doc("b"))], vec![put("b", "3"), put("d", "3")]),
+        op(4, 1, vec![Guard::Exists(doc("a")), Guard::Absent(doc("b"))], vec![put("d", "4")]),
+        op(5, 1, vec![Guard::Exists(doc("d"))], vec![merge("e", "{}")]),
+    ];
+    let check = |state: &State, order: &str| {
+        let time = |id| state.stamp("c", id).map(|stamp| stamp.time);
+        assert_eq!(["a", "b", "d", "e", "f"].map(time), [Some(1), Some(3), Some(3), Some(5), None], "{order}");
+    };
+    let mut state = State::default();
+    ops.iter().for_each(|op| state.insert(std::slice::from_ref(op)));
+    check(&state, "in order");
+    let mut state = State::default();
+    ops.iter().rev().for_each(|op| state.insert(std::slice::from_ref(op)));
+    check(&state, "in reverse");
+    let mut state = State::default();
+    state.insert(&ops);
+    check(&state, "as one batch");
+}
+
+#[test]
+fn a_document_written_several_times_by_one_op_is_what_the_last_command_made_it() {
+    let several = op(2, 1, vec![], vec![put("a", "1"), put("b", "1"), put("a", "2"), Command::Delete(doc("b"))]);
+    let again = op(3, 2, vec![], vec![Command::Delete(doc("a")), put("b", "4"), put("a", "3")]);
+    check(&[op(1, 1, vec![], vec![put("b", "0")]), several.clone()], &["a=2"], &[]);
+    check(&[several, again, op(4, 1, vec![], vec![merge("b", "{\"x\":1}")])], &["a=3", "b={\"x\":1}"], &[]);
+}

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Installs what the tests need and this machine lacks: Debian's packages, and Python's of tests/requirements.txt into
+# target/venv. Does nothing where all is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export DEBIAN_FRONTEND=noninteractive
+
+die() {
+  echo "setup.sh: $*" >&2
+  exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+packages=()
+have cc || packages+=(gcc libc6-dev)
+have curl || packages+=(curl ca-certificates)
+have ip || packages+=(iproute2)
+have chromium || packages+=(chromium)
+have docker || packages+=(docker.io)
+have docker-compose || docker compose version >/dev/null 2>&1 || packages+=(docker-compose)
+have nbdkit || packages+=(nbdkit)
+have nbdfuse || packages+=(libnbd-bin)
+have mkfs.ext4 || [ -x /sbin/mkfs.ext4 ] || packages+=(e2fsprogs)
+have debootstrap || packages+=(debootstrap)
+if ! have python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then packages+=(python3 python3-venv); fi
+
+if [ ${#packages[@]} -gt 0 ]; then
+  have apt-get || die "install the counterparts of these Debian packages: ${packages[*]}"
+  sudo=()
+  if [ "$(id -u)" != 0 ]; then
+    have sudo || die "as root: apt-get install ${packages[*]}"
+    sudo=(sudo --preserve-env=DEBIAN_FRONTEND)
+  fi
+  echo "installing ${packages[*]}"
+  "${sudo[@]}" apt-get -o DPkg::Lock::Timeout=300 update -qq
+  "${sudo[@]}" apt-get -o DPkg::Lock::Timeout=300 install -qq --yes --no-install-recommends "${packages[@]}" >/dev/null
+fi
+
+have cargo || die "install Rust with rustup first"
+cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+
+mkdir -p target
+if [ ! -x target/venv/bin/python ]; then
+  rm -rf target/venv
+  python3 -m venv target/venv
+fi
+if [ -f tests/requirements.txt ] && ! cmp -s tests/requirements.txt target/venv/requirements.txt; then
+  target/venv/bin/pip install --quiet --requirement tests/requirements.txt
+  cp tests/requirements.txt target/venv/requirements.txt
+fi

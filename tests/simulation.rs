@@ -1,0 +1,65 @@
+//! The simulator's campaign: hundreds of histories, every planted bug, and pools of many nodes.
+#![cfg(feature = "sim")]
+#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+
+use lamplight::{
+    plant::Rule,
+    replica::LINKS_MAX,
+    sim::{event_file, replay, run_seed, run_seeds, scale, seeds_to_find},
+};
+
+const SEEDS: u64 = 300;
+/// The bound on the seeds that a planted bug may take to be found.
+const PLANT_SEEDS_MAX: u64 = 1_000;
+
+#[test]
+fn hundreds_of_histories_keep_every_invariant_and_nothing_is_left_untried() {
+    let campaign = run_seeds(0..SEEDS, 2, &|| ());
+    for failure in &campaign.failures {
+        let file = std::env::temp_dir().join(format!("lamplight-seed-{}.events", failure.seed));
+        std::fs::write(&file, event_file(failure.seed, None)).unwrap();
+        println!("seed {} at {} ms: {}", failure.seed, failure.at_ms, failure.violation);
+        println!("    lamplight-sim --replay {}", file.display());
+    }
+    assert!(campaign.failures.is_empty(), "{} of {SEEDS} seeds failed", campaign.failures.len());
+    assert_eq!(campaign.tally.lacking(), Vec::<String>::new(), "a run in which these did not occur is void");
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    let missed: Vec<Rule> =
+        Rule::ALL.into_iter().filter(|rule| seeds_to_find(*rule, PLANT_SEEDS_MAX).is_none()).collect();
+    assert_eq!(missed, []);
+}
+
+#[test]
+fn a_seed_runs_the_same_way_twice() {
+    for seed in 0..5 {
+        assert_eq!(run_seed(seed, None, None).trace, run_seed(seed, None, None).trace, "seed {seed}");
+    }
+}
+
+#[test]
+fn an_event_file_breaks_what_its_seed_broke() {
+    let rule = Rule::ClockMax;
+    let failure = seeds_to_find(rule, PLANT_SEEDS_MAX).expect("a planted bug is found");
+    let file = event_file(failure.seed, Some(rule));
+    let (_, violation) = replay(&file).expect("a file that was just written").expect("it breaks again");
+    assert_eq!(violation.to_string(), failure.violation.to_string());
+}
+
+#[test]
+fn three_hundred_nodes_spread_an_op_with_few_duplicates_and_heal_after_ten_minutes_in_halves() {
+    let scale = scale(300, 20, 600_000, 7).unwrap_or_else(|violation| panic!("{violation}"));
+    println!("{scale:?}");
+    assert!(scale.duplicates.0 <= 5.0, "{} duplicates a node", scale.duplicates.0);
+    assert!(scale.links.2 <= LINKS_MAX, "a node with {} links", scale.links.2);
+    assert!(scale.healed_ms <= 10_000, "healed after {} ms of virtual time", scale.healed_ms);
+}
+
+#[test]
+fn twelve_nodes_form_one_pool_and_heal() {
+    let scale = scale(12, 50, 60_000, 7).unwrap_or_else(|violation| panic!("{violation}"));
+    assert!(scale.links.2 <= LINKS_MAX, "a node with {} links", scale.links.2);
+    assert!(scale.healed_ms <= 10_000, "healed after {} ms of virtual time", scale.healed_ms);
+}
