@@ -6,11 +6,12 @@ mod processes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Write as _,
     net::TcpListener,
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,6 +22,9 @@ use processes::{Http, Process};
 const NODES: usize = 3;
 const WRITERS: usize = 6;
 const KILLS: usize = 200;
+/// Documents that each writer may write between two kills. Without a bound a slow machine writes more while a node
+/// starts, has more to read at the next start, and never gets to the end.
+const EACH_ROUND: usize = 16;
 
 /// Where a node of the test is, whatever process it is just now.
 #[derive(Clone)]
@@ -91,10 +95,20 @@ struct Told {
     clocks: BTreeMap<String, u64>,
 }
 
-/// Writes until told to stop: a document of its own each time, and one more on its counter.
-async fn write(writer: usize, base: String, http: Http, told: Arc<Mutex<Told>>, stop: Arc<AtomicBool>) {
+/// How far the test is.
+#[derive(Default)]
+struct Course {
+    kills: AtomicUsize,
+    ended: AtomicBool,
+}
+
+/// Writes until the test has ended: a document of its own each time, and one more on its counter.
+async fn write(writer: usize, base: String, http: Http, told: Arc<Mutex<Told>>, course: Arc<Course>) {
     for n in 0.. {
-        if stop.load(Ordering::Relaxed) {
+        while n >= (course.kills.load(Ordering::Relaxed) + 1) * EACH_ROUND && !course.ended.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if course.ended.load(Ordering::Relaxed) {
             return;
         }
         let id = format!("w{writer}-{n}");
@@ -134,6 +148,12 @@ fn note(base: &str, told: &Mutex<Told>, answer: Option<&(StatusCode, hyper::Head
     true
 }
 
+/// Tells whoever watches a long test how far it is; what a test prints is held back until it fails.
+fn say(line: &str) {
+    // Nobody may be watching.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_was_acknowledged_outlives_hundreds_of_kills() {
     let (http, places) = (Http::new(), Place::all("kills"));
@@ -143,15 +163,15 @@ async fn whatever_was_acknowledged_outlives_hundreds_of_kills() {
         let url = format!("{}/v1/docs/counters/w{writer}", places[writer % NODES].url());
         assert_eq!(http.put(&url, r#"{"n":0}"#).await, StatusCode::CREATED);
     }
-    let (told, stop) = (Arc::new(Mutex::new(Told::default())), Arc::new(AtomicBool::new(false)));
+    let (told, course) = (Arc::new(Mutex::new(Told::default())), Arc::new(Course::default()));
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
             let base = places[writer % NODES].url();
-            tokio::spawn(write(writer, base, http.clone(), Arc::clone(&told), Arc::clone(&stop)))
+            tokio::spawn(write(writer, base, http.clone(), Arc::clone(&told), Arc::clone(&course)))
         })
         .collect();
     let mut rng = fastrand::Rng::with_seed(7);
-    for _ in 0..KILLS {
+    for kill in 1..=KILLS {
         tokio::time::sleep(Duration::from_millis(rng.u64(10..120))).await;
         // Now and then all at once, as when their machine is.
         let victims = if rng.u32(..8) == 0 { (0..NODES).collect() } else { vec![rng.usize(..NODES)] };
@@ -164,8 +184,12 @@ async fn whatever_was_acknowledged_outlives_hundreds_of_kills() {
             let clock: u64 = headers["lamplight-clock"].to_str().unwrap().parse().unwrap();
             assert!(clock >= before, "{} comes back at {clock}, but had told {before}", places[victim].name);
         }
+        course.kills.store(kill, Ordering::Relaxed);
+        if kill % 50 == 0 {
+            say(&format!("{kill} of {KILLS} kills, {} ops acknowledged", told.lock().unwrap().ops.len()));
+        }
     }
-    stop.store(true, Ordering::Relaxed);
+    course.ended.store(true, Ordering::Relaxed);
     for writer in writers {
         writer.await.unwrap();
     }

@@ -10,9 +10,12 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Full};
-use hyper::{HeaderMap, Method, Request, StatusCode, body::Bytes};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{Client, Error, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use serde_json::Value;
@@ -117,18 +120,25 @@ impl Http {
             request = request.header("lamplight-session", session);
         }
         let request = request.body(Full::new(Bytes::from(body))).expect("a request");
-        let response = self.0.request(request).await.expect("an answer");
+        let response = self.answer(request).await.expect("an answer");
         let status = response.status();
         let header = response.headers().get("lamplight-session").expect("each answer carries a session");
         let session = header.to_str().expect("text").to_string();
         (status, session, response.into_body().collect().await.expect("a body").to_bytes())
     }
 
+    /// The answer, or why there is none; a node that takes the request and says nothing fails the test.
+    async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        let asked = format!("{} {}", request.method(), request.uri());
+        let answer = tokio::time::timeout(PATIENCE, self.0.request(request)).await;
+        answer.unwrap_or_else(|_| panic!("{asked} is not answered within {PATIENCE:?}"))
+    }
+
     /// One request to a node that may be killed meanwhile; nothing if no whole answer came.
     pub async fn try_call(&self, method: Method, url: &str, body: String) -> Option<(StatusCode, HeaderMap, Value)> {
         let request = Request::builder().method(method).uri(url).header("content-type", "application/json");
         let request = request.body(Full::new(Bytes::from(body))).expect("a request");
-        let response = self.0.request(request).await.ok()?;
+        let response = self.answer(request).await.ok()?;
         let (head, body) = response.into_parts();
         let body = body.collect().await.ok()?.to_bytes();
         Some((head.status, head.headers, serde_json::from_slice(&body).unwrap_or_default()))
