@@ -118,8 +118,24 @@ pub enum Command<'a> {
     Patch(#[serde(borrow)] DocKey<'a>, #[serde(borrow)] Cow<'a, str>),
     /// Delete a document; no effect on an absent one.
     Delete(#[serde(borrow)] DocKey<'a>),
-    /// Make a node a member. Stands alone in its op.
-    Add(#[serde(borrow)] Newcomer<'a>),
+    /// Make a node a member, and say up to which time all is final where it joins: who holds this op holds all that its
+    /// sponsor held, so that it is final there too. Like the three below it stands alone in its op.
+    Add(#[serde(borrow)] Newcomer<'a>, u64),
+    /// The origin leaves the pool: its last op.
+    Retire,
+    /// An operator's word that a member is gone for good.
+    Evict(Eviction),
+    /// The answer of each remaining member to an eviction: how many of the evicted one's ops it holds.
+    Fence(NodeId, u64),
+}
+
+/// That a member is gone for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Eviction {
+    /// The member.
+    pub node: NodeId,
+    /// Whether no majority is asked for.
+    pub force: bool,
 }
 
 /// Who becomes a member.
@@ -297,8 +313,13 @@ impl<'a> Command<'a> {
     pub fn doc(&self) -> Option<&DocKey<'a>> {
         match self {
             Command::Put(doc, _) | Command::Merge(doc, _) | Command::Patch(doc, _) | Command::Delete(doc) => Some(doc),
-            Command::Add(_) => None,
+            Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) => None,
         }
+    }
+
+    /// Whether it changes the member list.
+    pub fn is_membership(&self) -> bool {
+        self.doc().is_none()
     }
 
     /// The same, borrowing nothing.
@@ -309,7 +330,12 @@ impl<'a> Command<'a> {
             Command::Merge(doc, text) => Command::Merge(doc.into_owned(), owned(text)),
             Command::Patch(doc, text) => Command::Patch(doc.into_owned(), owned(text)),
             Command::Delete(doc) => Command::Delete(doc.into_owned()),
-            Command::Add(Newcomer { node, name, urls }) => Command::Add(Newcomer { node, name: owned(name), urls }),
+            Command::Add(Newcomer { node, name, urls }, frontier) => {
+                Command::Add(Newcomer { node, name: owned(name), urls }, frontier)
+            }
+            Command::Retire => Command::Retire,
+            Command::Evict(eviction) => Command::Evict(eviction),
+            Command::Fence(node, seq) => Command::Fence(node, seq),
         }
     }
 }

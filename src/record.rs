@@ -17,6 +17,8 @@ pub enum Record {
     Ceiling(u64),
     /// The node has given up what it held: all ops, and who it was, are void. Ceilings and orphans stay.
     Forget,
+    /// Everything up to this time is final.
+    Frontier(u64),
     /// An op that the node issued under an id it had to give up; it is to be issued again unless the pool holds it.
     Orphan(Op),
 }
@@ -48,6 +50,7 @@ const OP: u8 = 2;
 const CEILING: u8 = 3;
 const FORGET: u8 = 4;
 const ORPHAN: u8 = 5;
+const FRONTIER: u8 = 6;
 
 impl Record {
     /// Writes the record behind `bytes`: its kind, then what it says.
@@ -64,6 +67,10 @@ impl Record {
             }
             Record::Ceiling(time) => {
                 bytes.push(CEILING);
+                bytes.extend_from_slice(&time.to_le_bytes());
+            }
+            Record::Frontier(time) => {
+                bytes.push(FRONTIER);
                 bytes.extend_from_slice(&time.to_le_bytes());
             }
             Record::Forget => bytes.push(FORGET),
@@ -85,13 +92,15 @@ impl Record {
             },
             (OP, rest) => Op::decode(rest).map(Record::Op).map_err(RecordError::Op),
             (ORPHAN, rest) => Op::decode(rest).map(Record::Orphan).map_err(RecordError::Op),
-            (CEILING, rest) => rest
-                .try_into()
-                .map(|time| Record::Ceiling(u64::from_le_bytes(time)))
-                .map_err(|_| RecordError::Malformed),
+            (CEILING, rest) => time(rest).map(Record::Ceiling),
+            (FRONTIER, rest) => time(rest).map(Record::Frontier),
             (FORGET, []) => Ok(Record::Forget),
             (FORGET, _) => Err(RecordError::Malformed),
             _ => Err(RecordError::Kind),
         }
     }
+}
+
+fn time(bytes: &[u8]) -> Result<u64, RecordError> {
+    bytes.try_into().map(u64::from_le_bytes).map_err(|_| RecordError::Malformed)
 }

@@ -34,8 +34,8 @@ pub enum Message {
     Refusal(Refusal),
     /// What the sender holds: "send me what is beyond".
     Heads(Vec<(NodeId, Head)>),
-    /// Ops in stamp order, and the heads of their origins at the last of each.
-    Ops(Vec<Op>, Vec<(NodeId, Head)>),
+    /// Ops in stamp order, the heads of their origins at the last of each, and what members announce meanwhile.
+    Ops(Vec<Op>, Vec<(NodeId, Head)>, Vec<(NodeId, Pulse)>),
     /// The sender is alive.
     Beat(Beat),
 }
@@ -91,6 +91,8 @@ pub enum Why {
     Fork,
     /// It sent what no node of this version sends.
     Broken,
+    /// The others go on without it: it must come back under a new id.
+    Evicted,
 }
 
 /// A heartbeat, with what its sender heard of others.
@@ -102,6 +104,8 @@ pub struct Beat {
     pub digest: Hash,
     /// The digest of its documents: with equal logs it must be equal too.
     pub state: u64,
+    /// Up to where everything is final for it: with equal logs, for the receiver too.
+    pub frontier: u64,
     /// Signs of life of members, those that the receiver may not have.
     pub pulses: Vec<(NodeId, Pulse)>,
 }
@@ -109,10 +113,23 @@ pub struct Beat {
 /// A member's sign of life, as it spreads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulse {
-    /// Counts up while the member lives.
-    pub count: u64,
-    /// Its clock then.
+    /// Which: greater ones are later. The first number rises with each start of the process, the second while it lives.
+    pub count: (u64, u64),
+    /// What it announces.
+    pub said: Announcement,
+}
+
+/// What a member promises, for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// How many ops it has issued.
+    pub seq: u64,
+    /// The time that all its further ops come after.
     pub clock: u64,
+    /// Up to this time it holds every op of the pool.
+    pub complete: u64,
+    /// Up to this time somebody waits for finality: until then, everyone announces at once.
+    pub wanted: u64,
 }
 
 /// Why a frame is no message. Nothing was changed.
@@ -151,7 +168,7 @@ impl fmt::Display for WireError {
 #[derive(Serialize, Deserialize)]
 enum Wire<'a> {
     Heads(Vec<(NodeId, Head)>),
-    Ops(#[serde(borrow)] Vec<Raw<'a>>, Vec<(NodeId, Head)>),
+    Ops(#[serde(borrow)] Vec<Raw<'a>>, Vec<(NodeId, Head)>, Vec<(NodeId, Pulse)>),
     Beat(Beat),
 }
 
@@ -171,7 +188,9 @@ pub fn encode(message: &Message) -> Vec<u8> {
         Message::Hello(hello) => return with(vec![HELLO, VERSION, VERSION], hello),
         Message::Refusal(refusal) => return with(vec![REFUSAL], refusal),
         Message::Heads(heads) => Wire::Heads(heads.clone()),
-        Message::Ops(ops, heads) => Wire::Ops(ops.iter().map(|op| Raw(op.bytes())).collect(), heads.clone()),
+        Message::Ops(ops, heads, pulses) => {
+            Wire::Ops(ops.iter().map(|op| Raw(op.bytes())).collect(), heads.clone(), pulses.clone())
+        }
         Message::Beat(beat) => Wire::Beat(beat.clone()),
     };
     with(vec![VERSION], &wire)
@@ -201,9 +220,9 @@ fn message(wire: Wire<'_>) -> Result<Message, WireError> {
     match wire {
         Wire::Heads(heads) => Ok(Message::Heads(heads)),
         Wire::Beat(beat) => Ok(Message::Beat(beat)),
-        Wire::Ops(raws, heads) => {
+        Wire::Ops(raws, heads, pulses) => {
             let ops = raws.iter().map(|raw| op(raw.0)).collect::<Result<_, _>>()?;
-            Ok(Message::Ops(ops, heads))
+            Ok(Message::Ops(ops, heads, pulses))
         }
     }
 }

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     document::{Fault, Reason, json::JsonError, patch::PatchError},
     node::Stopped,
-    op::{DRAFT_BYTES_MAX, OP_STEPS_MAX, OpError},
-    replica::Refused,
+    op::{DRAFT_BYTES_MAX, NodeId, OP_STEPS_MAX, OpError},
+    replica::{Refused, Unfit},
 };
 
 /// A problem document. The `type` is `urn:lamplight:problem:<slug>`; slugs are stable.
@@ -180,7 +180,37 @@ impl From<Refused> for Problem {
                 Problem::bad("bad-request", detail)
             }
             Refused::Rejected(reason) => reason.into(),
+            Refused::Membership(node, unfit) => membership(node, unfit),
         }
+    }
+}
+
+fn membership(node: NodeId, unfit: Unfit) -> Problem {
+    let conflict = |slug, detail| Problem::new(StatusCode::CONFLICT, slug, detail);
+    match unfit {
+        Unfit::Unknown => Problem::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            format!("no member of this pool has the id {node}: GET /v1/pool lists them"),
+        ),
+        Unfit::Oneself => Problem::bad(
+            "bad-request",
+            "a node does not evict itself: ask another member to, or let it retire",
+        ),
+        Unfit::Alive => conflict(
+            "member-alive",
+            format!(
+                "{node} was heard of a moment ago: stop it, or let it retire. With force it is evicted all the same, and                  joins again under a new id"
+            ),
+        ),
+        Unfit::NoMajority => conflict(
+            "no-majority",
+            format!(
+                "without {node} those who remain are no majority: others elsewhere could decide without them. With force it                  is evicted all the same; then be sure that no other part of the pool does the like"
+            ),
+        ),
+        Unfit::Last => conflict("last-member", "this is the last member: its pool would go with it".to_string()),
+        Unfit::NotForClients => Problem::bad("bad-request", "only nodes make members"),
     }
 }
 

@@ -157,6 +157,9 @@ enum CommandBody<'a> {
     Patch(Change<'a>),
     Delete(Target<'a>),
     Add { node: String, name: &'a str, urls: &'a [String] },
+    Retire {},
+    Evict { node: String, force: bool },
+    Fence { node: String, held: String },
 }
 
 /// The document that a guard or a command names.
@@ -225,9 +228,12 @@ fn command<'a>(command: &'a Command<'_>) -> CommandBody<'a> {
         Command::Merge(doc, value) => CommandBody::Merge(change(doc, "value", value)),
         Command::Patch(doc, patch) => CommandBody::Patch(change(doc, "patch", patch)),
         Command::Delete(doc) => CommandBody::Delete(doc.into()),
-        Command::Add(newcomer) => {
+        Command::Add(newcomer, _) => {
             CommandBody::Add { node: newcomer.node.to_string(), name: &newcomer.name, urls: &newcomer.urls }
         }
+        Command::Retire => CommandBody::Retire {},
+        Command::Evict(eviction) => CommandBody::Evict { node: eviction.node.to_string(), force: eviction.force },
+        Command::Fence(node, held) => CommandBody::Fence { node: node.to_string(), held: held.to_string() },
     }
 }
 

@@ -109,6 +109,7 @@ impl Sight {
                 Standing::Joining => "joining",
                 Standing::CatchingUp => "catching-up",
                 Standing::Member => "member",
+                Standing::Retired => "retired",
             },
             "clock": self.clock.to_string(),
             "cut": self.cut,

@@ -86,7 +86,7 @@ impl Log {
         match record {
             Record::Identity(identity) => self.identity = Some(identity.clone()),
             Record::Op(op) => self.op(op),
-            Record::Ceiling(_) => {}
+            Record::Ceiling(_) | Record::Frontier(_) => {}
             Record::Orphan(_) => self.orphans += 1,
             Record::Forget => {
                 self.end();

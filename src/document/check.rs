@@ -74,11 +74,14 @@ fn check_command(body: &Body<'_>, command: &Command<'_>) -> Result<(), Fault> {
         Command::Patch(_, text) if !json::is_canonical(text) => Err(Fault::NotCanonical),
         Command::Patch(_, text) => Patch::parse(text).map(drop).map_err(Fault::BadPatch),
         Command::Put(..) | Command::Merge(..) | Command::Delete(_) => Ok(()),
-        Command::Add(newcomer) => {
-            let alone = body.commands.len() == 1 && body.guards.is_empty() && body.key.is_none();
-            if alone { check_newcomer(newcomer) } else { Err(Fault::NotAlone) }
-        }
+        Command::Add(newcomer, _) => alone(body).and_then(|()| check_newcomer(newcomer)),
+        Command::Retire | Command::Evict(_) | Command::Fence(..) => alone(body),
     }
+}
+
+fn alone(body: &Body<'_>) -> Result<(), Fault> {
+    let alone = body.commands.len() == 1 && body.guards.is_empty() && body.key.is_none();
+    if alone { Ok(()) } else { Err(Fault::NotAlone) }
 }
 
 fn check_name(doc: &DocKey<'_>) -> Result<(), Fault> {

@@ -15,6 +15,6 @@ mod workbench;
 
 pub use changes::{CHANGES_MAX, Change, Changes};
 pub use check::{Fault, URLS_MAX, check, check_collection, check_id, check_newcomer};
-pub use state::{Member, State, Verdict, View, Work};
+pub use state::{State, Verdict, View, Work};
 pub use text::Text;
 pub use workbench::Reason;

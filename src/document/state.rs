@@ -20,18 +20,17 @@ use super::{
     workbench::{KEYS, Reason, Workbench},
 };
 use crate::{
-    op::{Body, Command, DocKey, NodeId, Op, OpId, Stamp},
+    op::{Body, Command, DocKey, Op, OpId, Stamp},
     plant::{Rule, left_out},
 };
 
-/// The documents and the member list, as all held ops make them.
+/// The documents, as all held ops make them.
 #[derive(Debug, Default)]
 pub struct State {
     collections: BTreeMap<Arc<str>, Collection>,
     /// How many documents exist now.
     count: usize,
     rejected: Rejected,
-    members: BTreeMap<NodeId, Member>,
     changes: Changes,
     digest: u64,
     work: Work,
@@ -47,17 +46,6 @@ struct Collection {
 
 /// How many ops are folded at once when all are folded anew.
 const REFOLD_BATCH: usize = 4_096;
-
-/// A member, as its `Add` describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The stamp of the first op that added it.
-    pub added: Stamp,
-    /// Its name, for people.
-    pub name: String,
-    /// Where it can be dialled.
-    pub urls: Vec<String>,
-}
 
 /// How much work the fold has done since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,12 +113,9 @@ impl State {
         if !linked.is_empty() {
             self.replay_linked(linked);
         }
-        for (op, body) in batch.iter().zip(&bodies) {
-            body.commands.iter().for_each(|command| self.add_member(op.stamp(), command));
-        }
     }
 
-    /// Takes all documents and members away. Places in the changes go on rising, so that who follows them learns that
+    /// Takes all documents away. Places in the changes go on rising, so that who follows them learns that
     /// he must start over.
     pub fn clear(&mut self) {
         *self = State { changes: self.changes.broken_off(), ..State::default() };
@@ -239,11 +224,6 @@ impl State {
             document.text = Some(Text::own("\"spoilt\"".to_string()));
         }
         self.note(&key, before);
-    }
-
-    /// The member list.
-    pub fn members(&self) -> &BTreeMap<NodeId, Member> {
-        &self.members
     }
 
     /// The last changes.
@@ -383,15 +363,6 @@ impl State {
         collection.count = collection.count + is - was;
         self.count = self.count + is - was;
         self.changes.push(Change { collection: name, id: CompactString::new(&key.id), before });
-    }
-
-    /// Two sponsors may add one node: the `Add` that is first in the order counts, in whichever order they come.
-    fn add_member(&mut self, stamp: Stamp, command: &Command<'_>) {
-        let Command::Add(newcomer) = command else { return };
-        if self.members.get(&newcomer.node).is_none_or(|member| stamp < member.added) {
-            let member = Member { added: stamp, name: newcomer.name.to_string(), urls: newcomer.urls.clone() };
-            self.members.insert(newcomer.node, member);
-        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     op::{Hash, Head, Newcomer, NodeId, Op, OpId, Stamp, TIME_MAX},
     plant::{Rule, left_out},
     record::Record,
-    wire::{Beat, Hello, Message, Pulse, Refusal, Why, WireError},
+    wire::{Announcement, Beat, Hello, Message, Pulse, Refusal, Why, WireError},
 };
 
 /// Between two beats on a link, in milliseconds.
@@ -24,6 +24,9 @@ pub const SILENCE_MS: u64 = 5_000;
 pub const TIME_LEAP_MAX: u64 = 1 << 32;
 /// Most links at once, identified or not, whatever the size of the pool.
 pub const OPEN_MAX: usize = 64;
+/// How long announcements are made at once for somebody who waits. What has not become final by then hangs on a member
+/// that is away, and the beats will do.
+const HASTE_MS: u64 = 2_000;
 /// A link is kept at least this long, or two nodes could drop what the other has just opened, over and over.
 const KEEP_MS: u64 = 2_000;
 /// Most addresses of others that a refusal names.
@@ -44,6 +47,7 @@ impl Replica {
         let now_ms = self.now.mono_ms;
         self.found_if_none();
         self.caught_up();
+        self.leave_if_cast_out();
         if self.ready && !self.orphans.is_empty() {
             self.issue_orphans();
             self.pump_all();
@@ -54,7 +58,10 @@ impl Replica {
         if now_ms >= self.beat_ms {
             self.beat_ms = now_ms + BEAT_MS;
             self.ask_or_sponsor();
+            self.replace_predecessors();
+            self.part_from_evicted();
             self.beat();
+            self.record_frontier();
         }
         self.shed();
         self.dial();
@@ -131,7 +138,10 @@ impl Replica {
             // Between two nodes that both look for a pool there is nothing to say but hello.
             _ if self.pool.is_none() => {}
             Message::Heads(heads) => self.on_heads(link, &heads),
-            Message::Ops(ops, heads) => self.on_ops(link, ops, &heads),
+            Message::Ops(ops, heads, pulses) => {
+                self.on_ops(link, ops, &heads);
+                self.on_pulses(link, &pulses);
+            }
             Message::Beat(beat) => self.on_beat(link, &beat),
         }
     }
@@ -166,7 +176,7 @@ impl Replica {
         } else {
             self.hear_clock(clock);
         }
-        if !peer_is_member && self.ready && !self.state.members().contains_key(&sponsored.node) {
+        if !peer_is_member && self.ready && !self.roster.knows(sponsored.node) {
             self.add(sponsored);
         }
         if self.pool.is_some() && (first || asks) {
@@ -185,6 +195,9 @@ impl Replica {
                 self.peers.is_oneself(&url);
             }
             return Some((Why::Oneself, "it is this node itself".into()));
+        }
+        if let Some(detail) = self.goes_on_without(hello.node) {
+            return Some((Why::Evicted, detail));
         }
         let name = |pool: &Option<(crate::op::PoolId, String)>| pool.as_ref().map(|(_, name)| name.clone());
         let wrong_name = |wanted: &Option<String>, offered: Option<String>| matches!((wanted, offered), (Some(wanted), Some(offered)) if *wanted != offered);
@@ -252,6 +265,9 @@ impl Replica {
 
     fn on_refusal(&mut self, link: LinkId, refusal: &Refusal) {
         let benign = matches!(refusal.why, Why::Double | Why::Oneself);
+        if refusal.why == Why::Evicted && self.believes(link) {
+            return self.be_reborn(format!("the pool goes on without {}, which comes back as another", self.config.node));
+        }
         refusal.try_instead.iter().take(TRY_INSTEAD_MAX).for_each(|url| self.peers.give(url));
         self.drop_link(link, (!benign).then(|| format!("it refused: {}", refusal.detail)));
     }
@@ -263,7 +279,7 @@ impl Replica {
         }
         let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
         // A stranger's word alone does not make a node give itself up.
-        if peer.is_some_and(|peer| self.state.members().contains_key(&peer))
+        if peer.is_some_and(|peer| self.roster.knows(peer) && !self.roster.is_gone(peer))
             && let Some(why) = self.doubt(heads)
         {
             return self.be_reborn(why);
@@ -310,6 +326,9 @@ impl Replica {
         self.counters.heard += coming.len() as u64;
         let mut wrong = None;
         while let Some(op) = coming.pop_front() {
+            if self.is_closed_to(link, op.origin()) {
+                continue;
+            }
             match self.place(&op) {
                 Place::Next => {
                     self.append(&op, Some(link), self.log.head(op.origin()).extended(&op));
@@ -342,6 +361,9 @@ impl Replica {
     pub(super) fn place(&self, op: &Op) -> Place {
         let OpId { origin, seq } = op.id();
         let held = self.log.head(origin).seq;
+        if self.roster.is_retired(origin) && seq > held {
+            return Place::Wrong("its origin has retired");
+        }
         if seq <= held {
             return Place::Held;
         }
@@ -391,6 +413,8 @@ impl Replica {
         self.tips.insert(origin, seq);
         self.effects.push(Effect::Store(Record::Op(op.clone())));
         self.log.append(op.clone(), head);
+        self.roster_moved |= self.roster.take(op);
+        self.finality.follow(op);
         for (id, link) in &mut self.links {
             if from == Some(*id) {
                 link.peer_sent(op);
@@ -414,6 +438,8 @@ impl Replica {
             return;
         }
         self.ready = true;
+        // It holds all that its sponsor did, so what was final there is so here.
+        self.finality.reach(self.roster.joined_at(self.config.node));
         self.links.values_mut().for_each(|link| link.catch_up = None);
         self.announce();
     }
@@ -424,17 +450,14 @@ impl Replica {
             return self.refuse(link, Why::Broken, detail);
         }
         self.hear_clock(beat.clock);
-        for (node, pulse) in beat.pulses.iter().take(HEADS_MAX) {
-            if self.state.members().contains_key(node) && *node != self.config.node {
-                let (known, heard_ms) = self.pulses.entry(*node).or_default();
-                if pulse.count > known.count {
-                    (*known, *heard_ms) = (*pulse, self.now.mono_ms);
-                }
-            }
-        }
+        self.on_pulses(link, &beat.pulses);
         let digest = self.log.digest();
         if beat.digest == digest && beat.state != self.state.digest() {
             self.on_discrepancy(digest);
+        }
+        let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
+        if beat.digest == digest && self.ready && peer.is_some_and(|peer| !self.roster.is_gone(peer)) {
+            self.finality.reach(beat.frontier);
         }
         let Some(found) = self.links.get_mut(&link) else { return };
         let still = found.differed == Some(digest) || self.early.len() > 0;
@@ -446,6 +469,80 @@ impl Replica {
             // Nothing came for a whole beat, and yet the logs differ: something this node was sent is lost.
             self.counters.repairs += 1;
             self.say_heads(link);
+        }
+    }
+
+    /// Members announce how far they are; what is new is passed on, at once if somebody waits for it.
+    fn on_pulses(&mut self, link: LinkId, pulses: &[(NodeId, Pulse)]) {
+        let from = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
+        for (node, pulse) in pulses.iter().take(HEADS_MAX) {
+            let said = Announcement { wanted: pulse.said.wanted.min(self.clock), ..pulse.said };
+            let far = said.clock.max(said.complete) > self.clock.saturating_add(TIME_LEAP_MAX);
+            if far || *node == self.config.node || !self.roster.knows(*node) {
+                continue;
+            }
+            let (known, heard_ms) = self.pulses.entry(*node).or_default();
+            if pulse.count > known.count {
+                (*known, *heard_ms) = (*pulse, self.now.mono_ms);
+                self.finality.hear(*node, said);
+                self.hurry(said.wanted);
+                self.hear_clock(said.clock);
+                // Where every pair is linked, the others hear it from the member itself.
+                let whole = self.roster.present().count() <= FULL_MESH_MAX && from == Some(*node);
+                if self.is_hasty() && !whole {
+                    self.links.iter_mut().filter(|(id, _)| **id != link).for_each(|(_, link)| link.hasty = true);
+                }
+            }
+            if let Some(link) = self.links.get_mut(&link) {
+                let sent = link.pulses.entry(*node).or_default();
+                *sent = pulse.count.max(*sent);
+            }
+        }
+    }
+
+    /// Somebody waits until everything up to this time is final.
+    pub(super) fn hurry(&mut self, time: u64) {
+        if time > self.finality.wanted {
+            self.finality.wanted = time;
+            self.finality.hasty_until_ms = self.now.mono_ms + HASTE_MS;
+        }
+    }
+
+    /// Whether somebody waits for something that is not final yet.
+    fn is_hasty(&self) -> bool {
+        self.finality.wanted > self.finality.frontier && self.now.mono_ms < self.finality.hasty_until_ms
+    }
+
+    /// Announces how far this node is, if somebody waits for it; else that goes with the next beat.
+    pub(super) fn announce_in_haste(&mut self) {
+        let (said, last) = (self.announcement(), self.finality.announced);
+        // An op of its own tells the others its time itself.
+        let clock = self.log.last_of(self.config.node).map_or(0, Op::time).max(last.clock);
+        let news = said.complete > last.complete || said.wanted > last.wanted || said.clock > clock;
+        if self.ready && news && self.is_hasty() {
+            self.speak();
+            self.links.values_mut().for_each(|link| link.hasty = true);
+        }
+        if self.links.values().any(|link| link.hasty) {
+            self.pump_all();
+        }
+    }
+
+    /// Puts what this node can promise now into its pulse.
+    fn speak(&mut self) {
+        let said = self.announcement();
+        self.finality.announced = said;
+        let (pulse, heard_ms) = self.pulses.entry(self.config.node).or_default();
+        *pulse = Pulse { count: (self.run, pulse.count.1 + 1), said };
+        *heard_ms = self.now.mono_ms;
+    }
+
+    /// Notes now and then how far everything is final, so that a restart does not begin from nothing.
+    fn record_frontier(&mut self) {
+        let frontier = self.finality.frontier;
+        if frontier > self.finality.recorded {
+            self.finality.recorded = frontier;
+            self.effects.push(Effect::Store(Record::Frontier(frontier)));
         }
     }
 
@@ -473,8 +570,8 @@ impl Replica {
                 self.links.iter().filter(|(_, link)| link.is_greeted()).map(|(id, _)| *id).collect();
             greeted.into_iter().for_each(|link| self.say_hello(link));
         }
-        let members = self.state.members();
-        let outside = |peer: &&Hello| self.ready && !members.contains_key(&peer.node);
+        // One who says it is a member has an `Add`, which comes, or hangs on someone who was cut off.
+        let outside = |peer: &&Hello| self.ready && !peer.member && !self.roster.knows(peer.node);
         let newcomers: Vec<Newcomer<'static>> = self
             .links
             .values()
@@ -491,28 +588,21 @@ impl Replica {
     /// Sends a beat on every link, with the signs of life that are new to the peer.
     fn beat(&mut self) {
         let now_ms = self.now.mono_ms;
-        if now_ms >= self.pulse_ms && self.is_member() {
+        if now_ms >= self.pulse_ms && self.ready {
             self.pulse_ms = now_ms + self.pulse_every();
-            let (pulse, heard_ms) = self.pulses.entry(self.config.node).or_default();
-            (pulse.count, *heard_ms) = (pulse.count + 1, now_ms);
-        }
-        if let Some((pulse, _)) = self.pulses.get_mut(&self.config.node) {
-            pulse.clock = self.clock;
+            self.speak();
         }
         let (clock, digest, state) = (self.clock, self.log.digest(), self.state.digest());
+        let frontier = self.finality.frontier;
         for (id, link) in self.links.iter_mut().filter(|(_, link)| link.peer.is_some()) {
-            let news = |(node, (pulse, _)): (&NodeId, &(Pulse, u64))| {
-                (link.pulses.get(node).is_none_or(|sent| *sent < pulse.count)).then_some((*node, *pulse))
-            };
-            let pulses: Vec<(NodeId, Pulse)> = self.pulses.iter().filter_map(news).collect();
-            link.pulses.extend(pulses.iter().map(|(node, pulse)| (*node, pulse.count)));
-            self.effects.push(Effect::Send(*id, Message::Beat(Beat { clock, digest, state, pulses })));
+            let pulses = link.news(self.pulses.iter().map(|(node, (pulse, _))| (node, pulse)));
+            self.effects.push(Effect::Send(*id, Message::Beat(Beat { clock, digest, state, frontier, pulses })));
         }
     }
 
     /// Between two pulses of a member: the larger the pool, the fewer, so that a link carries no more of them.
     pub(super) fn pulse_every(&self) -> u64 {
-        BEAT_MS * (self.state.members().len() as u64).div_ceil(16)
+        BEAT_MS * (self.roster.present().count() as u64).div_ceil(16)
     }
 
     fn dial(&mut self) {
@@ -527,7 +617,7 @@ impl Replica {
             now_ms: self.now.mono_ms,
             node,
             joining: !self.ready,
-            members: self.state.members(),
+            members: self.roster.present().collect(),
             linked,
             linked_urls,
             dialled: self.links.values().filter(|link| link.dialled.is_some()).count(),
@@ -540,7 +630,7 @@ impl Replica {
     /// of a healed partition find each other however many links each node has, and no node fills up with links: there
     /// is always room for one that has none.
     fn shed(&mut self) {
-        if self.state.members().len() <= FULL_MESH_MAX {
+        if self.roster.present().count() <= FULL_MESH_MAX {
             return;
         }
         let introduced = self.links.iter().filter(|(_, link)| link.peer.is_some());
@@ -568,7 +658,7 @@ impl Replica {
             if self.links.is_empty() && !self.is_member() && !self.log.is_empty() {
                 // Where all members were this node itself, nobody can send what its disk has lost: what rests on that is
                 // issued again.
-                if self.state.members().values().all(|member| member.urls == self.config.urls) {
+                if self.roster.all().values().all(|member| member.urls == self.config.urls) {
                     self.orphans.extend(self.early.take_all());
                 }
                 self.add_oneself();
@@ -620,14 +710,16 @@ impl Replica {
 
     fn pump(&mut self, link: LinkId) {
         let Some(found) = self.links.get_mut(&link) else { return };
-        if let Some(batch) = found.next_batch(&self.log) {
+        let pulses = self.pulses.iter().map(|(node, (pulse, _))| (node, pulse));
+        if let Some(batch) = found.next_batch(&self.log, pulses) {
             self.effects.push(Effect::Send(link, batch));
         }
     }
 
     pub(super) fn pump_all(&mut self) {
         for (id, link) in &mut self.links {
-            if let Some(batch) = link.next_batch(&self.log) {
+            let pulses = self.pulses.iter().map(|(node, (pulse, _))| (node, pulse));
+            if let Some(batch) = link.next_batch(&self.log, pulses) {
                 self.effects.push(Effect::Send(*id, batch));
             }
         }
@@ -644,7 +736,7 @@ impl Replica {
 
     fn alternatives(&mut self) -> Vec<String> {
         let node = self.config.node;
-        let others = self.state.members().iter().filter(|(id, _)| **id != node);
+        let others = self.roster.present().filter(|(id, _)| **id != node);
         let mut urls: Vec<String> = others.filter_map(|(_, member)| member.urls.first().cloned()).collect();
         self.rng.shuffle(&mut urls);
         urls.truncate(TRY_INSTEAD_MAX);

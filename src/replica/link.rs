@@ -3,12 +3,15 @@
 //! A link keeps no queue. It keeps a seq an origin and reads the log; while a batch is on its way to the socket
 //! nothing more is made for it, so a slow peer costs no memory and a fast one gets small batches at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use super::log::Log;
 use crate::{
     op::{Hash, Head, NodeId, Op},
-    wire::{BATCH_BYTES, Hello, Message},
+    wire::{BATCH_BYTES, Hello, Message, Pulse},
 };
 
 /// Names a link; the shell counts them up.
@@ -30,7 +33,9 @@ pub(super) struct Link {
     /// Whether the last batch has left.
     pub(super) writable: bool,
     /// The counts of the pulses it was sent.
-    pub(super) pulses: BTreeMap<NodeId, u64>,
+    pub(super) pulses: BTreeMap<NodeId, (u64, u64)>,
+    /// Whether there is an announcement that must not wait for the next beat.
+    pub(super) hasty: bool,
     /// What the peer, a member, held when they met; kept while this node catches up, to tell how far it is.
     pub(super) catch_up: Option<Vec<(NodeId, u64)>>,
     /// How many of this node's own ops the peer has said that it holds.
@@ -50,6 +55,7 @@ impl Link {
             behind: BTreeSet::new(),
             writable: true,
             pulses: BTreeMap::new(),
+            hasty: false,
             catch_up: None,
             holds_own: 0,
             differed: None,
@@ -96,9 +102,28 @@ impl Link {
         !self.writable || !self.behind.is_empty()
     }
 
-    /// The next batch of what the peer lacks, in stamp order, if it can be sent now.
-    pub(super) fn next_batch(&mut self, log: &Log) -> Option<Message> {
-        let sent = self.sent.as_mut().filter(|_| self.writable && !self.behind.is_empty())?;
+    /// The pulses of these members that the peer was not sent yet; from now on it was.
+    pub(super) fn news<'p>(&mut self, pulses: impl Iterator<Item = (&'p NodeId, &'p Pulse)>) -> Vec<(NodeId, Pulse)> {
+        let new = |(node, pulse): (&NodeId, &Pulse)| {
+            self.pulses.get(node).is_none_or(|sent| *sent < pulse.count).then_some((*node, *pulse))
+        };
+        let news: Vec<(NodeId, Pulse)> = pulses.filter_map(new).collect();
+        self.pulses.extend(news.iter().map(|(node, pulse)| (*node, pulse.count)));
+        news
+    }
+
+    /// The next batch of what the peer lacks, in stamp order, and the announcements that go with it, if it can be sent
+    /// now.
+    pub(super) fn next_batch<'p>(
+        &mut self,
+        log: &Log,
+        pulses: impl Iterator<Item = (&'p NodeId, &'p Pulse)>,
+    ) -> Option<Message> {
+        if !self.writable || self.sent.is_none() || (self.behind.is_empty() && !self.hasty) {
+            return None;
+        }
+        let news = if mem::take(&mut self.hasty) { self.news(pulses) } else { Vec::new() };
+        let sent = self.sent.as_mut()?;
         let known = self.behind.iter().map(|origin| (*origin, sent.get(origin).copied().unwrap_or(0)));
         let (mut ops, mut bytes) = (Vec::new(), 0);
         for op in log.beyond(known) {
@@ -111,12 +136,12 @@ impl Link {
         let last: BTreeMap<NodeId, u64> = ops.iter().map(|op: &Op| (op.origin(), op.id().seq)).collect();
         sent.extend(&last);
         self.behind.retain(|origin| log.head(*origin).seq > sent.get(origin).copied().unwrap_or(0));
-        if ops.is_empty() {
+        if ops.is_empty() && news.is_empty() {
             return None;
         }
         self.writable = false;
         let head = |(origin, seq)| Some((origin, Head { seq, hash: log.hash_at(origin, seq)? }));
         let heads = last.into_iter().filter_map(head).collect();
-        Some(Message::Ops(ops, heads))
+        Some(Message::Ops(ops, heads, news))
     }
 }

@@ -72,6 +72,11 @@ impl Log {
         self.chains.get(&id.origin)?.ops.get(index)
     }
 
+    /// The last op of `origin`, if any is held.
+    pub fn last_of(&self, origin: NodeId) -> Option<&Op> {
+        self.chains.get(&origin)?.ops.back()
+    }
+
     /// The running hash of `origin` at `seq`, if it is held as far as that.
     pub fn hash_at(&self, origin: NodeId, seq: u64) -> Option<Hash> {
         if seq == 0 {

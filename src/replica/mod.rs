@@ -4,26 +4,31 @@
 //! one event and the time, and returns effects; the shell and the simulator carry them out alike.
 
 mod early;
+mod finality;
 mod gossip;
 mod link;
 mod log;
+mod membership;
 mod outbox;
 mod peers;
 mod rebirth;
 mod recovery;
+mod roster;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use early::{EARLY_BYTES_MAX, EARLY_OPS_MAX};
+pub use finality::Holdup;
 pub use link::LinkId;
 pub use log::Log;
 pub use outbox::Outbox;
 pub use peers::{DIALLED_MAX, FULL_MESH_MAX, LINKS_MAX};
 pub use recovery::Recovery;
+pub use roster::{Assembly, Member, Roster};
 pub use status::{LinkState, MemberStatus};
 
-use self::{early::Early, link::Link, peers::Peers};
+use self::{early::Early, finality::Finality, link::Link, peers::Peers};
 use crate::{
     document::{Fault, Reason, State, Verdict, check},
     op::{Body, Command, DRAFT_BYTES_MAX, DocKey, Guard, Hash, Newcomer, NodeId, Op, OpError, OpId, PoolId, Stamp},
@@ -92,6 +97,8 @@ pub enum Event {
     Join(String),
     /// An operator cuts the links, or joins them again.
     Cut(bool),
+    /// Somebody waits until everything up to this time is final.
+    Hurry(u64),
     /// A link came about; with the URL if this node dialled it.
     Opened(LinkId, Option<String>),
     /// A dial came to nothing.
@@ -135,6 +142,8 @@ pub struct Receipt {
     pub documents: Vec<(DocKey<'static>, Option<Version>)>,
     /// Whether the first of these documents came to be with this op.
     pub created: bool,
+    /// Whether the verdict can no longer change.
+    pub is_final: bool,
 }
 
 /// Why an op was not issued. Nothing was changed.
@@ -154,6 +163,25 @@ pub enum Refused {
     Op(OpError),
     /// The disk has no room for it.
     DiskFull,
+    /// The member list cannot be changed like this.
+    Membership(NodeId, Unfit),
+}
+
+/// Why a change of the member list was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// Nobody of this id ever was a member.
+    Unknown,
+    /// A node does not evict itself: it retires.
+    Oneself,
+    /// The member was heard of a moment ago.
+    Alive,
+    /// Those who would remain are no majority.
+    NoMajority,
+    /// The last member does not leave: the pool would go with it.
+    Last,
+    /// Only nodes make members.
+    NotForClients,
 }
 
 /// How far a node is in becoming a member.
@@ -165,6 +193,8 @@ pub enum Standing {
     CatchingUp,
     /// It takes reads and writes.
     Member,
+    /// It has left the pool.
+    Retired,
 }
 
 /// How many things happened since the start.
@@ -202,6 +232,12 @@ pub struct Replica {
     ceiling: u64,
     log: Log,
     state: State,
+    roster: Roster,
+    /// Whether the roster has changed since the last look at what it means.
+    roster_moved: bool,
+    finality: Finality,
+    /// The first part of its pulses' counts.
+    run: u64,
     early: Early,
     /// Heads that grew since this node's last op: the `seen` of its next.
     unseen: BTreeMap<NodeId, u64>,
@@ -243,6 +279,10 @@ impl Replica {
             ceiling: 0,
             log: Log::default(),
             state: State::default(),
+            roster: Roster::default(),
+            roster_moved: false,
+            finality: Finality::default(),
+            run: 0,
             early: Early::default(),
             unseen: BTreeMap::new(),
             tips: BTreeMap::new(),
@@ -278,6 +318,7 @@ impl Replica {
             Event::Submit(ticket, draft) => self.on_submit(ticket, draft),
             Event::Join(url) => self.on_join(&url),
             Event::Cut(cut) => self.on_cut(cut),
+            Event::Hurry(time) => self.hurry(time.min(self.clock)),
             Event::Opened(link, dialled) => self.on_opened(link, dialled),
             Event::DialFailed(url, why) => self.peers.dialled(&url, now.mono_ms, Some(why), &mut self.rng),
             Event::Heard(link, message) => self.on_heard(link, message),
@@ -285,6 +326,8 @@ impl Replica {
             Event::Flushed(link) => self.on_flushed(link),
             Event::Closed(link) => self.on_closed(link),
         }
+        self.advance();
+        self.announce_in_haste();
         self.reserve();
         std::mem::take(&mut self.effects)
     }
@@ -320,6 +363,7 @@ impl Replica {
     fn forget(&mut self) {
         self.log = Log::default();
         self.state.clear();
+        (self.roster, self.roster_moved, self.finality) = (Roster::default(), true, Finality::default());
         self.early = Early::default();
         self.tips.clear();
         self.unseen.clear();
@@ -343,6 +387,7 @@ impl Replica {
         if !self.ready {
             return Err(Refused::NotReady);
         }
+        draft.commands.iter().try_for_each(|command| self.admit(command))?;
         if let Some(first) = draft.key.as_ref().and_then(|key| self.state.first_with_key(key)) {
             let held = self.log.get(first).expect("the documents hold only ops of the log").body();
             let same = held.guards == draft.guards && held.commands == draft.commands;
@@ -364,8 +409,34 @@ impl Replica {
             self.state.judge(&op).map_err(Refused::Rejected)?;
         }
         self.issue(&op);
+        self.advance();
         let receipt = self.receipt(op.id()).expect("issued just now");
         Ok(Receipt { created, ..receipt })
+    }
+
+    /// Whether a client may ask for this change of the member list, as things stand.
+    fn admit(&self, command: &Command<'_>) -> Result<(), Refused> {
+        let (node, own) = match command {
+            Command::Evict(eviction) => (eviction.node, self.config.node),
+            Command::Retire if self.roster.present().count() > 1 => return Ok(()),
+            Command::Retire => return Err(Refused::Membership(self.config.node, Unfit::Last)),
+            Command::Add(newcomer, _) => return Err(Refused::Membership(newcomer.node, Unfit::NotForClients)),
+            Command::Fence(node, _) => return Err(Refused::Membership(*node, Unfit::NotForClients)),
+            Command::Put(..) | Command::Merge(..) | Command::Patch(..) | Command::Delete(_) => return Ok(()),
+        };
+        let forced = matches!(command, Command::Evict(eviction) if eviction.force);
+        let unfit = if !self.roster.knows(node) {
+            Unfit::Unknown
+        } else if node == own {
+            Unfit::Oneself
+        } else if !forced && !self.roster.is_gone(node) && self.is_heard(node) {
+            Unfit::Alive
+        } else if !forced && !self.roster.leaves_majority(node, self.reach()) {
+            Unfit::NoMajority
+        } else {
+            return Ok(());
+        };
+        Err(Refused::Membership(node, unfit))
     }
 
     fn body<'a>(&self, key: Option<String>, guards: Vec<Guard<'a>>, commands: Vec<Command<'a>>) -> Body<'a> {
@@ -378,6 +449,16 @@ impl Replica {
         Op::encode(OpId { origin, seq: self.log.head(origin).seq + 1 }, self.clock + 1, body)
     }
 
+    /// Issues an op of one command about members.
+    fn issue_alone(&mut self, command: Command<'static>) {
+        let body = self.body(None, Vec::new(), vec![command]);
+        if check(&body).is_ok()
+            && let Ok(op) = self.next_op(&body)
+        {
+            self.issue(&op);
+        }
+    }
+
     /// Takes an own op into the log and the documents.
     fn issue(&mut self, op: &Op) {
         self.takes_back = false;
@@ -388,7 +469,7 @@ impl Replica {
     /// Whether it is to found a pool if there is none. Not with the ops of a pool whose name a damaged journal has lost:
     /// its other members are there, and take this node in when they dial it.
     fn may_found(&self) -> bool {
-        self.pool.is_none() && self.config.found && self.state.members().len() < 2
+        self.pool.is_none() && self.config.found && self.roster.all().len() < 2
     }
 
     /// Founds the pool, with this node as its first member.
@@ -407,16 +488,11 @@ impl Replica {
     }
 
     fn add(&mut self, newcomer: Newcomer<'_>) {
-        let body = self.body(None, Vec::new(), vec![Command::Add(newcomer)]);
-        if check(&body).is_ok()
-            && let Ok(op) = self.next_op(&body)
-        {
-            self.issue(&op);
-        }
+        self.issue_alone(Command::Add(newcomer, self.finality.frontier).into_owned());
     }
 
     fn is_member(&self) -> bool {
-        self.state.members().contains_key(&self.config.node)
+        self.roster.knows(self.config.node)
     }
 
     /// The receipt of an op as it stands, if the op is held.
@@ -432,7 +508,8 @@ impl Replica {
         });
         let documents = documents.collect();
         let verdict = self.state.verdict(op.stamp());
-        Some(Receipt { op: id, stamp: op.stamp(), verdict, documents, created: false })
+        let is_final = op.time() <= self.finality.frontier;
+        Some(Receipt { op: id, stamp: op.stamp(), verdict, documents, created: false, is_final })
     }
 
     /// How this node was set up.
@@ -466,7 +543,12 @@ impl Replica {
         &self.log
     }
 
-    /// The documents and the member list.
+    /// All that its log says of members.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// The documents.
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -479,6 +561,11 @@ impl Replica {
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Whether it has yet to issue again what it issued under an earlier id.
+    pub fn has_orphans(&self) -> bool {
+        !self.orphans.is_empty()
     }
 
     /// How many ops wait for others.
@@ -494,6 +581,7 @@ impl Replica {
     /// How far it is in becoming a member.
     pub fn standing(&self) -> Standing {
         match (self.ready, &self.pool) {
+            _ if self.roster.is_retired(self.config.node) => Standing::Retired,
             (true, _) => Standing::Member,
             (false, Some(_)) => Standing::CatchingUp,
             (false, None) => Standing::Joining,

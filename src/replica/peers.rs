@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::roster::Member;
 use crate::{
-    document::{Member, URLS_MAX},
+    document::URLS_MAX,
     op::NodeId,
 };
 
@@ -53,8 +54,8 @@ pub(super) struct Situation<'a> {
     pub(super) node: NodeId,
     /// Whether it has not got into a pool yet: a link to another that has not either leads nowhere.
     pub(super) joining: bool,
-    /// The members, itself among them.
-    pub(super) members: &'a BTreeMap<NodeId, Member>,
+    /// The members that are present, itself among them.
+    pub(super) members: Vec<(&'a NodeId, &'a Member)>,
     /// The nodes it is linked to.
     pub(super) linked: BTreeSet<NodeId>,
     /// Their URLs: a node that came back under a new id is not dialled under its old one.

@@ -3,7 +3,7 @@
 
 use super::{Effect, Replica};
 use crate::{
-    op::{Command, Head, NodeId, Op},
+    op::{Command, Head, NodeId, Op, OpId},
     plant::{Rule, left_out},
     record::Record,
     wire::Why,
@@ -33,7 +33,7 @@ impl Replica {
     pub(super) fn be_reborn(&mut self, why: String) {
         let (node, Some(pool)) = (self.config.node, self.pool.clone()) else { return };
         let own: Vec<Op> = self.log.beyond(std::iter::once((node, 0))).cloned().collect();
-        let urls = self.state.members().values().flat_map(|member| member.urls.clone());
+        let urls = self.roster.present().map(|(_, member)| member).flat_map(|member| member.urls.clone());
         urls.for_each(|url| self.peers.give(&url));
         let links: Vec<_> = self.links.keys().copied().collect();
         links.into_iter().for_each(|link| self.refuse(link, Why::Fork, why.clone()));
@@ -47,13 +47,17 @@ impl Replica {
         self.enter(pool);
     }
 
-    /// Issues again what the pool does not hold of that which this node issued under earlier ids. Each op carries a key
-    /// that is made of the first one's bytes, so that it counts once however often this is done.
+    /// Issues again what the pool does not hold of that which this node issued under earlier ids: once it is sure that
+    /// the first op will never come from elsewhere, so that it counts once.
     pub(super) fn issue_orphans(&mut self) {
         for orphan in std::mem::take(&mut self.orphans) {
             let body = orphan.body();
             let shared = self.log.get(orphan.id()) == Some(&orphan);
-            if shared || body.commands.iter().any(|command| matches!(command, Command::Add(_))) {
+            if shared || body.commands.iter().any(Command::is_membership) {
+                continue;
+            }
+            if !self.is_settled(orphan.id()) {
+                self.orphans.push(orphan);
                 continue;
             }
             let again = || format!("again:{}", blake3::hash(orphan.bytes()).to_hex());
@@ -65,5 +69,13 @@ impl Replica {
                 self.issue(&op);
             }
         }
+    }
+
+    /// Whether an op that is not held here will never be: another has its place, or its origin has left and all that
+    /// anyone holds of it is here.
+    fn is_settled(&self, id: OpId) -> bool {
+        let origin = id.origin;
+        let left = self.roster.is_gone(origin) || !self.roster.knows(origin);
+        self.log.head(origin).seq >= id.seq || left && self.finality.assembly.pending.is_empty()
     }
 }

@@ -17,6 +17,7 @@ const BATCH: usize = 4_096;
 pub struct Recovery {
     replica: Replica,
     batch: Vec<Op>,
+    frontier: u64,
 }
 
 impl Recovery {
@@ -24,7 +25,7 @@ impl Recovery {
     pub fn new(config: Config) -> Recovery {
         let mut replica = Replica::new(config);
         replica.takes_back = true;
-        Recovery { replica, batch: Vec::with_capacity(BATCH) }
+        Recovery { replica, batch: Vec::with_capacity(BATCH), frontier: 0 }
     }
 
     /// Takes the next record.
@@ -37,9 +38,11 @@ impl Recovery {
                 // Ops that came after it were measured against a clock that beats had lifted, too.
                 self.replica.clock = self.replica.clock.max(time);
             }
+            Record::Frontier(time) => self.frontier = self.frontier.max(time),
             Record::Orphan(op) => self.replica.orphans.push(op),
             Record::Forget => {
                 self.batch.clear();
+                self.frontier = 0;
                 self.replica.forget();
                 self.replica.takes_back = true;
             }
@@ -58,10 +61,18 @@ impl Recovery {
             replica.forget();
         }
         if let Some(node) = anew {
+            // What is lost may have been final: how far it is, whoever lets it in says.
             replica.rename(node);
         } else {
-            replica.ready = replica.is_member();
+            replica.ready = replica.is_member() && !replica.roster.is_retired(replica.config.node);
+            let finality = &mut replica.finality;
+            finality.frontier = finality.frontier.max(self.frontier);
+            (finality.complete, finality.recorded) = (finality.frontier.max(finality.complete), finality.frontier);
         }
+        // Past all that was ever announced: so its pulses are newer than those of any run before.
+        replica.clock += 1;
+        replica.run = replica.clock;
+        replica.finality.before = replica.clock;
         self.replica
     }
 

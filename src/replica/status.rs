@@ -31,6 +31,8 @@ pub struct MemberStatus {
     pub link: LinkState,
     /// Whether a sign of life came lately, by any way.
     pub alive: bool,
+    /// Whether it is to be evicted, which is not effective yet.
+    pub evicted: bool,
     /// Its clock, as last heard.
     pub clock: u64,
     /// How far its ops are held here.
@@ -43,7 +45,7 @@ impl Replica {
     /// The member list, in the order of node ids.
     pub fn member_list(&self, mono_ms: u64) -> Vec<MemberStatus> {
         let patience_ms = 3 * self.pulse_every() + SILENCE_MS;
-        let members = self.state.members().iter();
+        let members = self.roster.present();
         members
             .map(|(node, member)| {
                 let oneself = *node == self.config.node;
@@ -57,14 +59,15 @@ impl Replica {
                     LinkState::None
                 };
                 let (pulse, heard_ms) = self.pulses.get(node).copied().unwrap_or_default();
-                let heard_ago_ms = (pulse.count > 0).then(|| mono_ms.saturating_sub(heard_ms));
+                let heard_ago_ms = (pulse.count > (0, 0)).then(|| mono_ms.saturating_sub(heard_ms));
                 MemberStatus {
                     node: *node,
                     name: member.name.clone(),
                     urls: member.urls.clone(),
                     link,
                     alive: oneself || link == LinkState::Linked || heard_ago_ms.is_some_and(|ago| ago < patience_ms),
-                    clock: if oneself { self.clock } else { pulse.clock },
+                    evicted: self.roster.is_evicted(*node),
+                    clock: if oneself { self.clock } else { pulse.said.clock },
                     head: self.log.head(*node),
                     heard_ago: if oneself { Some(Duration::ZERO) } else { heard_ago_ms.map(Duration::from_millis) },
                 }

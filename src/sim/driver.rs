@@ -75,6 +75,8 @@ pub struct Driver<'e> {
     pub(super) tally: Tally,
     pub(super) now_ms: u64,
     pub(super) stormy: bool,
+    /// Whether someone was evicted by force: done twice at once, on two sides of a partition, that makes two pools.
+    pub(super) forced: bool,
     workload: Workload,
     queue: BTreeMap<(u64, u64), Due>,
     scheduled: u64,
@@ -103,6 +105,7 @@ impl<'e> Driver<'e> {
             tally: Tally::default(),
             now_ms: 0,
             stormy: false,
+            forced: false,
             workload: Workload::new(plan.mix),
             queue: BTreeMap::new(),
             scheduled: 0,
@@ -436,7 +439,11 @@ impl<'e> Driver<'e> {
 
     fn watch(&mut self) -> Result<(), Violation> {
         let late = self.now_ms > self.calm_ms + CALM_MS;
-        let rests = self.starts == 0 && self.world.converged() && self.world.is_connected();
+        let mut rests = self.starts == 0 && self.world.converged() && self.world.is_connected();
+        if rests && !self.world.is_final() {
+            self.evict_the_dead()?;
+            rests = false;
+        }
         let settled = rests && self.rested;
         if !(late || settled) {
             // Links that have just come about need a moment to say what they hold.

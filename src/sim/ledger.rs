@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -12,11 +13,11 @@ use compact_str::CompactString;
 
 use super::Violation;
 use crate::{
-    document::Text,
-    op::{Head, NodeId, Op, OpId},
+    document::{Text, Verdict},
+    op::{Head, NodeId, Op, OpId, Stamp},
     record::Record,
     replica::{Effect, Replica},
-    wire::Message,
+    wire::{Message, Pulse},
 };
 
 /// All ops ever issued, by origin, and what each node has told anyone of itself.
@@ -27,6 +28,9 @@ pub struct Ledger {
     /// Ids under which a node came back from an old copy of its journal. It issues ops twice until it finds that out, so
     /// nothing is entered of it any more; that all agree in the end is checked all the same.
     old: BTreeSet<NodeId>,
+    /// The final ops of the pool, with their verdicts, as the node that first came so far has them; up to this time.
+    finals: BTreeMap<Stamp, (OpId, Verdict)>,
+    final_to: u64,
 }
 
 /// What a crash must not take back.
@@ -36,6 +40,14 @@ struct Told {
     seq: u64,
     /// The greatest time that was announced or issued.
     clock: u64,
+}
+
+impl Told {
+    fn promises(&mut self, by: NodeId, (node, pulse): &(NodeId, Pulse)) {
+        if *node == by {
+            (self.seq, self.clock) = (self.seq.max(pulse.said.seq), self.clock.max(pulse.said.clock));
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -54,6 +66,8 @@ pub struct Watch {
     ops: usize,
     /// How often the node has changed its id.
     reborn: u64,
+    /// Up to where all is final.
+    frontier: u64,
     /// How far the changes were followed, and what a subscriber who follows them holds.
     place: u64,
     follower: BTreeMap<(Arc<str>, CompactString), Text>,
@@ -68,6 +82,9 @@ impl Ledger {
         a_clock_never_goes_back(watch, replica)?;
         if replica.log().len() != watch.ops {
             self.check_log(watch, replica)?;
+        }
+        if replica.frontier() != watch.frontier && self.old.is_empty() {
+            self.check_finals(watch, replica)?;
         }
         a_subscriber_sees_every_change(watch, replica)
     }
@@ -90,6 +107,11 @@ impl Ledger {
             return Err(Violation { invariant: "a node never comes back below a time that it has told", detail });
         }
         self.chains.entry(node).or_default().truncate(seq as usize);
+        let gone = self.finals.iter().find(|(_, (id, _))| id.origin == node && id.seq > seq).map(|(stamp, _)| *stamp);
+        if let Some(gone) = gone {
+            self.finals.split_off(&gone);
+            self.final_to = self.finals.last_key_value().map_or(0, |(stamp, _)| stamp.time);
+        }
         Watch::default().anew(replica)
     }
 
@@ -99,8 +121,12 @@ impl Ledger {
         match effect {
             Effect::Receipt(_, Ok(receipt)) if receipt.op.origin == node => told.seq = told.seq.max(receipt.op.seq),
             Effect::Send(_, Message::Hello(hello)) => told.clock = told.clock.max(hello.clock),
-            Effect::Send(_, Message::Beat(beat)) => told.clock = told.clock.max(beat.clock),
-            Effect::Send(_, Message::Ops(ops, _)) => {
+            Effect::Send(_, Message::Beat(beat)) => {
+                told.clock = told.clock.max(beat.clock);
+                beat.pulses.iter().for_each(|pulse| told.promises(node, pulse));
+            }
+            Effect::Send(_, Message::Ops(ops, _, pulses)) => {
+                pulses.iter().for_each(|pulse| told.promises(node, pulse));
                 for op in ops.iter().filter(|op| op.origin() == node) {
                     (told.seq, told.clock) = (told.seq.max(op.id().seq), told.clock.max(op.time()));
                 }
@@ -120,19 +146,60 @@ impl Ledger {
         Ok(())
     }
 
+    /// What has become final is what became final elsewhere, in the same order and with the same verdicts.
+    fn check_finals(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
+        let (from, to) = (watch.frontier, replica.frontier());
+        if to < from {
+            return violated("the frontier never goes back", format!("it went from {from} to {to}"));
+        }
+        let behind = |time| Stamp { time, origin: NodeId(uuid::Uuid::max()) };
+        let ops = replica.log().after(behind(from), None).take_while(|op| op.time() <= to);
+        let new: BTreeMap<Stamp, (OpId, Verdict)> =
+            ops.map(|op| (op.stamp(), (op.id(), replica.state().verdict(op.stamp())))).collect();
+        let known = self.finals.range((Bound::Excluded(behind(from)), Bound::Included(behind(to.min(self.final_to)))));
+        let here = new.range(..=behind(self.final_to));
+        if !known.clone().eq(here.clone()) {
+            let known: Vec<_> = known.filter(|(stamp, known)| new.get(stamp) != Some(known)).take(3).collect();
+            let here: Vec<_> = here.filter(|(stamp, here)| self.finals.get(stamp) != Some(here)).take(3).collect();
+            let detail = format!("from {from} to {to} another node has {known:?}, and {} has {here:?}", replica.node());
+            return violated("final ops are the same everywhere", detail);
+        }
+        self.finals.extend(new);
+        self.final_to = self.finals.last_key_value().map_or(0, |(stamp, _)| stamp.time);
+        watch.frontier = to;
+        Ok(())
+    }
+
+    /// What was said to be final is so still.
+    pub fn finals_stand(&self, replica: &Replica) -> Result<(), Violation> {
+        let turned = |(stamp, (id, verdict)): &(&Stamp, &(OpId, Verdict))| {
+            replica.log().get(*id).is_none() || replica.state().verdict(**stamp) != *verdict
+        };
+        match self.finals.iter().find(turned) {
+            Some(turned) if self.old.is_empty() => {
+                violated("a final verdict never turns", format!("{turned:?} is not so at {}", replica.node()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_log(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
         let heads: Vec<(NodeId, Head)> = replica.log().heads().collect();
         heads_are_contiguous(watch, replica, &heads)?;
         let own = replica.config().node;
         for seq in watch.heads.get(&own).copied().unwrap_or(0) + 1..=replica.log().head(own).seq {
             let op = replica.log().get(OpId { origin: own, seq }).expect("the heads are contiguous");
-            self.enter(watch, op)?;
+            self.enter(watch, op, &heads)?;
         }
         for (origin, head) in &heads {
             self.hashes_agree(*origin, *head)?;
             let before = watch.heads.get(origin).copied().unwrap_or(0);
             for seq in before + 1..=head.seq {
                 let op = replica.log().get(OpId { origin: *origin, seq }).expect("the heads are contiguous");
+                if op.time() <= watch.frontier && self.old.is_empty() {
+                    let detail = format!("{} at {} comes to {}, whose frontier was {}", op.id(), op.stamp(), replica.node(), watch.frontier);
+                    return violated("nothing comes before what is final", detail);
+                }
                 what_an_op_has_seen_is_held(replica, op)?;
                 a_clock_is_past_what_is_held(replica, op)?;
             }
@@ -143,7 +210,7 @@ impl Ledger {
     }
 
     /// Enters an op on the step in which its origin issues it.
-    fn enter(&mut self, watch: &mut Watch, op: &Op) -> Result<(), Violation> {
+    fn enter(&mut self, watch: &mut Watch, op: &Op, after: &[(NodeId, Head)]) -> Result<(), Violation> {
         let OpId { origin, seq } = op.id();
         if self.old.contains(&origin) {
             return Ok(());
@@ -153,15 +220,18 @@ impl Ledger {
         let mut named = last.map(|last| last.holding.clone()).unwrap_or_default();
         named.insert(origin, seq);
         named.extend(op.body().seen);
-        let mut holding = watch.heads.clone();
-        holding.insert(origin, seq);
-        if named != holding {
+        // In the step of an answer to an eviction others' ops may have come before it.
+        let held = |node: &NodeId| watch.heads.get(node).copied().unwrap_or(0);
+        let most = |node: NodeId| after.iter().find(|(other, _)| *other == node).map_or(0, |(_, head)| head.seq);
+        let all = watch.heads.iter().all(|(node, seq)| *node == origin || named.get(node).is_some_and(|named| named >= seq));
+        if !all || named.iter().any(|(node, seq)| *seq < held(node) || *seq > most(*node)) {
+            let holding = &watch.heads;
             let detail = format!("{} at {} names {named:?}, but its origin holds {holding:?}", op.id(), op.stamp());
             return violated("an op's seen names all that its origin holds", detail);
         }
         watch.heads.insert(origin, seq);
         let head = last.map(|last| last.head).unwrap_or_default().extended(op);
-        chain.push(Issued { time: op.time(), head, holding });
+        chain.push(Issued { time: op.time(), head, holding: named });
         let held = self.chains[&origin].last().map(|issued| &issued.holding).expect("entered just now");
         for (other, seq) in held.iter().filter(|(other, _)| **other != origin) {
             self.time_is_past(op, OpId { origin: *other, seq: *seq })?;

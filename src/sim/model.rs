@@ -15,6 +15,7 @@ use crate::{
         patch::Patch,
     },
     op::{Body, Command, DocKey, Guard, NodeId, Op, OpId, Stamp},
+    replica::Replica,
     version::Version,
 };
 
@@ -84,7 +85,7 @@ impl Model {
             }
         }
         for command in &body.commands {
-            if let Command::Add(newcomer) = command {
+            if let Command::Add(newcomer, _) = command {
                 let member = (op.stamp(), newcomer.name.to_string(), newcomer.urls.clone());
                 self.members.entry(newcomer.node).or_insert(member);
             }
@@ -102,8 +103,9 @@ impl Model {
         if holds { Ok(()) } else { Err(current) }
     }
 
-    /// Compares a state with this model: every document, verdict, member and count.
-    pub fn compare(&self, state: &State) -> Result<(), Violation> {
+    /// Compares a node with this model: every document, verdict, member and count.
+    pub fn compare(&self, replica: &Replica) -> Result<(), Violation> {
+        let state = replica.state();
         self.compare_documents(state)?;
         let rejected: BTreeMap<Stamp, Rejection> =
             state.rejected().map(|(stamp, reason)| (*stamp, rejection(reason))).collect();
@@ -114,7 +116,7 @@ impl Model {
         if let Some((stamp, theirs)) = rejected.iter().find(|(stamp, _)| !self.rejected.contains_key(stamp)) {
             return differs(format!("op {stamp} must apply, but the node rejects it for {theirs:?}"));
         }
-        let members = state.members().iter();
+        let members = replica.roster().all().iter();
         let members: BTreeMap<NodeId, (Stamp, String, Vec<String>)> =
             members.map(|(node, member)| (*node, (member.added, member.name.clone(), member.urls.clone()))).collect();
         if members != self.members {
@@ -162,7 +164,7 @@ fn outcome(command: &Command<'_>, index: usize, before: Option<Value>) -> Result
     let tree = |text: &str| serde_json::from_str::<Value>(text).expect("checked before it became an op");
     match command {
         Command::Put(_, text) => Ok(Some(tree(text))),
-        Command::Delete(_) | Command::Add(_) => Ok(None),
+        Command::Delete(_) | Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) => Ok(None),
         Command::Merge(_, text) => {
             let merged = merged(before, tree(text));
             if json::size(&merged) > DOCUMENT_BYTES_MAX { Err(Rejection::TooLarge(index)) } else { Ok(Some(merged)) }

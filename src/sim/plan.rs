@@ -53,11 +53,13 @@ pub enum Fault {
     Damage,
     /// A node comes back from an old copy of its journal.
     OldDisk,
+    /// An operator evicts a member, dead or alive.
+    Evict,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 23] = [
+    pub const ALL: [Fault; 24] = [
         Fault::Delay,
         Fault::Reorder,
         Fault::Duplicate,
@@ -81,6 +83,7 @@ impl Fault {
         Fault::DiskError,
         Fault::Damage,
         Fault::OldDisk,
+        Fault::Evict,
     ];
 }
 

@@ -1,12 +1,17 @@
 //! The faults that strike at some moment and last for a while, as the driver deals them out.
 
+use std::collections::BTreeSet;
+
 use super::{
     Violation,
     action::Action,
     driver::{Driver, Due},
     plan::Fault,
 };
-use crate::replica::Standing;
+use crate::{
+    op::{Command, Eviction, NodeId},
+    replica::{Draft, Standing},
+};
 
 impl Driver<'_> {
     /// Deals out a fault and puts the next of its kind on the calendar.
@@ -24,6 +29,7 @@ impl Driver<'_> {
             Fault::DiskError => self.disk_error()?,
             Fault::OldDisk => self.old_disk()?,
             Fault::Cut => self.cut()?,
+            Fault::Evict => self.evict_someone()?,
             Fault::EarlyFull => {
                 let most = self.plan.early_max.unwrap_or(usize::MAX);
                 self.world.live().any(|(_, replica)| replica.early() >= most)
@@ -147,6 +153,31 @@ impl Driver<'_> {
         Ok(kept < len)
     }
 
+    /// An operator at one node evicts a member: mostly one that is not heard of there, dead or behind a partition; once a
+    /// run whoever it is, by force.
+    fn evict_someone(&mut self) -> Result<bool, Violation> {
+        let member = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
+        let live: Vec<usize> = self.world.live().filter(member).map(|(node, _)| node).collect();
+        let Some(node) = self.rng.choice(&live).copied() else { return Ok(false) };
+        let Some(replica) = &self.world.nodes()[node].replica else { return Ok(false) };
+        let others = replica.roster().present().map(|(other, _)| *other).filter(|other| *other != replica.node());
+        let (others, before): (Vec<NodeId>, usize) = (others.collect(), replica.log().len());
+        let Some(evicted) = self.rng.choice(&others).copied() else { return Ok(false) };
+        let force = !self.forced && self.happens(300);
+        self.forced |= force;
+        self.act(&Action::Submit(node, eviction(evicted, force)))?;
+        Ok(self.world.nodes()[node].replica.as_ref().is_some_and(|replica| replica.log().len() > before))
+    }
+
+    /// Once the network is whole, an operator evicts every member that will not come back.
+    pub(super) fn evict_the_dead(&mut self) -> Result<(), Violation> {
+        let live: BTreeSet<NodeId> = self.world.live().map(|(_, replica)| replica.node()).collect();
+        let Some((node, replica)) = self.world.live().next() else { return Ok(()) };
+        let dead: Vec<NodeId> =
+            replica.assembly().counted.iter().copied().filter(|member| !live.contains(member)).collect();
+        dead.into_iter().try_for_each(|dead| self.act(&Action::Submit(node, eviction(dead, true))))
+    }
+
     fn disk_full(&mut self) -> Result<bool, Violation> {
         let live: Vec<usize> = self.world.live().map(|(node, _)| node).collect();
         let Some(node) = self.rng.choice(&live).copied() else { return Ok(false) };
@@ -170,4 +201,9 @@ impl Driver<'_> {
         let ends: Vec<usize> = live.into_iter().flat_map(|node| self.world.open_ends(node)).collect();
         self.rng.choice(&ends).copied()
     }
+}
+
+fn eviction(node: NodeId, force: bool) -> Draft {
+    let commands = vec![Command::Evict(Eviction { node, force })];
+    Draft { key: None, guards: Vec::new(), commands, present: false }
 }

@@ -78,7 +78,7 @@ impl Disk {
             _ => None,
         });
         let adds = |op: &Op| {
-            op.body().commands.iter().any(|command| matches!(command, Command::Add(it) if Some(it.node) == own))
+            op.body().commands.iter().any(|command| matches!(command, Command::Add(it, _) if Some(it.node) == own))
         };
         let added = self.records.iter().position(|record| matches!(record, Record::Op(op) if adds(op)));
         added.map_or(self.records.len(), |at| at + 1)
@@ -257,8 +257,15 @@ impl World {
         let mut live = self.live().map(|(_, replica)| replica);
         let Some(first) = live.next() else { return true };
         let digest = first.log().digest();
-        let settled = |replica: &Replica| replica.standing() == Standing::Member && self.may_wait(replica);
+        let settled = |replica: &Replica| {
+            replica.standing() == Standing::Member && self.may_wait(replica) && !replica.has_orphans()
+        };
         settled(first) && live.all(|other| settled(other) && other.log().digest() == digest)
+    }
+
+    /// Whether everything is final at every live node.
+    pub fn is_final(&self) -> bool {
+        self.live().all(|(_, replica)| is_all_final(replica))
     }
 
     /// Whether links lead from every live node to every other.
@@ -306,8 +313,8 @@ impl World {
             Some(Parcel::Message(Message::Refusal(refusal))) => format!("refusal, {:?}", refusal.why),
             Some(Parcel::Message(Message::Heads(heads))) => format!("{} heads", heads.len()),
             Some(Parcel::Message(Message::Beat(beat))) => format!("beat at {}", beat.clock),
-            Some(Parcel::Message(Message::Ops(ops, _))) => {
-                let first: Vec<String> = ops.iter().take(3).map(|op| self.op_name(op)).collect();
+            Some(Parcel::Message(Message::Ops(ops, ..))) => {
+                let first: Vec<String> = ops.iter().filter(|op| op.body().commands.iter().any(Command::is_membership)).chain(ops.iter().take(3)).map(|op| self.op_name(op)).collect();
                 format!("{} ops: {}", ops.len(), first.join(" "))
             }
         };
@@ -315,8 +322,18 @@ impl World {
     }
 
     fn op_name(&self, op: &Op) -> String {
-        let node = self.nodes.iter().position(|node| NodeId(node.birth.id) == op.origin());
-        format!("{}.{} at {}", node.map_or("?".into(), |node| node.to_string()), op.id().seq, op.time())
+        let name = |id: NodeId| {
+            let node = self.nodes.iter().position(|node| NodeId(node.birth.id) == id);
+            node.map_or("?".into(), |node| node.to_string())
+        };
+        let what = match op.body().commands.first() {
+            Some(Command::Add(newcomer, frontier)) => format!(" adds {} final to {frontier}", name(newcomer.node)),
+            Some(Command::Retire) => " retires".into(),
+            Some(Command::Evict(eviction)) => format!(" evicts {}", name(eviction.node)),
+            Some(Command::Fence(node, held)) => format!(" fences {} at {held}", name(*node)),
+            _ => String::new(),
+        };
+        format!("{}.{} at {}{what}", name(op.origin()), op.id().seq, op.time())
     }
 
     fn note(&mut self, at_ms: u64, action: &Action) {
@@ -550,7 +567,7 @@ impl World {
     fn audit(&self, node: usize) -> Result<(), Violation> {
         let Some(Node { replica: Some(replica), watch, .. }) = self.nodes.get(node) else { return Ok(()) };
         let start = Stamp { time: 0, origin: NodeId(uuid::Uuid::nil()) };
-        Model::fold(replica.log().after(start, None)).compare(replica.state())?;
+        Model::fold(replica.log().after(start, None)).compare(replica)?;
         if self.checks { watch.a_subscriber_ends_with_the_documents(replica) } else { Ok(()) }
     }
 
@@ -563,6 +580,14 @@ impl World {
             }
         }
         self.all_hold_the_same_log("once quiet all hold the same log")?;
+        if let Some((index, replica)) = self.live().find(|(_, replica)| !is_all_final(replica)) {
+            let holdups = replica.held_back_by(replica.clock());
+            let detail = format!("node {index} is final to {} of {}, {holdups:?}", replica.frontier(), replica.clock());
+            return Err(Violation { invariant: "once quiet everything is final", detail });
+        }
+        if self.checks {
+            self.live().try_for_each(|(_, replica)| self.ledger.finals_stand(replica))?;
+        }
         let mut live = self.live();
         let Some((first, model)) = live.next() else { return Ok(()) };
         live.try_for_each(|(other, replica)| same_states((first, model), (other, replica)))?;
@@ -592,6 +617,11 @@ impl Node {
     fn next_effect(&mut self) -> Option<Effect> {
         self.outbox.next(self.disk.stored as u64)
     }
+}
+
+fn is_all_final(replica: &Replica) -> bool {
+    let last = replica.log().heads().filter_map(|(origin, _)| replica.log().last_of(origin)).map(Op::time).max();
+    last.is_none_or(|last| last <= replica.frontier())
 }
 
 fn send(
@@ -650,7 +680,7 @@ fn same_states(ours: (usize, &Replica), theirs: (usize, &Replica)) -> Result<(),
     if left.digest() != right.digest() {
         return differs("the digests of their documents".into());
     }
-    if left.members() == right.members() { Ok(()) } else { differs("the members".into()) }
+    if ours.1.roster() == theirs.1.roster() { Ok(()) } else { differs("the members".into()) }
 }
 
 /// A receipt says what was written; a refusal leaves nothing behind.
@@ -675,6 +705,8 @@ fn answer_is_right(
         return wrong(format!("{receipt:?} is not of {draft:?}"));
     }
     let repeated = issued == 0 && draft.key.is_some();
+    // A member that is evicted is fenced in the same step.
+    let issued = if body.commands.iter().any(Command::is_membership) { issued.min(1) } else { issued };
     let fresh = issued == 1 && op.origin() == replica.config().node && receipt.verdict == Ok(());
     if !repeated && !fresh {
         return wrong(format!("{receipt:?} with {issued} ops issued"));

@@ -1,0 +1,180 @@
+//! Finality: how far the order can no longer change.
+//!
+//! Each member announces how many ops it has issued, that all its further ops come after a time, and up to which time it
+//! holds every op of the pool. The least of the first kind of promise is what a node itself is complete up to; the least
+//! of the second kind is the frontier: every member holds all up to there, and nothing can come before. It is Lamport's
+//! stable prefix (1978), with membership in the same log. Nothing here waits for anyone: ops are taken all the while.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{
+    Replica,
+    roster::{Assembly, Reach},
+};
+use crate::{
+    op::{Command, NodeId, Op},
+    plant::{Rule, left_out},
+    wire::Announcement,
+};
+
+/// Announcements of one member that wait for its ops. The first is the next that can count; the last is the newest, and
+/// replaced by a newer one: so that under a steady stream of ops one of them always comes to count.
+const WAITING_MAX: usize = 2;
+
+/// What this node knows of how far everyone is.
+#[derive(Debug, Default)]
+pub(super) struct Finality {
+    words: BTreeMap<NodeId, Word>,
+    pub(super) complete: u64,
+    pub(super) frontier: u64,
+    /// An earlier run may have announced to be complete up to here.
+    pub(super) before: u64,
+    /// The frontier in the journal.
+    pub(super) recorded: u64,
+    pub(super) assembly: Assembly,
+    /// Up to which time somebody waits for finality, here or elsewhere.
+    pub(super) wanted: u64,
+    /// Until when announcements are made at once for them.
+    pub(super) hasty_until_ms: u64,
+    /// What this node announced last.
+    pub(super) announced: Announcement,
+}
+
+/// What one member has promised.
+#[derive(Debug, Default)]
+struct Word {
+    clock: u64,
+    complete: u64,
+    waiting: VecDeque<Announcement>,
+}
+
+/// Who keeps the frontier from moving, and by what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holdup {
+    /// The member has not been heard of far enough.
+    Silent(NodeId),
+    /// The member's eviction is not effective yet.
+    Eviction(NodeId),
+}
+
+impl Finality {
+    /// Takes a member's announcement. It counts once the ops it speaks of are held.
+    pub(super) fn hear(&mut self, node: NodeId, said: Announcement) {
+        let waiting = &mut self.words.entry(node).or_default().waiting;
+        if waiting.len() == WAITING_MAX {
+            waiting.pop_back();
+        }
+        waiting.push_back(said);
+    }
+
+    /// An op came into the log: it says of its origin that its further ops come later.
+    pub(super) fn follow(&mut self, op: &Op) {
+        let clock = &mut self.words.entry(op.origin()).or_default().clock;
+        *clock = op.time().max(*clock);
+    }
+
+    /// Everything up to here is held, and final.
+    pub(super) fn reach(&mut self, frontier: u64) {
+        (self.frontier, self.complete) = (self.frontier.max(frontier), self.complete.max(frontier));
+    }
+
+    /// Counts what a member has announced, as far as its ops are held.
+    fn count(&mut self, node: NodeId, held: u64) {
+        let Some(word) = self.words.get_mut(&node) else { return };
+        let counts = |said: &Announcement| said.seq <= held || left_out(Rule::HeldFirst);
+        while let Some(said) = word.waiting.pop_front_if(|said| counts(said)) {
+            // Each is true for ever, whichever came last.
+            (word.clock, word.complete) = (word.clock.max(said.clock), word.complete.max(said.complete));
+        }
+    }
+}
+
+impl Replica {
+    /// Goes as far as what is known allows, and answers evictions.
+    pub(super) fn advance(&mut self) {
+        if self.roster_moved || self.roster.is_moving(self.finality.frontier) {
+            self.roster_moved = false;
+            self.finality.assembly = self.roster.assembly(self.reach());
+            self.answer_evictions();
+        }
+        let node = self.config.node;
+        let Replica { finality, roster, log, clock, .. } = self;
+        for other in finality.words.keys().copied().collect::<Vec<_>>() {
+            finality.count(other, log.head(other).seq);
+        }
+        let clock_of = |other: &NodeId, word: Option<&Word>| {
+            // Whoever joins issues its first op after the one that added it.
+            let added = roster.all().get(other).map_or(0, |member| member.added.time);
+            if *other == node { *clock } else { word.map_or(0, |word| word.clock).max(added) }
+        };
+        let heard = |other: &&NodeId| {
+            **other == node || finality.words.contains_key(*other) || !left_out(Rule::NewcomerCounts)
+        };
+        let counted =
+            || finality.assembly.counted.iter().filter(heard).map(|other| (other, finality.words.get(other)));
+        let complete = counted().map(|(other, word)| clock_of(other, word)).min().unwrap_or(0);
+        let complete = complete.max(finality.complete);
+        let of = |(other, word): (&NodeId, Option<&Word>)| {
+            if *other == node { complete } else { word.map_or(0, |word| word.complete) }
+        };
+        let frontier = if left_out(Rule::TwoRounds) { complete } else { counted().map(of).min().unwrap_or(0) };
+        finality.complete = complete;
+        let Assembly { remaining, pending, outcast, .. } = &finality.assembly;
+        let moves = remaining.contains(&node) && !outcast;
+        if moves && (pending.is_empty() || left_out(Rule::EvictionFreezes)) {
+            finality.frontier = finality.frontier.max(frontier);
+        }
+    }
+
+    /// Says for each member that others have evicted how much of it is held here; from then on its ops are taken from
+    /// remaining members only.
+    fn answer_evictions(&mut self) {
+        let node = self.config.node;
+        if !self.ready || !self.finality.assembly.remaining.contains(&node) {
+            return;
+        }
+        let pending: Vec<NodeId> = self.finality.assembly.pending.iter().copied().collect();
+        for evicted in pending.into_iter().filter(|evicted| !self.roster.has_fenced(node, *evicted)).collect::<Vec<_>>() {
+            self.issue_alone(Command::Fence(evicted, self.log.head(evicted).seq));
+        }
+        if self.roster_moved {
+            self.advance();
+        }
+    }
+
+    pub(super) fn reach(&self) -> Reach<'_> {
+        let Finality { frontier, complete, before, .. } = self.finality;
+        Reach { node: self.config.node, log: &self.log, frontier, promised: complete.max(before) }
+    }
+
+    /// What this node can promise now.
+    pub(super) fn announcement(&self) -> Announcement {
+        Announcement {
+            seq: self.log.head(self.config.node).seq,
+            clock: self.clock,
+            complete: self.finality.complete,
+            wanted: self.finality.wanted,
+        }
+    }
+
+    /// What the roster means for this node now.
+    pub fn assembly(&self) -> &Assembly {
+        &self.finality.assembly
+    }
+
+    /// The time up to which everything is final here.
+    pub fn frontier(&self) -> u64 {
+        self.finality.frontier
+    }
+
+    /// Who keeps the frontier from passing this time.
+    pub fn held_back_by(&self, time: u64) -> Vec<Holdup> {
+        let Finality { words, assembly, .. } = &self.finality;
+        let behind = |node: &NodeId| {
+            let word = words.get(node).map_or((0, 0), |word| (word.clock, word.complete));
+            *node != self.config.node && (word.0 < time || word.1 < time)
+        };
+        let pending = assembly.pending.iter().map(|node| Holdup::Eviction(*node));
+        pending.chain(assembly.counted.iter().filter(|node| behind(node)).map(|node| Holdup::Silent(*node))).collect()
+    }
+}

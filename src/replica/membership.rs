@@ -1,0 +1,93 @@
+//! What a node does about members that leave: whom it listens to, whom it links with, and when it must itself come back
+//! as another.
+
+use super::{LinkId, Replica, gossip::SILENCE_MS};
+use crate::{
+    op::{Command, Eviction, NodeId},
+    plant::{Rule, left_out},
+    wire::Why,
+};
+
+impl Replica {
+    /// Whether the ops of `origin` are not taken on this link: once a member is evicted, only what the remaining members
+    /// hold of it counts, and a fence says how much that is.
+    pub(super) fn is_closed_to(&self, link: LinkId, origin: NodeId) -> bool {
+        if !self.roster.is_evicted(origin) || left_out(Rule::FencedSource) {
+            return false;
+        }
+        let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
+        peer.is_none_or(|peer| !self.roster.knows(peer) || self.roster.is_evicted(peer))
+    }
+
+    /// Why there is no link with this node any more, if the pool goes on without it.
+    pub(super) fn goes_on_without(&self, node: NodeId) -> Option<String> {
+        if self.roster.is_retired(node) {
+            return Some(format!("{node} has retired: start it with an empty data directory to join again"));
+        }
+        let effective = self.roster.is_evicted(node) && !self.finality.assembly.pending.contains(&node);
+        effective.then(|| format!("{node} was evicted, and the pool goes on without it: it joins again as another"))
+    }
+
+    /// Whether the word of this peer, that the pool goes on without this node, is to be believed: unless this side has
+    /// evicted it in turn; then an operator says which side gives way, by telling it to join the other.
+    pub(super) fn believes(&self, link: LinkId) -> bool {
+        let Some(link) = self.links.get(&link) else { return false };
+        let told = link.dialled.is_some() && link.dialled == self.moving_to;
+        // Who has not said hello yet has a URL that a member has.
+        let peer = link.peer.as_ref().map(|peer| peer.node).or_else(|| {
+            let url = link.dialled.as_ref()?;
+            self.roster.present().find(|(_, member)| member.urls.contains(url)).map(|(node, _)| *node)
+        });
+        self.ready && (told || peer.is_some_and(|peer| self.roster.knows(peer) && !self.roster.is_gone(peer)))
+    }
+
+    /// A node that the others have cut off comes back as another, with what only it has; so does one that hangs on such a
+    /// node.
+    pub(super) fn leave_if_cast_out(&mut self) {
+        if self.finality.assembly.outcast && !self.roster.is_retired(self.config.node) {
+            self.be_reborn(format!("{} is no part of the pool any more, and comes back as another", self.config.node));
+        }
+    }
+
+    /// Where a newcomer has come up in the place of a member that fell silent, that member will not come back: it is
+    /// evicted, or it would hold back finality for ever. The newcomer sees to that, and who let it in.
+    pub(super) fn replace_predecessors(&mut self) {
+        let node = self.config.node;
+        if !self.ready {
+            return;
+        }
+        let mine = |(other, member): &(&NodeId, &super::Member)| {
+            !member.urls.is_empty() && (**other == node || member.is_sponsored_by(node))
+        };
+        let newer: Vec<(NodeId, super::Member)> =
+            self.roster.present().filter(mine).map(|(node, member)| (*node, member.clone())).collect();
+        let replaced: Vec<NodeId> = newer
+            .iter()
+            .flat_map(|(newcomer, member)| {
+                let before = move |(other, old): &(&NodeId, &super::Member)| {
+                    *other != newcomer && **other != node && old.urls == member.urls && old.added < member.added
+                };
+                self.roster.present().filter(before).map(|(other, _)| *other)
+            })
+            .filter(|other| self.linked_to(*other).is_none())
+            .collect();
+        for node in replaced {
+            self.issue_alone(Command::Evict(Eviction { node, force: true }));
+        }
+    }
+
+    /// Ends the links with those whom the pool goes on without.
+    pub(super) fn part_from_evicted(&mut self) {
+        let gone: Vec<(LinkId, String)> =
+            self.linked().filter_map(|(node, link)| Some((link, self.goes_on_without(node)?))).collect();
+        gone.into_iter().for_each(|(link, detail)| self.refuse(link, Why::Evicted, detail));
+    }
+
+    /// Whether a member was heard of lately, by any way.
+    pub(super) fn is_heard(&self, node: NodeId) -> bool {
+        let patience_ms = 3 * self.pulse_every() + SILENCE_MS;
+        let (pulse, heard_ms) = self.pulses.get(&node).copied().unwrap_or_default();
+        let lately = pulse.count > (0, 0) && self.now.mono_ms.saturating_sub(heard_ms) < patience_ms;
+        lately || self.linked_to(node).is_some()
+    }
+}

@@ -1,0 +1,261 @@
+//! The roster: who is a member and who was, as the ops of the log say.
+//!
+//! What it is told only adds up, so two nodes with the same ops have the same roster, however the ops came. What
+//! follows from it for this node, the [`Assembly`], rests also on how far the node holds the ops of those who were
+//! evicted, and on its frontier. The rules, and why they are as they are, are in ARCHITECTURE.md, "Finality".
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::log::Log;
+use crate::{
+    op::{Command, Eviction, NodeId, Op, OpId, Stamp},
+    plant::{Rule, left_out},
+};
+
+/// A member, as the first `Add` in the order describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The stamp of that op.
+    pub added: Stamp,
+    /// Its name, for people.
+    pub name: String,
+    /// Where it can be dialled.
+    pub urls: Vec<String>,
+    /// The greatest frontier of those who added it.
+    frontier: u64,
+    /// All ops that add it.
+    sponsored: BTreeSet<OpId>,
+}
+
+impl Member {
+    /// Whether an op of this node adds it.
+    pub(super) fn is_sponsored_by(&self, node: NodeId) -> bool {
+        self.sponsored.iter().any(|add| add.origin == node)
+    }
+}
+
+/// How a member left, or is made to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Exit {
+    retired: bool,
+    /// The stamps of the ops that evict it.
+    evicted: BTreeSet<Stamp>,
+    forced: bool,
+    /// The first answer of each member: the seq of that op, and how many ops of the evicted one it held.
+    fences: BTreeMap<NodeId, (u64, u64)>,
+}
+
+impl Exit {
+    /// How many ops of the evicted one somebody held when he cut it off.
+    fn most_held(&self) -> u64 {
+        self.fences.values().map(|(_, held)| *held).max().unwrap_or(0)
+    }
+}
+
+/// All that the log says of members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roster {
+    members: BTreeMap<NodeId, Member>,
+    exits: BTreeMap<NodeId, Exit>,
+}
+
+/// How far a node is, as far as it decides what the roster means for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reach<'a> {
+    pub(super) node: NodeId,
+    pub(super) log: &'a Log,
+    pub(super) frontier: u64,
+    /// No greater time was ever announced as what it is complete up to.
+    pub(super) promised: u64,
+}
+
+/// What the roster means for one node now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assembly {
+    /// The members that are there for good: neither retired nor evicted, and rooted.
+    pub remaining: BTreeSet<NodeId>,
+    /// The members whose word finality waits for.
+    pub counted: BTreeSet<NodeId>,
+    /// Members that are evicted, and whose eviction is not effective here yet.
+    pub pending: BTreeSet<NodeId>,
+    /// Whether this node is no part of the pool any more: it is evicted, or holds ops of an evicted one that none of those
+    /// who remain held. One that was let in by an op of which that is so is such a node, too.
+    pub outcast: bool,
+}
+
+impl Roster {
+    /// Takes what an op says of members. Says whether it says anything.
+    pub(super) fn take(&mut self, op: &Op) -> bool {
+        // Such a command stands alone in its op.
+        match op.body().commands.first() {
+            Some(Command::Add(newcomer, frontier)) => {
+                let member = self.members.entry(newcomer.node).or_insert_with(|| Member {
+                    added: op.stamp(),
+                    name: String::new(),
+                    urls: Vec::new(),
+                    frontier: 0,
+                    sponsored: BTreeSet::new(),
+                });
+                member.sponsored.insert(op.id());
+                member.frontier = member.frontier.max((*frontier).min(op.time() - 1));
+                if op.stamp() <= member.added {
+                    member.added = op.stamp();
+                    (member.name, member.urls) = (newcomer.name.to_string(), newcomer.urls.clone());
+                }
+            }
+            Some(Command::Retire) => self.exits.entry(op.origin()).or_default().retired = true,
+            Some(Command::Evict(Eviction { node, force })) => {
+                let exit = self.exits.entry(*node).or_default();
+                exit.evicted.insert(op.stamp());
+                exit.forced |= force;
+            }
+            Some(Command::Fence(node, held)) => {
+                let fence = self.exits.entry(*node).or_default().fences.entry(op.origin());
+                fence.or_insert((op.id().seq, *held));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Everyone who ever was a member.
+    pub fn all(&self) -> &BTreeMap<NodeId, Member> {
+        &self.members
+    }
+
+    /// The members that have neither retired nor been evicted.
+    pub fn present(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
+        self.members.iter().filter(|(node, _)| !self.is_gone(**node))
+    }
+
+    /// Whether a node is or was a member.
+    pub fn knows(&self, node: NodeId) -> bool {
+        self.members.contains_key(&node)
+    }
+
+    /// Whether a member has retired.
+    pub fn is_retired(&self, node: NodeId) -> bool {
+        self.exits.get(&node).is_some_and(|exit| exit.retired)
+    }
+
+    /// Whether an operator has evicted a member, effectively or not.
+    pub fn is_evicted(&self, node: NodeId) -> bool {
+        self.exits.get(&node).is_some_and(|exit| !exit.evicted.is_empty())
+    }
+
+    /// Whether a member has left, or is made to.
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.is_retired(node) || self.is_evicted(node)
+    }
+
+    /// Up to which time all was final where `node` was let in.
+    pub(super) fn joined_at(&self, node: NodeId) -> u64 {
+        self.members.get(&node).map_or(0, |member| member.frontier)
+    }
+
+    /// Whether `by` has answered the eviction of `node`.
+    pub(super) fn has_fenced(&self, by: NodeId, node: NodeId) -> bool {
+        self.exits.get(&node).is_some_and(|exit| exit.fences.contains_key(&by))
+    }
+
+    /// Whether anything that is not final yet could change what the roster means.
+    pub(super) fn is_moving(&self, frontier: u64) -> bool {
+        self.exits.values().any(|exit| exit.evicted.iter().any(|stamp| stamp.time > frontier))
+            || self.members.values().any(|member| member.added.time > frontier)
+    }
+
+    /// What the roster means for a node.
+    pub(super) fn assembly(&self, reach: Reach<'_>) -> Assembly {
+        let Reach { node, log, frontier, .. } = reach;
+        let rooted = self.rooted(frontier);
+        let remaining: BTreeSet<NodeId> = rooted.iter().copied().filter(|node| !self.is_gone(*node)).collect();
+        let evicted = self.exits.iter().filter(|(_, exit)| !exit.evicted.is_empty() && !exit.retired);
+        let pending: BTreeSet<NodeId> = evicted
+            .filter(|(node, exit)| !self.is_effective(**node, exit, &remaining, reach))
+            .map(|(node, _)| *node)
+            .collect();
+        let counts = |node: &NodeId| match self.exits.get(node) {
+            Some(exit) if exit.retired => false,
+            Some(exit) if !exit.evicted.is_empty() => pending.contains(node),
+            _ => rooted.contains(node) || !pending.is_empty(),
+        };
+        let counted = self.members.keys().copied().filter(counts).collect();
+        let parted = |(other, exit): (&NodeId, &Exit)| {
+            let effective = !exit.evicted.is_empty() && !exit.retired && !pending.contains(other);
+            effective && (*other == node || log.head(*other).seq > exit.most_held())
+        };
+        let outcast = self.exits.iter().any(parted);
+        Assembly { remaining, counted, pending, outcast }
+    }
+
+    /// The members that do not hang on one whom the others have cut off before it added them.
+    fn rooted(&self, frontier: u64) -> BTreeSet<NodeId> {
+        let is_root = |(node, member): &(&NodeId, &Member)| {
+            member.added.time <= frontier || member.sponsored.iter().any(|op| op.origin == **node)
+        };
+        let mut rooted: BTreeSet<NodeId> = self.members.iter().filter(is_root).map(|(node, _)| *node).collect();
+        loop {
+            let more = self.members.iter().filter(|(node, member)| {
+                !rooted.contains(node) && member.sponsored.iter().any(|add| self.holds_on(*add, &rooted))
+            });
+            let more: Vec<NodeId> = more.map(|(node, _)| *node).collect();
+            if more.is_empty() {
+                return rooted;
+            }
+            rooted.extend(more);
+        }
+    }
+
+    /// Whether an `Add` holds whatever became of its sponsor: somebody who remains held it when he cut the sponsor off.
+    fn holds_on(&self, add: OpId, rooted: &BTreeSet<NodeId>) -> bool {
+        let Some(exit) = self.exits.get(&add.origin).filter(|exit| !exit.evicted.is_empty()) else {
+            return rooted.contains(&add.origin);
+        };
+        let witness = |(by, (_, held)): (&NodeId, &(u64, u64))| {
+            *held >= add.seq && !self.is_gone(*by) && (exit.forced || rooted.contains(by))
+        };
+        // Before the first fence nobody has cut anything off.
+        let holds = exit.fences.is_empty() || exit.fences.iter().any(witness) || left_out(Rule::Rooted);
+        rooted.contains(&add.origin) && holds
+    }
+
+    fn is_effective(&self, node: NodeId, exit: &Exit, remaining: &BTreeSet<NodeId>, reach: Reach<'_>) -> bool {
+        let Reach { log, frontier, .. } = reach;
+        if self.is_settled(exit, frontier) {
+            return true;
+        }
+        let fenced = |by: &NodeId| exit.fences.contains_key(by) || self.came_after(*by, exit);
+        let majority = self.is_majority(|by| remaining.contains(by), reach) || exit.forced || left_out(Rule::Majority);
+        let all = !remaining.is_empty() && (remaining.iter().all(fenced) || left_out(Rule::AllFence));
+        let held = log.head(node).seq >= exit.most_held() || left_out(Rule::FencedHeld);
+        all && majority && held
+    }
+
+    /// Behind the frontier an eviction has been effective: it would not have moved there otherwise.
+    fn is_settled(&self, exit: &Exit, frontier: u64) -> bool {
+        exit.evicted.first().is_some_and(|stamp| stamp.time <= frontier)
+    }
+
+    /// Whether these are a majority. Only those speak whose `Add` is final here: then each member has promised to be
+    /// complete up to it, and so reckons with them. And they are reckoned against all whose `Add` this node has promised
+    /// to be complete up to, for these can be final elsewhere. So of two sides that evict each other one at most is one.
+    fn is_majority(&self, speaks: impl Fn(&NodeId) -> bool, reach: Reach<'_>) -> bool {
+        let left = |node: &NodeId| {
+            self.exits.get(node).is_some_and(|exit| exit.retired || self.is_settled(exit, reach.frontier))
+        };
+        let base = || self.members.iter().filter(|(node, _)| !left(node));
+        let voices = base().filter(|(node, member)| member.added.time <= reach.frontier && speaks(node)).count();
+        2 * voices > base().filter(|(_, member)| member.added.time <= reach.promised).count()
+    }
+
+    /// Whether those who would remain without `node` too are a majority.
+    pub(super) fn leaves_majority(&self, node: NodeId, reach: Reach<'_>) -> bool {
+        self.is_majority(|other| *other != node && !self.is_gone(*other), reach)
+    }
+
+    /// Whether a member began with what others held behind their fences: it need not answer itself.
+    fn came_after(&self, node: NodeId, exit: &Exit) -> bool {
+        let behind = |add: &OpId| exit.fences.get(&add.origin).is_some_and(|(fence, _)| *fence < add.seq);
+        self.members.get(&node).is_some_and(|member| member.sponsored.iter().all(behind))
+    }
+}
