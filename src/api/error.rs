@@ -193,10 +193,9 @@ fn membership(node: NodeId, unfit: Unfit) -> Problem {
             "not-found",
             format!("no member of this pool has the id {node}: GET /v1/pool lists them"),
         ),
-        Unfit::Oneself => Problem::bad(
-            "bad-request",
-            "a node does not evict itself: ask another member to, or let it retire",
-        ),
+        Unfit::Oneself => {
+            Problem::bad("bad-request", "a node does not evict itself: ask another member to, or let it retire")
+        }
         Unfit::Alive => conflict(
             "member-alive",
             format!(

@@ -107,11 +107,9 @@ impl Replica {
             let added = roster.all().get(other).map_or(0, |member| member.added.time);
             if *other == node { *clock } else { word.map_or(0, |word| word.clock).max(added) }
         };
-        let heard = |other: &&NodeId| {
-            **other == node || finality.words.contains_key(*other) || !left_out(Rule::NewcomerCounts)
-        };
-        let counted =
-            || finality.assembly.counted.iter().filter(heard).map(|other| (other, finality.words.get(other)));
+        let heard =
+            |other: &&NodeId| **other == node || finality.words.contains_key(*other) || !left_out(Rule::NewcomerCounts);
+        let counted = || finality.assembly.counted.iter().filter(heard).map(|other| (other, finality.words.get(other)));
         let complete = counted().map(|(other, word)| clock_of(other, word)).min().unwrap_or(0);
         let complete = complete.max(finality.complete);
         let of = |(other, word): (&NodeId, Option<&Word>)| {
@@ -134,7 +132,8 @@ impl Replica {
             return;
         }
         let pending: Vec<NodeId> = self.finality.assembly.pending.iter().copied().collect();
-        for evicted in pending.into_iter().filter(|evicted| !self.roster.has_fenced(node, *evicted)).collect::<Vec<_>>() {
+        for evicted in pending.into_iter().filter(|evicted| !self.roster.has_fenced(node, *evicted)).collect::<Vec<_>>()
+        {
             self.issue_alone(Command::Fence(evicted, self.log.head(evicted).seq));
         }
         if self.roster_moved {

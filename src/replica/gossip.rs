@@ -266,7 +266,8 @@ impl Replica {
     fn on_refusal(&mut self, link: LinkId, refusal: &Refusal) {
         let benign = matches!(refusal.why, Why::Double | Why::Oneself);
         if refusal.why == Why::Evicted && self.believes(link) {
-            return self.be_reborn(format!("the pool goes on without {}, which comes back as another", self.config.node));
+            return self
+                .be_reborn(format!("the pool goes on without {}, which comes back as another", self.config.node));
         }
         refusal.try_instead.iter().take(TRY_INSTEAD_MAX).for_each(|url| self.peers.give(url));
         self.drop_link(link, (!benign).then(|| format!("it refused: {}", refusal.detail)));

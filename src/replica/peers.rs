@@ -7,10 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::roster::Member;
-use crate::{
-    document::URLS_MAX,
-    op::NodeId,
-};
+use crate::{document::URLS_MAX, op::NodeId};
 
 /// Up to this many members, every pair is linked.
 pub const FULL_MESH_MAX: usize = 8;

@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Bound,
     sync::Arc,
 };
 
@@ -107,12 +106,17 @@ impl Ledger {
             return Err(Violation { invariant: "a node never comes back below a time that it has told", detail });
         }
         self.chains.entry(node).or_default().truncate(seq as usize);
-        let gone = self.finals.iter().find(|(_, (id, _))| id.origin == node && id.seq > seq).map(|(stamp, _)| *stamp);
+        Watch::default().anew(replica)
+    }
+
+    /// A node vanishes: what it has told nobody, not even that it is final, may vanish with it.
+    pub fn vanished(&mut self, node: NodeId) {
+        let told = self.told.get(&node).map_or(0, |told| told.seq);
+        let gone = self.finals.iter().find(|(_, (id, _))| id.origin == node && id.seq > told).map(|(stamp, _)| *stamp);
         if let Some(gone) = gone {
             self.finals.split_off(&gone);
             self.final_to = self.finals.last_key_value().map_or(0, |(stamp, _)| stamp.time);
         }
-        Watch::default().anew(replica)
     }
 
     /// A node tells someone something, while its disk has stored these records.
@@ -156,7 +160,7 @@ impl Ledger {
         let ops = replica.log().after(behind(from), None).take_while(|op| op.time() <= to);
         let new: BTreeMap<Stamp, (OpId, Verdict)> =
             ops.map(|op| (op.stamp(), (op.id(), replica.state().verdict(op.stamp())))).collect();
-        let known = self.finals.range((Bound::Excluded(behind(from)), Bound::Included(behind(to.min(self.final_to)))));
+        let known = self.finals.range(..=behind(to)).filter(|(stamp, _)| stamp.time > from);
         let here = new.range(..=behind(self.final_to));
         if !known.clone().eq(here.clone()) {
             let known: Vec<_> = known.filter(|(stamp, known)| new.get(stamp) != Some(known)).take(3).collect();
@@ -197,7 +201,13 @@ impl Ledger {
             for seq in before + 1..=head.seq {
                 let op = replica.log().get(OpId { origin: *origin, seq }).expect("the heads are contiguous");
                 if op.time() <= watch.frontier && self.old.is_empty() {
-                    let detail = format!("{} at {} comes to {}, whose frontier was {}", op.id(), op.stamp(), replica.node(), watch.frontier);
+                    let detail = format!(
+                        "{} at {} comes to {}, whose frontier was {}",
+                        op.id(),
+                        op.stamp(),
+                        replica.node(),
+                        watch.frontier
+                    );
                     return violated("nothing comes before what is final", detail);
                 }
                 what_an_op_has_seen_is_held(replica, op)?;
@@ -223,7 +233,8 @@ impl Ledger {
         // In the step of an answer to an eviction others' ops may have come before it.
         let held = |node: &NodeId| watch.heads.get(node).copied().unwrap_or(0);
         let most = |node: NodeId| after.iter().find(|(other, _)| *other == node).map_or(0, |(_, head)| head.seq);
-        let all = watch.heads.iter().all(|(node, seq)| *node == origin || named.get(node).is_some_and(|named| named >= seq));
+        let all =
+            watch.heads.iter().all(|(node, seq)| *node == origin || named.get(node).is_some_and(|named| named >= seq));
         if !all || named.iter().any(|(node, seq)| *seq < held(node) || *seq > most(*node)) {
             let holding = &watch.heads;
             let detail = format!("{} at {} names {named:?}, but its origin holds {holding:?}", op.id(), op.stamp());

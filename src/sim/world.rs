@@ -314,7 +314,12 @@ impl World {
             Some(Parcel::Message(Message::Heads(heads))) => format!("{} heads", heads.len()),
             Some(Parcel::Message(Message::Beat(beat))) => format!("beat at {}", beat.clock),
             Some(Parcel::Message(Message::Ops(ops, ..))) => {
-                let first: Vec<String> = ops.iter().filter(|op| op.body().commands.iter().any(Command::is_membership)).chain(ops.iter().take(3)).map(|op| self.op_name(op)).collect();
+                let first: Vec<String> = ops
+                    .iter()
+                    .filter(|op| op.body().commands.iter().any(Command::is_membership))
+                    .chain(ops.iter().take(3))
+                    .map(|op| self.op_name(op))
+                    .collect();
                 format!("{} ops: {}", ops.len(), first.join(" "))
             }
         };
@@ -391,6 +396,7 @@ impl World {
         let Some(Node { replica, counted, disk, outbox, .. }) = self.nodes.get_mut(node) else { return };
         if let Some(replica) = replica.take() {
             *counted = replica.counters();
+            self.ledger.vanished(replica.node());
             disk.records.truncate(disk.stored + kept);
             *outbox = Outbox::default();
         }
