@@ -70,6 +70,11 @@ impl Replica {
     pub(super) fn on_join(&mut self, url: &str) {
         self.peers.ask(url);
         self.moving_to = Some(url.to_string());
+        let linked =
+            self.links.values().filter_map(|link| link.peer.as_ref()).find(|peer| peer.urls.iter().any(|at| at == url));
+        if linked.is_some_and(|peer| self.roster.is_evicted(peer.node)) {
+            return self.be_reborn(format!("{} gives way to those whom it had evicted", self.config.node));
+        }
         self.dial();
     }
 
@@ -149,6 +154,9 @@ impl Replica {
     /// The first word on a link, or news about the peer's pool.
     fn on_hello(&mut self, link: LinkId, hello: Hello) {
         self.give_up_pool_for(link, &hello);
+        if self.gives_way_to(link, &hello) {
+            return self.be_reborn(format!("{} gives way to those whom it had evicted", self.config.node));
+        }
         if let Some((why, detail)) = self.objection(link, &hello) {
             self.refuse(link, why, detail);
             return;

@@ -5,7 +5,7 @@ use super::{LinkId, Replica, gossip::SILENCE_MS};
 use crate::{
     op::{Command, Eviction, NodeId},
     plant::{Rule, left_out},
-    wire::Why,
+    wire::{Hello, Why},
 };
 
 impl Replica {
@@ -39,6 +39,15 @@ impl Replica {
             self.roster.present().find(|(_, member)| member.urls.contains(url)).map(|(node, _)| *node)
         });
         self.ready && (told || peer.is_some_and(|peer| self.roster.knows(peer) && !self.roster.is_gone(peer)))
+    }
+
+    /// Whether an operator has told this node to join one whom it had evicted: of two sides that evict each other, it is
+    /// then this one that comes back as another.
+    pub(super) fn gives_way_to(&self, link: LinkId, hello: &Hello) -> bool {
+        let dialled = self.links.get(&link).and_then(|link| link.dialled.as_ref());
+        let told = dialled.is_some() && dialled == self.moving_to.as_ref();
+        let same_pool = self.pool.is_some() && self.pool == hello.pool;
+        told && same_pool && hello.member && self.roster.is_evicted(hello.node)
     }
 
     /// A node that the others have cut off comes back as another, with what only it has; so does one that hangs on such a

@@ -179,6 +179,7 @@ impl World {
             Action::Tick(node) => self.step(*node, Event::Tick, &mut outcomes)?,
             Action::Submit(node, draft) => self.submit(*node, draft, &mut outcomes)?,
             Action::Cut(node, cut) => self.step(*node, Event::Cut(*cut), &mut outcomes)?,
+            Action::Join(node, url) => self.step(*node, Event::Join(url.clone()), &mut outcomes)?,
             Action::Accept(dial) => self.accept(*dial, &mut outcomes)?,
             Action::Connected(dial) => self.connected(*dial, &mut outcomes)?,
             Action::DialFailed(dial) => self.dial_failed(*dial, &mut outcomes)?,
