@@ -119,7 +119,7 @@ async fn a_node_alone_in_an_empty_pool_gives_it_up_to_join_another() {
     let (a, b) = (start_node().await, start_node().await);
     let written = a.put("/v1/docs/c/x", "1").await.expect(201);
     b.post("/v1/pool/join", &json!({ "url": a.url }).to_string()).await.expect(202);
-    until(&b.node, |replica| replica.state().members().len() == 2).await;
+    until(&b.node, |replica| replica.roster().present().count() == 2).await;
     assert_eq!(documents(&b, written.session()).await[0]["value"], 1);
     assert_eq!(a.get("/v1/pool").await.json()["pool"], b.get("/v1/pool").await.json()["pool"]);
 }

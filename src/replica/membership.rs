@@ -38,7 +38,7 @@ impl Replica {
             let url = link.dialled.as_ref()?;
             self.roster.present().find(|(_, member)| member.urls.contains(url)).map(|(node, _)| *node)
         });
-        self.ready && (told || peer.is_some_and(|peer| self.roster.knows(peer) && !self.roster.is_gone(peer)))
+        told || peer.is_some_and(|peer| self.roster.knows(peer) && !self.roster.is_gone(peer))
     }
 
     /// Whether an operator has told this node to join one whom it had evicted: of two sides that evict each other, it is

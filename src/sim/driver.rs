@@ -25,7 +25,7 @@ const FOUNDING_MS: u64 = 6_000;
 /// The calm ends at the latest after this.
 const CALM_MS: u64 = 90_000;
 /// So long a pool is left to itself before an operator sees to it.
-const ALONE_MS: u64 = 15_000;
+const ALONE_MS: u64 = 10_000;
 /// A pool that has come to rest is looked at again after this.
 const SETTLE_MS: u64 = 2_000;
 /// A quiet pool spreads an op within this, well before the repair by beats would.
@@ -85,6 +85,8 @@ pub struct Driver<'e> {
     /// Starts on the calendar: before these a pool is not at rest.
     starts: usize,
     pub(super) urls: Vec<String>,
+    /// How often an operator has seen to the pool since.
+    seen_to: u64,
     calm_ms: u64,
     /// Whether the pool was at rest when it was last looked at.
     rested: bool,
@@ -111,6 +113,7 @@ impl<'e> Driver<'e> {
             old_disks: BTreeMap::new(),
             starts: 0,
             urls,
+            seen_to: 0,
             calm_ms: 0,
             rested: false,
             done: false,
@@ -439,7 +442,8 @@ impl<'e> Driver<'e> {
     fn watch(&mut self) -> Result<(), Violation> {
         let late = self.now_ms > self.calm_ms + CALM_MS;
         let rests = self.starts == 0 && self.world.converged() && self.world.is_final() && self.world.is_connected();
-        if !rests && self.starts == 0 && self.now_ms > self.calm_ms + ALONE_MS {
+        if !rests && self.starts == 0 && self.now_ms > self.calm_ms + ALONE_MS * (self.seen_to + 1) {
+            self.seen_to += 1;
             self.operate()?;
         }
         let settled = rests && self.rested;

@@ -175,7 +175,10 @@ impl Driver<'_> {
     pub(super) fn operate(&mut self) -> Result<(), Violation> {
         let live: BTreeSet<NodeId> = self.world.live().map(|(_, replica)| replica.node()).collect();
         let member = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
-        let Some((node, replica)) = self.world.live().find(member) else { return Ok(()) };
+        let sound = |(_, replica): &(usize, &crate::replica::Replica)| {
+            replica.assembly().remaining.contains(&replica.node()) && !replica.assembly().outcast
+        };
+        let Some((node, replica)) = self.world.live().filter(member).find(sound) else { return Ok(()) };
         let (id, url, assembly) = (replica.node(), self.urls[self.machine(node)].clone(), replica.assembly());
         let gone = |member: &NodeId| !live.contains(member) || assembly.pending.contains(member);
         let gone: Vec<NodeId> = assembly.counted.iter().copied().filter(gone).collect();
