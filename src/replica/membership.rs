@@ -16,7 +16,9 @@ impl Replica {
             return false;
         }
         let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
-        peer.is_none_or(|peer| !self.roster.knows(peer) || self.roster.is_evicted(peer))
+        // Not from one who has retired, either: what it says to the last comes behind no fence of its own.
+        let remains = |peer| self.finality.assembly.remaining.contains(&peer) && !self.roster.is_gone(peer);
+        !peer.is_some_and(remains)
     }
 
     /// Why there is no link with this node any more, if the pool goes on without it.
