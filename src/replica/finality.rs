@@ -137,9 +137,11 @@ impl Replica {
             return;
         }
         let pending: Vec<NodeId> = self.finality.assembly.pending.iter().copied().collect();
-        for evicted in pending.into_iter().filter(|evicted| !self.roster.has_fenced(node, *evicted)).collect::<Vec<_>>()
-        {
-            self.issue_alone(Command::Fence(evicted, self.log.head(evicted).seq));
+        for evicted in pending {
+            let held = self.log.head(evicted).seq;
+            if self.roster.owes_fence(node, evicted, held) {
+                self.issue_alone(Command::Fence(evicted, held));
+            }
         }
         if self.roster_moved {
             self.advance();
