@@ -228,7 +228,7 @@ impl Roster {
             return true;
         }
         let fenced = |by: &NodeId| exit.fences.contains_key(by) || self.came_after(*by, exit);
-        let majority = self.is_majority(|by| remaining.contains(by), reach) || exit.forced || left_out(Rule::Majority);
+        let majority = self.is_majority(|by| remaining.contains(by), reach) || exit.forced;
         let all = !remaining.is_empty() && (remaining.iter().all(fenced) || left_out(Rule::AllFence));
         let held = log.head(node).seq >= exit.most_held() || left_out(Rule::FencedHeld);
         all && majority && held
@@ -249,6 +249,7 @@ impl Roster {
         let base = || self.members.iter().filter(|(node, _)| !left(node));
         let voices = base().filter(|(node, member)| member.added.time <= reach.frontier && speaks(node)).count();
         2 * voices > base().filter(|(_, member)| member.added.time <= reach.promised).count()
+            || left_out(Rule::Majority)
     }
 
     /// Whether those who would remain without `node` too are a majority.
