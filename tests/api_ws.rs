@@ -32,7 +32,7 @@ async fn a_subscription_gives_the_documents_and_then_each_change() {
     assert_eq!((&snapshot["id"], &snapshot["more"]), (&json!("s1"), &json!(false)));
     let expected = json!({
         "collection": "c", "id": "b", "version": receipt["version"], "stamp": receipt["stamp"],
-        "status": "tentative", "value": 2,
+        "status": "final", "value": 2,
     });
     assert_eq!(ids(&snapshot), ["a", "b"]);
     assert_eq!(snapshot["docs"][1], expected);
@@ -44,7 +44,7 @@ async fn a_subscription_gives_the_documents_and_then_each_change() {
     let deletion = node.delete("/v1/docs/c/c").await.json();
     let change = ws.expect("change").await;
     let expected = json!({
-        "collection": "c", "id": "c", "stamp": deletion["stamp"], "status": "tentative", "deleted": true,
+        "collection": "c", "id": "c", "stamp": deletion["stamp"], "status": "final", "deleted": true,
     });
     assert_eq!(change["doc"], expected);
 }
@@ -115,7 +115,7 @@ async fn a_document_that_leaves_the_filter_is_removed_and_one_that_was_never_in_
     assert_eq!(ws.expect("change").await["doc"]["value"]["n"], 1);
     let left = node.put("/v1/docs/c/open", r#"{"open":false}"#).await.json();
     let expected =
-        json!({ "collection": "c", "id": "open", "stamp": left["stamp"], "status": "tentative", "removed": true });
+        json!({ "collection": "c", "id": "open", "stamp": left["stamp"], "status": "final", "removed": true });
     assert_eq!(ws.expect("change").await["doc"], expected);
 
     put(&node, "c/open", json!({ "open": false, "n": 2 })).await;
@@ -180,7 +180,7 @@ async fn writes_are_answered_by_receipts_and_seen_by_subscribers() {
     let commands = json!([{ "put": { "collection": "c", "id": "a", "value": { "n": 1 } } }]);
     ws.send(json!({ "type": "write", "id": "w1", "commands": commands, "key": "k1" })).await;
     let receipt = ws.expect("receipt").await;
-    assert_eq!((&receipt["id"], &receipt["status"]), (&json!("w1"), &json!("tentative")));
+    assert_eq!((&receipt["id"], &receipt["status"]), (&json!("w1"), &json!("final")));
     let doc = &receipt["docs"][0];
     assert_eq!((&doc["collection"], &doc["id"]), (&json!("c"), &json!("a")));
     let change = ws.expect("change").await;

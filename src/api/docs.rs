@@ -17,7 +17,7 @@ use super::{
 use crate::{
     document::{Fault, Reason, json, patch::Patch},
     op::{Command, DocKey, Guard},
-    replica::{Draft, Receipt, Refused},
+    replica::{Draft, Receipt, Refused, Replica},
 };
 
 /// `PUT /v1/docs/{collection}/{id}`.
@@ -103,9 +103,10 @@ pub async fn post(
 /// `GET /v1/docs/{collection}/{id}`.
 pub async fn get(State(api): State<Api>, doc: DocPath, headers: HeaderMap) -> Result<Response, Problem> {
     let DocPath { collection, id } = doc.clone();
-    let found = api.read(move |replica| replica.state().get(&collection, &id)).await?;
+    let look = move |replica: &Replica| (replica.state().get(&collection, &id), replica.frontier());
+    let (found, frontier) = api.read(look).await?;
     let view = found.ok_or_else(|| Problem::no_document(&doc.collection, &doc.id))?;
-    let described = shape::describing(&view);
+    let described = shape::describing(&view, frontier);
     let tags = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let current = described.get(header::ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default();
     let held = |tag: &str| tag.trim() == "*" || tag.trim().trim_start_matches("W/") == current;

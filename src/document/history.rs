@@ -161,6 +161,11 @@ impl Document {
         bench.text(0)
     }
 
+    /// The time of the last of its ops.
+    pub(super) fn latest(&self) -> u64 {
+        self.ops.last().map_or(0, Op::time)
+    }
+
     /// The stamp of the last op that wrote the document: each of its ops does, but for those that only read it.
     pub(super) fn stamp(&self, rejected: &Rejected) -> Option<Stamp> {
         let reading = self.more.as_ref().map_or(&[][..], |more| &more.reading);

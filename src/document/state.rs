@@ -71,6 +71,8 @@ pub struct View {
     pub text: Text,
     /// The last op that wrote it.
     pub stamp: Option<Stamp>,
+    /// The time of the last op that touches it: once that is final, so is the document.
+    pub latest: u64,
 }
 
 /// An op's place and why it has no effect there, if it has none.
@@ -159,6 +161,11 @@ impl State {
         self.document(collection, id)?.stamp(&self.rejected)
     }
 
+    /// The time of the last op that touches a document, whether it exists or not; 0 if there is none.
+    pub fn latest(&self, collection: &str, id: &str) -> u64 {
+        self.document(collection, id).map_or(0, Document::latest)
+    }
+
     /// The documents of a collection behind the id `after`, in the order of their ids; it looks at `most` at the
     /// most, existing or not, and returns with them the id to go on behind, if it did not come to the end.
     pub fn scan(&self, collection: &str, after: Option<&str>, most: usize) -> (Vec<View>, Option<CompactString>) {
@@ -243,8 +250,8 @@ impl State {
 
     fn view(&self, collection: &Arc<str>, id: &CompactString, document: &Document) -> Option<View> {
         let text = document.text.clone()?;
-        let stamp = document.stamp(&self.rejected);
-        Some(View { collection: Arc::clone(collection), id: id.clone(), text, stamp })
+        let (stamp, latest) = (document.stamp(&self.rejected), document.latest());
+        Some(View { collection: Arc::clone(collection), id: id.clone(), text, stamp, latest })
     }
 
     fn document(&self, collection: &str, id: &str) -> Option<&Document> {

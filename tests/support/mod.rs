@@ -52,7 +52,7 @@ pub async fn start_pool<const N: usize>() -> [TestNode; N] {
         nodes.push(start(&format!("node-{index}"), Some(url.clone())).await);
     }
     for node in &nodes {
-        until(&node.node, |replica| replica.standing() == Standing::Member && replica.state().members().len() == N)
+        until(&node.node, |replica| replica.standing() == Standing::Member && replica.roster().present().count() == N)
             .await;
     }
     nodes.try_into().unwrap_or_else(|_| unreachable!("as many as were asked for"))
