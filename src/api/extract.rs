@@ -10,7 +10,7 @@ use axum::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::timeout;
 
-use super::{BODY_BYTES_MAX, Problem, query::Query};
+use super::{BODY_BYTES_MAX, Problem};
 use crate::{
     document::{check_collection, check_id},
     op::{DocKey, Guard, OpId},
@@ -61,8 +61,6 @@ impl<S: Send + Sync> FromRequestParts<S> for DocPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<DocPath, Problem> {
-        // What a client asks for in a query must not be passed over silently.
-        Query::of(&parts.uri, &[])?;
         let Path((collection, id)): Path<(String, String)> =
             Path::from_request_parts(parts, state).await.map_err(|_| not_utf8())?;
         check_collection(&collection)?;

@@ -21,6 +21,7 @@ mod server;
 mod shape;
 mod steps;
 mod tx;
+mod wait;
 mod ws;
 
 use std::sync::Arc;
