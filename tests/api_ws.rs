@@ -195,6 +195,52 @@ async fn writes_are_answered_by_receipts_and_seen_by_subscribers() {
 }
 
 #[tokio::test]
+async fn a_tentative_write_gets_a_second_receipt_when_its_verdict_is_final() {
+    let [a, b] = start_pool().await;
+    let cut = async |cut: bool| drop(b.post("/v1/pool/links", &json!({ "cut": cut }).to_string()).await.expect(200));
+    cut(true).await;
+    let mut ws = Ws::connect(&a).await;
+    let claim = |id: &str, value: i32| {
+        let doc = json!({ "collection": "c", "id": "name" });
+        let put = json!({ "put": { "collection": "c", "id": "name", "value": value } });
+        json!({ "type": "write", "id": id, "guards": [{ "absent": doc }], "commands": [put] })
+    };
+    let mut hurried = claim("w1", 1);
+    hurried["wait"] = "final".into();
+    ws.send(hurried).await;
+    let first = ws.expect("receipt").await;
+    assert_eq!(
+        (&first["id"], &first["status"], &first["verdict"]),
+        (&json!("w1"), &json!("tentative"), &json!("applied"))
+    );
+    let mut other = Ws::connect(&b).await;
+    other.send(claim("w2", 2)).await;
+    assert_eq!(other.expect("receipt").await["status"], "tentative");
+    cut(false).await;
+    // Both were issued at one time, so the lesser id comes first.
+    let (on_a, on_b) = (ws.expect("receipt").await, other.expect("receipt").await);
+    assert_eq!((&on_a["id"], &on_a["op"], &on_b["id"]), (&json!("w1"), &first["op"], &json!("w2")));
+    let mut statuses = [on_a["status"].as_str().unwrap(), on_b["status"].as_str().unwrap()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, ["final", "rejected"]);
+    ws.ping().await;
+}
+
+#[tokio::test]
+async fn a_write_that_is_final_at_once_gets_one_receipt_and_waits_for_nothing_else() {
+    let node = start_node().await;
+    let mut ws = Ws::connect(&node).await;
+    let commands = json!([{ "put": { "collection": "c", "id": "a", "value": 1 } }]);
+    ws.send(json!({ "type": "write", "id": "w1", "commands": commands, "wait": "final" })).await;
+    assert_eq!(ws.expect("receipt").await["status"], "final");
+    ws.ping().await;
+    for wait in [json!("all"), json!(2), json!(null)] {
+        ws.send(json!({ "type": "write", "id": "w2", "commands": commands, "wait": wait })).await;
+        assert_eq!(ws.expect_error("bad-request").await["id"], "w2");
+    }
+}
+
+#[tokio::test]
 async fn a_write_whose_guard_fails_changes_nothing() {
     let node = start_node().await;
     put(&node, "c/a", json!(1)).await;
@@ -258,7 +304,7 @@ async fn messages_that_mean_nothing_are_answered_and_the_connection_stays() {
         ),
         (r#"{"type":"ping","id":"x","id":"y"}"#, "duplicate-key", None),
         (r#"{"type":"ping","id":"x","a":1"#, "malformed-json", None),
-        (r#"{"type":"write","id":"x","commands":[],"wait":1}"#, "unknown-field", Some("x")),
+        (r#"{"type":"write","id":"x","commands":[],"wait":1}"#, "bad-request", Some("x")),
     ] {
         ws.send_text(text).await;
         let answer = ws.expect_error(slug).await;
