@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{BODY_BYTES_MAX, Problem};
 use crate::{
     document::{check_collection, check_id},
-    op::{DocKey, Guard, OpId},
+    op::{DocKey, Guard, NodeId, OpId},
     version::Version,
 };
 
@@ -36,6 +36,9 @@ pub struct DocPath {
     /// Its id.
     pub id: String,
 }
+
+/// A node named in the path.
+pub struct NodePath(pub NodeId);
 
 /// An op named in the path.
 pub struct OpPath(pub OpId);
@@ -66,6 +69,15 @@ impl<S: Send + Sync> FromRequestParts<S> for DocPath {
         check_collection(&collection)?;
         check_id(&id)?;
         Ok(DocPath { collection, id })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for NodePath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<NodePath, Problem> {
+        let node = parameter(parts, state).await?.parse();
+        node.map(NodePath).map_err(|_| Problem::bad("bad-name", "a member is named by its id: GET /v1/pool lists them"))
     }
 }
 

@@ -108,7 +108,7 @@ impl Wanted {
 
 /// Before and behind every op.
 const FIRST: Stamp = Stamp { time: 0, origin: NodeId(uuid::Uuid::nil()) };
-const LAST: Stamp = Stamp { time: u64::MAX, origin: NodeId(uuid::Uuid::max()) };
+pub(super) const LAST: Stamp = Stamp { time: u64::MAX, origin: NodeId(uuid::Uuid::max()) };
 
 /// An op, as docs/API.md describes it.
 #[derive(Serialize)]

@@ -13,13 +13,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    check_ready,
     place::{Place, Walk},
     shape::{self, DocBody},
 };
 use crate::{
     document::{Change, State, Text, View, json},
     op::Stamp,
-    replica::{Refused, Replica, Standing},
+    replica::{Refused, Replica},
 };
 
 /// Most changes and most documents that one look takes: some hundreds of microseconds of the node's task.
@@ -179,9 +180,7 @@ pub struct Chunk {
 impl Look {
     /// Looks from a place on, in one collection or in all.
     pub fn take(replica: &Replica, place: &Place, only: Option<&str>) -> Result<Look, Refused> {
-        if replica.standing() != Standing::Member {
-            return Err(Refused::NotReady);
-        }
+        check_ready(replica.standing())?;
         let state = replica.state();
         let Some(ring) = state.changes().since(place.ring) else { return Ok(Look::Gone) };
         let (mut behind, end, mut bytes) = (place.ring, state.changes().end(), 0);

@@ -11,13 +11,17 @@ use axum::{
 use serde_json::Value;
 
 use super::{
-    Api, Problem, docs,
+    Api, Problem, check_ready, docs,
     extract::{self, OpPath},
     shape::ReceiptBody,
     steps,
     wait::{self, Patience},
 };
-use crate::{document::json, replica::Receipt};
+use crate::{
+    document::json,
+    op::OpId,
+    replica::{Receipt, Refused, Replica, Standing},
+};
 
 /// `POST /v1/tx`: one op over many documents.
 pub async fn post(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
@@ -41,7 +45,7 @@ pub async fn post(State(api): State<Api>, request: Request) -> Result<Response, 
 /// `GET /v1/ops/{op}`: the receipt as it stands, or once it is final. It is shown whatever it says.
 pub async fn op(State(api): State<Api>, OpPath(op): OpPath, uri: Uri) -> Result<Response, Problem> {
     let patience = Patience::of(&uri)?;
-    let receipt = api.read(move |replica| replica.receipt(op)).await?;
+    let receipt = api.node.read(move |replica, _| receipt_on(replica, op)).await??;
     let receipt = receipt.ok_or_else(|| {
         let detail = format!(
             "this node holds no op {op}: if another node gave you its receipt, send that answer's Lamplight-Session \
@@ -50,6 +54,14 @@ pub async fn op(State(api): State<Api>, OpPath(op): OpPath, uri: Uri) -> Result<
         Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
     })?;
     Ok(patience.answer(&api.awaited(receipt, patience).await?, shown))
+}
+
+/// A node that has retired can still tell of the op by which it did.
+fn receipt_on(replica: &Replica, op: OpId) -> Result<Option<Receipt>, Refused> {
+    if replica.standing() != Standing::Retired {
+        check_ready(replica.standing())?;
+    }
+    Ok(replica.receipt(op))
 }
 
 fn shown(receipt: &Receipt) -> Response {
