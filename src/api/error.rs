@@ -60,6 +60,15 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
     }
 
+    /// 404 for a document that is not there where all is final.
+    pub fn no_final_document(collection: &str, id: &str) -> Problem {
+        let detail = format!(
+            "there is no document {id:?} in {collection:?} as far as all is final: without view=final you see what is \
+             tentative"
+        );
+        Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+    }
+
     /// 413.
     pub fn too_large(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)

@@ -36,6 +36,11 @@ impl Query {
         let parsed = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
         let axum::extract::Query(pairs) = parsed.map_err(|_| bad())?;
         for (index, (name, _)) in pairs.iter().enumerate() {
+            if name == "view" && !known.contains(&"view") {
+                let detail = "view=final is there for a single document only, not yet for listings and changes: GET \
+                              /v1/docs/{collection}/{id}?view=final";
+                return Err(Problem::bad("bad-query", detail));
+            }
             if !known.contains(&name.as_str()) {
                 let takes = if known.is_empty() { "none".into() } else { known.join(", ") };
                 return Err(Problem::bad("bad-query", format!("unknown parameter {name:?}: this call takes {takes}")));

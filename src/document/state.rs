@@ -151,6 +151,22 @@ impl State {
         self.view(name, id, document)
     }
 
+    /// A document as its ops up to a time make it, if it exists there. `time` must not be past what is final: the ops up
+    /// to it keep their verdicts.
+    pub fn get_at(&self, collection: &str, id: &str, time: u64) -> Option<View> {
+        let (name, found) = self.collections.get_key_value(collection)?;
+        let (id, document) = found.documents.get_key_value(id)?;
+        let place = document.ops.partition_point(|op| op.time() <= time);
+        if place == document.ops.len() {
+            return self.view(name, id, document);
+        }
+        let latest = document.ops[..place].last()?.time();
+        let again = |bench: &mut Workbench<'_>, op: &Op| bench.carry_out_again(op, &op.body());
+        let text = document.text_at(&DocKey::new(collection, id.as_str()), place, &self.rejected, again)?;
+        let stamp = document.stamp_at(place, &self.rejected);
+        Some(View { collection: Arc::clone(name), id: id.clone(), text, stamp, latest })
+    }
+
     /// The text of a document, if it exists.
     pub fn text(&self, collection: &str, id: &str) -> Option<&Text> {
         self.document(collection, id)?.text.as_ref()

@@ -166,3 +166,46 @@ async fn what_wait_and_timeout_may_say_is_told() {
     node.get("/v1/docs/names").await.expect(200);
     assert_eq!(node.ops().await, 1);
 }
+
+#[tokio::test]
+async fn the_final_view_shows_a_document_as_far_as_all_is_final() {
+    let [a, b] = start_pool().await;
+    let put = async |path: &str, json: &str, status| a.put(&format!("/v1/docs/c/{path}"), json).await.expect(status);
+    let first = put("x?wait=final&timeout=60s", r#"{"n":1}"#, 201).await;
+    put("gone?wait=final&timeout=60s", "1", 201).await;
+    let shown = a.get("/v1/docs/c/x?view=final").await.expect(200);
+    assert_eq!((shown.header("etag"), shown.header("lamplight-status")), (first.header("etag"), "final"));
+    cut(&b, true).await;
+    // Twenty merges, so that there are checkpoints amidst what is tentative; then one op that replaces all.
+    for n in 2..22 {
+        a.merge("/v1/docs/c/x", &json!({ "n": n }).to_string()).await.expect(200);
+    }
+    let last = put("x", "7", 200).await;
+    a.delete("/v1/docs/c/gone").await.expect(200);
+    let new = put("new", "1", 201).await.json();
+    let shown = a.get("/v1/docs/c/x?view=final").await.expect(200);
+    assert_eq!((shown.text(), shown.header("etag")), (r#"{"n":1}"#.into(), first.header("etag")));
+    assert_eq!(
+        (shown.header("lamplight-status"), shown.header("lamplight-stamp")),
+        ("final", first.json()["stamp"].as_str().unwrap())
+    );
+    assert_eq!(a.get("/v1/docs/c/x").await.text(), "7");
+    assert_eq!(a.get("/v1/docs/c/gone?view=final").await.expect(200).text(), "1");
+    let detail = a.get("/v1/docs/c/new?view=final").await.expect_problem(404, "not-found");
+    assert!(detail.contains("tentative"), "{detail}");
+    a.get("/v1/docs/c/none?view=final").await.expect_problem(404, "not-found");
+    cut(&b, false).await;
+    assert_eq!(op(&a, &new["op"]).await["status"], "final");
+    a.get("/v1/docs/c/gone?view=final").await.expect_problem(404, "not-found");
+    assert_eq!(a.get("/v1/docs/c/x?view=final").await.header("etag"), last.header("etag"));
+}
+
+#[tokio::test]
+async fn views_that_are_not_there_are_refused() {
+    let node = start_node().await;
+    node.get("/v1/docs/c/x?view=all").await.expect_problem(400, "bad-query");
+    for path in ["/v1/docs/c", "/v1/changes", "/v1/collections"] {
+        let detail = node.get(&format!("{path}?view=final")).await.expect_problem(400, "bad-query");
+        assert!(detail.contains("not yet"), "{detail}");
+    }
+}
