@@ -188,7 +188,7 @@ fn recovery(root: &Path) {
     let value = format!("{{\"text\":\"{}\"}}", "x".repeat(86));
     let op = |seq: u64| {
         let command = if seq == 1 {
-            Command::Add(Newcomer { node, name: "bench".into(), urls: Vec::new() })
+            Command::Add(Newcomer { node, name: "bench".into(), urls: Vec::new() }, 0)
         } else {
             Command::Put(DocKey::new("bench", format!("document-{seq}")), value.clone().into())
         };

@@ -11,7 +11,7 @@ use hyper::Method;
 use lamplight::{
     op::{Body, Command, DocKey, Hash, Head, Newcomer, NodeId, Op, OpId, PoolId, TIME_MAX},
     replica::Replica,
-    wire::{self, Beat, Hello, Message, Pulse, Refusal, Why},
+    wire::{self, Announcement, Beat, Hello, Message, Pulse, Refusal, Why},
 };
 use serde_json::Value;
 use support::{TestNode, start_pool, until};
@@ -73,7 +73,7 @@ impl Peer {
     }
 
     async fn send_ops(&mut self, ops: &[Op]) {
-        self.send(&Message::Ops(ops.to_vec(), Vec::new())).await;
+        self.send(&Message::Ops(ops.to_vec(), Vec::new(), Vec::new())).await;
     }
 
     /// The next message; none at the end.
@@ -163,7 +163,7 @@ async fn a_frame_that_is_cut_short_anywhere_or_goes_on_is_refused() {
     let peer = Peer::silent(&scene.a).await;
     let ops = vec![peer.op(1, 50, put("new", "1"))];
     let head = Head::default().extended(&ops[0]);
-    let frame = wire::encode(&Message::Ops(ops, vec![(peer.node, head)]));
+    let frame = wire::encode(&Message::Ops(ops, vec![(peer.node, head)], Vec::new()));
     let hello = wire::encode(&Message::Hello(peer.hello()));
     let cuts = |frame: &[u8]| (1..frame.len()).map(|end| frame[..end].to_vec()).collect::<Vec<_>>();
     let longer = [&frame[..], &[0]].concat();
@@ -224,7 +224,7 @@ async fn another_history_under_the_same_id_is_a_fork() {
     let mut peer = Peer::greeted(&scene.a).await;
     let op = peer.op(1, 50, put("new", "1"));
     let stated = vec![(peer.node, forged)];
-    peer.send(&Message::Ops(vec![op], stated)).await;
+    peer.send(&Message::Ops(vec![op], stated, Vec::new())).await;
     peer.expect_refused(Why::Fork, "differs").await;
     scene.is_unharmed().await;
 }
@@ -278,7 +278,14 @@ async fn a_time_far_ahead_does_not_move_the_clock() {
         peer.expect_refused(Why::Broken, "far ahead").await;
 
         let mut peer = Peer::greeted(&scene.a).await;
-        peer.send(&Message::Beat(Beat { clock, digest: Hash::default(), state: 0, pulses: Vec::new() })).await;
+        peer.send(&Message::Beat(Beat {
+            clock,
+            digest: Hash::default(),
+            state: 0,
+            frontier: u64::MAX,
+            pulses: Vec::new(),
+        }))
+        .await;
         peer.expect_refused(Why::Broken, "far ahead").await;
     }
     scene.is_unharmed().await;
@@ -288,8 +295,9 @@ async fn a_time_far_ahead_does_not_move_the_clock() {
 async fn signs_of_life_of_others_cannot_poison_the_clock() {
     let scene = Scene::set().await;
     let mut peer = Peer::greeted(&scene.a).await;
-    let pulses = vec![(scene.b.node.id(), Pulse { count: u64::MAX, clock: u64::MAX })];
-    peer.send(&Message::Beat(Beat { clock: 1, digest: Hash::default(), state: 0, pulses })).await;
+    let greatest = Announcement { seq: u64::MAX, clock: u64::MAX, complete: u64::MAX, wanted: u64::MAX };
+    let pulses = vec![(scene.b.node.id(), Pulse { count: (u64::MAX, u64::MAX), said: greatest })];
+    peer.send(&Message::Beat(Beat { clock: 1, digest: Hash::default(), state: 0, frontier: u64::MAX, pulses })).await;
     // It is heard in the order of sending, so what is wrong behind it tells that it was taken.
     peer.send_bytes(vec![77]).await;
     peer.expect_refused(Why::OtherVersion, "77").await;
@@ -317,9 +325,9 @@ async fn an_op_whose_content_no_node_can_carry_out_is_refused() {
         (vec![Command::Put(DocKey::new("-c", "x"), "1".into())], "collection"),
         (vec![Command::Delete(DocKey::new("c", ".."))], "id"),
         (vec![Command::Delete(DocKey::new("c", "a\nb"))], "id"),
-        (vec![Command::Add(newcomer()), Command::Delete(doc())], "alone"),
-        (vec![Command::Add(bad_url)], "URLs"),
-        (vec![Command::Add(long_name)], "name"),
+        (vec![Command::Add(newcomer(), 0), Command::Delete(doc())], "alone"),
+        (vec![Command::Add(bad_url, 0)], "URLs"),
+        (vec![Command::Add(long_name, 0)], "name"),
     ];
     for (commands, words) in cases {
         let mut peer = Peer::greeted(&scene.a).await;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    op::{Op, OpId},
+    op::{NodeId, Op, OpId},
     plant::early_squeezed,
 };
 
@@ -50,6 +50,19 @@ impl Early {
         let mut all: Vec<Op> = std::mem::take(self).waiting.into_values().flatten().collect();
         all.sort();
         all
+    }
+
+    /// What waits of these origins, in stamp order.
+    pub(super) fn take_of(&mut self, origins: &[NodeId]) -> Vec<Op> {
+        let mut taken: Vec<Op> = Vec::new();
+        for waiting in self.waiting.values_mut() {
+            taken.extend(waiting.extract_if(.., |op| origins.contains(&op.origin())));
+        }
+        self.waiting.retain(|_, waiting| !waiting.is_empty());
+        self.len -= taken.len();
+        self.bytes -= taken.iter().map(|op| op.bytes().len()).sum::<usize>();
+        taken.sort();
+        taken
     }
 
     /// What waited for `came`.

@@ -70,6 +70,11 @@ impl Replica {
     pub(super) fn on_join(&mut self, url: &str) {
         self.peers.ask(url);
         self.moving_to = Some(url.to_string());
+        let linked =
+            self.links.values().filter_map(|link| link.peer.as_ref()).find(|peer| peer.urls.iter().any(|at| at == url));
+        if linked.is_some_and(|peer| self.roster.is_evicted(peer.node)) {
+            return self.be_reborn(format!("{} gives way to those whom it had evicted", self.config.node));
+        }
         self.dial();
     }
 
@@ -149,6 +154,9 @@ impl Replica {
     /// The first word on a link, or news about the peer's pool.
     fn on_hello(&mut self, link: LinkId, hello: Hello) {
         self.give_up_pool_for(link, &hello);
+        if self.gives_way_to(link, &hello) {
+            return self.be_reborn(format!("{} gives way to those whom it had evicted", self.config.node));
+        }
         if let Some((why, detail)) = self.objection(link, &hello) {
             self.refuse(link, why, detail);
             return;
@@ -265,7 +273,12 @@ impl Replica {
 
     fn on_refusal(&mut self, link: LinkId, refusal: &Refusal) {
         let benign = matches!(refusal.why, Why::Double | Why::Oneself);
-        if refusal.why == Why::Evicted && self.believes(link) {
+        if refusal.why == Why::Fork && self.takes_back && !self.ready && self.believes(link) {
+            // It meant to take back what an old copy of its disk lacks, but has issued other ops in their place since.
+            let node = self.config.node;
+            return self.be_reborn(format!("two nodes have issued ops as {node}: it comes back as another"));
+        }
+        if refusal.why == Why::Evicted && self.ready && self.believes(link) {
             return self
                 .be_reborn(format!("the pool goes on without {}, which comes back as another", self.config.node));
         }
@@ -333,7 +346,11 @@ impl Replica {
             match self.place(&op) {
                 Place::Next => {
                     self.append(&op, Some(link), self.log.head(op.origin()).extended(&op));
-                    self.early.released(op.id()).into_iter().rev().for_each(|early| coming.push_front(early));
+                    let released = self.early.released(op.id()).into_iter().rev();
+                    // Of one that is evicted only what comes from those who remain is taken, and who knows where this came
+                    // from. They send it again.
+                    let open = released.filter(|early| !self.roster.is_evicted(early.origin()));
+                    open.for_each(|early| coming.push_front(early));
                     fresh.push(op);
                 }
                 Place::Held => {
@@ -457,8 +474,9 @@ impl Replica {
             self.on_discrepancy(digest);
         }
         let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
-        if beat.digest == digest && self.ready && peer.is_some_and(|peer| !self.roster.is_gone(peer)) {
-            self.finality.reach(beat.frontier);
+        let is_member = |peer: NodeId| self.roster.knows(peer) && !self.roster.is_gone(peer);
+        if beat.digest == digest && self.ready && !self.finality.assembly.outcast && peer.is_some_and(is_member) {
+            self.finality.reach(beat.frontier.min(self.clock));
         }
         let Some(found) = self.links.get_mut(&link) else { return };
         let still = found.differed == Some(digest) || self.early.len() > 0;
@@ -810,7 +828,7 @@ mod tests {
     /// A peer with the same log says the sum over its documents.
     fn beat(replica: &mut Replica, state: u64) {
         let link = greet(replica);
-        let beat = Beat { clock: 0, digest: replica.log().digest(), state, pulses: Vec::new() };
+        let beat = Beat { clock: 0, digest: replica.log().digest(), state, frontier: 0, pulses: Vec::new() };
         replica.handle(Now::default(), Event::Heard(link, Message::Beat(beat)));
     }
 

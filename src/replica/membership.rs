@@ -5,7 +5,7 @@ use super::{LinkId, Replica, gossip::SILENCE_MS};
 use crate::{
     op::{Command, Eviction, NodeId},
     plant::{Rule, left_out},
-    wire::Why,
+    wire::{Hello, Why},
 };
 
 impl Replica {
@@ -16,7 +16,9 @@ impl Replica {
             return false;
         }
         let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
-        peer.is_none_or(|peer| !self.roster.knows(peer) || self.roster.is_evicted(peer))
+        // Not from one who has retired, either: what it says to the last comes behind no fence of its own.
+        let remains = |peer| self.finality.assembly.remaining.contains(&peer) && !self.roster.is_gone(peer);
+        !peer.is_some_and(remains)
     }
 
     /// Why there is no link with this node any more, if the pool goes on without it.
@@ -38,7 +40,16 @@ impl Replica {
             let url = link.dialled.as_ref()?;
             self.roster.present().find(|(_, member)| member.urls.contains(url)).map(|(node, _)| *node)
         });
-        self.ready && (told || peer.is_some_and(|peer| self.roster.knows(peer) && !self.roster.is_gone(peer)))
+        told || peer.is_some_and(|peer| self.roster.knows(peer) && !self.roster.is_gone(peer))
+    }
+
+    /// Whether an operator has told this node to join one whom it had evicted: of two sides that evict each other, it is
+    /// then this one that comes back as another.
+    pub(super) fn gives_way_to(&self, link: LinkId, hello: &Hello) -> bool {
+        let dialled = self.links.get(&link).and_then(|link| link.dialled.as_ref());
+        let told = dialled.is_some() && dialled == self.moving_to.as_ref();
+        let same_pool = self.pool.is_some() && self.pool == hello.pool;
+        told && same_pool && hello.member && self.roster.is_evicted(hello.node)
     }
 
     /// A node that the others have cut off comes back as another, with what only it has; so does one that hangs on such a

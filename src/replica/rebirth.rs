@@ -44,6 +44,7 @@ impl Replica {
         self.config.node = NodeId(uuid::Builder::from_random_bytes(self.rng.u128(..).to_le_bytes()).into_uuid());
         self.started_ms = Some(self.now.mono_ms);
         self.counters.reborn += 1;
+        self.moving_to = None;
         self.enter(pool);
     }
 

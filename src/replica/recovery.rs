@@ -1,5 +1,7 @@
 //! How a replica comes back from its journal.
 
+use std::collections::BTreeSet;
+
 use super::{Config, Replica, gossip::Place};
 use crate::{
     op::{NodeId, Op},
@@ -18,6 +20,8 @@ pub struct Recovery {
     replica: Replica,
     batch: Vec<Op>,
     frontier: u64,
+    /// Ids that the node had.
+    ids: BTreeSet<NodeId>,
 }
 
 impl Recovery {
@@ -25,7 +29,7 @@ impl Recovery {
     pub fn new(config: Config) -> Recovery {
         let mut replica = Replica::new(config);
         replica.takes_back = true;
-        Recovery { replica, batch: Vec::with_capacity(BATCH), frontier: 0 }
+        Recovery { replica, batch: Vec::with_capacity(BATCH), frontier: 0, ids: BTreeSet::new() }
     }
 
     /// Takes the next record.
@@ -60,6 +64,10 @@ impl Recovery {
             // A pool of which there is no op was founded, or joined, in words only.
             replica.forget();
         }
+        // What rests on a lost record of an id that the node has given up, it issues again, unless the others hold it.
+        let given_up: Vec<NodeId> =
+            self.ids.into_iter().filter(|id| anew.is_some() || *id != replica.config.node).collect();
+        replica.orphans.extend(replica.early.take_of(&given_up));
         if let Some(node) = anew {
             // What is lost may have been final: how far it is, whoever lets it in says.
             replica.rename(node);
@@ -78,6 +86,7 @@ impl Recovery {
 
     fn identify(&mut self, Identity { node, pool, pool_name }: Identity) {
         self.replica.pool = Some((pool, pool_name));
+        self.ids.insert(node);
         if self.replica.config.node == node {
             return;
         }

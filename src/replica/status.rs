@@ -45,8 +45,8 @@ impl Replica {
     /// The member list, in the order of node ids: also those whose eviction is not effective yet.
     pub fn member_list(&self, mono_ms: u64) -> Vec<MemberStatus> {
         let patience_ms = 3 * self.pulse_every() + SILENCE_MS;
-        let is_gone = |node: &NodeId| self.roster.is_gone(*node) && !self.finality.assembly.pending.contains(node);
-        let members = self.roster.all().iter().filter(|(node, _)| !is_gone(node));
+        let (roster, pending) = (&self.roster, &self.finality.assembly.pending);
+        let members = roster.all().iter().filter(|(node, _)| !roster.is_gone(**node) || pending.contains(node));
         members
             .map(|(node, member)| {
                 let oneself = *node == self.config.node;

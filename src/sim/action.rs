@@ -38,6 +38,8 @@ pub enum Action {
     Submit(usize, Draft),
     /// An operator cuts a node's links, or joins them again.
     Cut(usize, bool),
+    /// An operator tells a node to join another.
+    Join(usize, String),
     /// A dial reaches its target.
     Accept(usize),
     /// The dialler learns that its dial came through.
@@ -128,6 +130,7 @@ impl fmt::Display for Action {
             Action::Tick(node) => write!(f, "tick {node}"),
             Action::Submit(node, draft) => write!(f, "submit {node} {}", draft_text(draft).ok_or(fmt::Error)?),
             Action::Cut(node, cut) => write!(f, "cut {node} {cut}"),
+            Action::Join(node, url) => write!(f, "join {node} {url}"),
             Action::Accept(dial) => write!(f, "accept {dial}"),
             Action::Connected(dial) => write!(f, "connected {dial}"),
             Action::DialFailed(dial) => write!(f, "dial-failed {dial}"),
@@ -168,6 +171,7 @@ impl FromStr for Action {
             "tick" => Action::Tick(index()?),
             "submit" => Action::Submit(index()?, draft(second).ok_or_else(bad)?),
             "cut" => Action::Cut(index()?, flag()?),
+            "join" => Action::Join(index()?, second.to_string()),
             "accept" => Action::Accept(index()?),
             "connected" => Action::Connected(index()?),
             "dial-failed" => Action::DialFailed(index()?),

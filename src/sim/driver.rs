@@ -24,6 +24,8 @@ use crate::{
 const FOUNDING_MS: u64 = 6_000;
 /// The calm ends at the latest after this.
 const CALM_MS: u64 = 90_000;
+/// So long a pool is left to itself before an operator sees to it.
+const ALONE_MS: u64 = 10_000;
 /// A pool that has come to rest is looked at again after this.
 const SETTLE_MS: u64 = 2_000;
 /// A quiet pool spreads an op within this, well before the repair by beats would.
@@ -75,8 +77,6 @@ pub struct Driver<'e> {
     pub(super) tally: Tally,
     pub(super) now_ms: u64,
     pub(super) stormy: bool,
-    /// Whether someone was evicted by force: done twice at once, on two sides of a partition, that makes two pools.
-    pub(super) forced: bool,
     workload: Workload,
     queue: BTreeMap<(u64, u64), Due>,
     scheduled: u64,
@@ -84,7 +84,9 @@ pub struct Driver<'e> {
     pub(super) old_disks: BTreeMap<usize, usize>,
     /// Starts on the calendar: before these a pool is not at rest.
     starts: usize,
-    urls: Vec<String>,
+    pub(super) urls: Vec<String>,
+    /// How often an operator has seen to the pool since.
+    seen_to: u64,
     calm_ms: u64,
     /// Whether the pool was at rest when it was last looked at.
     rested: bool,
@@ -105,13 +107,13 @@ impl<'e> Driver<'e> {
             tally: Tally::default(),
             now_ms: 0,
             stormy: false,
-            forced: false,
             workload: Workload::new(plan.mix),
             queue: BTreeMap::new(),
             scheduled: 0,
             old_disks: BTreeMap::new(),
             starts: 0,
             urls,
+            seen_to: 0,
             calm_ms: 0,
             rested: false,
             done: false,
@@ -439,10 +441,10 @@ impl<'e> Driver<'e> {
 
     fn watch(&mut self) -> Result<(), Violation> {
         let late = self.now_ms > self.calm_ms + CALM_MS;
-        let mut rests = self.starts == 0 && self.world.converged() && self.world.is_connected();
-        if rests && !self.world.is_final() {
-            self.evict_the_dead()?;
-            rests = false;
+        let rests = self.starts == 0 && self.world.converged() && self.world.is_final() && self.world.is_connected();
+        if !rests && self.starts == 0 && self.now_ms > self.calm_ms + ALONE_MS * (self.seen_to + 1) {
+            self.seen_to += 1;
+            self.operate()?;
         }
         let settled = rests && self.rested;
         if !(late || settled) {

@@ -153,8 +153,7 @@ impl Driver<'_> {
         Ok(kept < len)
     }
 
-    /// An operator at one node evicts a member: mostly one that is not heard of there, dead or behind a partition; once a
-    /// run whoever it is, by force.
+    /// An operator at one node evicts a member that is not heard of there, dead or behind a partition.
     fn evict_someone(&mut self) -> Result<bool, Violation> {
         let member = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
         let live: Vec<usize> = self.world.live().filter(member).map(|(node, _)| node).collect();
@@ -163,19 +162,31 @@ impl Driver<'_> {
         let others = replica.roster().present().map(|(other, _)| *other).filter(|other| *other != replica.node());
         let (others, before): (Vec<NodeId>, usize) = (others.collect(), replica.log().len());
         let Some(evicted) = self.rng.choice(&others).copied() else { return Ok(false) };
-        let force = !self.forced && self.happens(300);
-        self.forced |= force;
+        // By force only who is dead for good: else it can make two pools, which is what force says it risks.
+        let dead = !self.plan.durable && self.world.live().all(|(_, replica)| replica.node() != evicted);
+        let force = dead && self.happens(300);
         self.act(&Action::Submit(node, eviction(evicted, force)))?;
         Ok(self.world.nodes()[node].replica.as_ref().is_some_and(|replica| replica.log().len() > before))
     }
 
-    /// Once the network is whole, an operator evicts every member that will not come back.
-    pub(super) fn evict_the_dead(&mut self) -> Result<(), Violation> {
+    /// Once the network is whole, an operator sees to what nodes cannot settle among themselves: at one node he evicts, by
+    /// force, every member that will not come back or was evicted without a majority; and nodes that have evicted that one
+    /// he tells to join it.
+    pub(super) fn operate(&mut self) -> Result<(), Violation> {
         let live: BTreeSet<NodeId> = self.world.live().map(|(_, replica)| replica.node()).collect();
-        let Some((node, replica)) = self.world.live().next() else { return Ok(()) };
-        let dead: Vec<NodeId> =
-            replica.assembly().counted.iter().copied().filter(|member| !live.contains(member)).collect();
-        dead.into_iter().try_for_each(|dead| self.act(&Action::Submit(node, eviction(dead, true))))
+        let member = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
+        let sound = |(_, replica): &(usize, &crate::replica::Replica)| {
+            replica.assembly().remaining.contains(&replica.node()) && !replica.assembly().outcast
+        };
+        let Some((node, replica)) = self.world.live().filter(member).find(sound) else { return Ok(()) };
+        let (id, url, assembly) = (replica.node(), self.urls[self.machine(node)].clone(), replica.assembly());
+        let gone = |member: &NodeId| !live.contains(member) || assembly.pending.contains(member);
+        let gone: Vec<NodeId> = assembly.counted.iter().copied().filter(gone).collect();
+        let apart = |(_, replica): &(usize, &crate::replica::Replica)| replica.roster().is_gone(id);
+        let apart: Vec<usize> =
+            self.world.live().filter(apart).map(|(other, _)| other).filter(|other| *other != node).collect();
+        gone.into_iter().try_for_each(|gone| self.act(&Action::Submit(node, eviction(gone, true))))?;
+        apart.into_iter().try_for_each(|other| self.act(&Action::Join(other, url.clone())))
     }
 
     fn disk_full(&mut self) -> Result<bool, Violation> {
