@@ -1,7 +1,8 @@
-//! What a node does over real sockets: PUT beside a bare axum handler, write to event, a newcomer's catch-up.
+//! What a node does over real sockets: PUT beside a bare axum handler, write to event, write to final, a newcomer's
+//! catch-up.
 //!
 //! Client and servers share this process and its processors. Prints figures, asserts none.
-//! `cargo bench --bench node [put|event|catchup]`.
+//! `cargo bench --bench node [put|event|final|catchup]`.
 
 use std::{
     sync::Arc,
@@ -33,6 +34,8 @@ const CONNECTIONS: usize = 64;
 const ROUND: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 5;
 const EVENTS: usize = 2_000;
+const FINALS: usize = 2_000;
+const FINALS_A_SECOND: u64 = 1_000;
 const CATCH_UP_OPS: usize = 1_000_000;
 
 #[tokio::main]
@@ -44,6 +47,9 @@ async fn main() {
     }
     if wanted("event") {
         events().await;
+    }
+    if wanted("final") {
+        finals().await;
     }
     if wanted("catchup") {
         catch_up().await;
@@ -177,6 +183,50 @@ async fn events() {
     times.sort();
     let at = |share: usize| times[times.len() * share / 100].as_secs_f64() * 1e3;
     println!("write on A to event on B's WebSocket: p50 {:.2} ms, p99 {:.2} ms", at(50), at(99));
+}
+
+/// From a write to its final verdict, somebody waiting, on three nodes in turn: one after the other, and a thousand a
+/// second.
+async fn finals() {
+    let founder = start("a", None).await;
+    ready(&founder).await;
+    let (second, third) = (start("b", Some(&founder)).await, start("c", Some(&founder)).await);
+    let nodes = [founder.node.clone(), second.node.clone(), third.node.clone()];
+    for node in &nodes {
+        while node.read(|replica, _| replica.linked().count()).await.expect("it runs") < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    let mut one_by_one = Vec::with_capacity(FINALS);
+    for n in 0..FINALS {
+        one_by_one.push(until_final(nodes[n % 3].clone(), n).await);
+    }
+    tell("one after the other", one_by_one);
+    let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / FINALS_A_SECOND));
+    let mut running = Vec::new();
+    for n in 0..10 * FINALS_A_SECOND as usize {
+        ticks.tick().await;
+        running.push(tokio::spawn(until_final(nodes[n % 3].clone(), n)));
+    }
+    let steady = join_all(running).await.into_iter().map(|took| took.expect("no panic")).collect();
+    tell(&format!("{FINALS_A_SECOND} writes a second"), steady);
+}
+
+async fn until_final(node: Node, n: usize) -> Duration {
+    let began = Instant::now();
+    let command = Command::Put(DocKey::new("bench", format!("d{}", n % 100)), format!("{n}").into());
+    let draft = Draft { key: None, guards: Vec::new(), commands: vec![command], present: false };
+    let receipt = node.submit(draft).await.expect("it runs").expect("an op");
+    node.hurry(receipt.stamp.time).await.expect("it runs");
+    let mut published = node.published();
+    published.wait_for(|published| published.frontier >= receipt.stamp.time).await.expect("it runs");
+    began.elapsed()
+}
+
+fn tell(what: &str, mut took: Vec<Duration>) {
+    took.sort_unstable();
+    let at = |share: usize| took[took.len() * share / 1_000].as_secs_f64() * 1e3;
+    println!("write to final, {what}: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms", at(500), at(990), at(999));
 }
 
 async fn next<S>(socket: &mut S) -> Value

@@ -246,6 +246,8 @@ async fn a_node_with_a_flipped_byte_keeps_what_is_sound_and_gets_the_rest_from_i
     http.converged(&all).await;
     assert_eq!(written.len(), (NODES + 2) * EACH);
     for node in &all {
+        // What only it had comes again once the others have answered the eviction of its old id.
+        http.has(node, "kept", written.len()).await;
         let kept: BTreeSet<String> = http.listing(node, "kept").await.into_iter().map(|(id, _)| id).collect();
         assert_eq!(kept.symmetric_difference(&written).next(), None, "{}", node.url);
         assert_eq!(http.listing(node, "kept").await, http.listing(all[0], "kept").await, "{}", node.url);

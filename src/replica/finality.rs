@@ -32,6 +32,8 @@ pub(super) struct Finality {
     /// The frontier in the journal.
     pub(super) recorded: u64,
     pub(super) assembly: Assembly,
+    /// The frontier when that was worked out.
+    assembled: u64,
     /// Up to which time somebody waits for finality, here or elsewhere.
     pub(super) wanted: u64,
     /// Until when announcements are made at once for them.
@@ -92,8 +94,11 @@ impl Finality {
 impl Replica {
     /// Goes as far as what is known allows, and answers evictions.
     pub(super) fn advance(&mut self) {
-        if self.roster_moved || self.roster.is_moving(self.finality.frontier) {
+        let Finality { frontier, assembled, .. } = self.finality;
+        // What is behind the frontier decides nothing any more, once that has been taken into account.
+        if self.roster_moved || self.roster.is_moving(assembled) {
             self.roster_moved = false;
+            self.finality.assembled = frontier;
             self.finality.assembly = self.roster.assembly(self.reach());
             self.answer_evictions();
         }
@@ -132,9 +137,11 @@ impl Replica {
             return;
         }
         let pending: Vec<NodeId> = self.finality.assembly.pending.iter().copied().collect();
-        for evicted in pending.into_iter().filter(|evicted| !self.roster.has_fenced(node, *evicted)).collect::<Vec<_>>()
-        {
-            self.issue_alone(Command::Fence(evicted, self.log.head(evicted).seq));
+        for evicted in pending {
+            let held = self.log.head(evicted).seq;
+            if self.roster.owes_fence(node, evicted, held) {
+                self.issue_alone(Command::Fence(evicted, held));
+            }
         }
         if self.roster_moved {
             self.advance();

@@ -16,8 +16,10 @@ impl Replica {
             return false;
         }
         let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
-        // Not from one who has retired, either: what it says to the last comes behind no fence of its own.
-        let remains = |peer| self.finality.assembly.remaining.contains(&peer) && !self.roster.is_gone(peer);
+        // Not from one who has retired, either: what it passes on comes behind no fence of its own. A newcomer, which has no
+        // frontier yet, cannot tell who is rooted.
+        let rooted = |peer| !self.ready || self.finality.assembly.remaining.contains(&peer);
+        let remains = |peer| self.roster.knows(peer) && !self.roster.is_gone(peer) && rooted(peer);
         !peer.is_some_and(remains)
     }
 

@@ -41,7 +41,7 @@ struct Exit {
     /// The stamps of the ops that evict it.
     evicted: BTreeSet<Stamp>,
     forced: bool,
-    /// The first answer of each member: the seq of that op, and how many ops of the evicted one it held.
+    /// What each member answered: the seq of its first such op, and how many ops of the evicted one it held at most.
     fences: BTreeMap<NodeId, (u64, u64)>,
 }
 
@@ -110,8 +110,9 @@ impl Roster {
                 exit.forced |= force;
             }
             Some(Command::Fence(node, held)) => {
-                let fence = self.exits.entry(*node).or_default().fences.entry(op.origin());
-                fence.or_insert((op.id().seq, *held));
+                let fences = &mut self.exits.entry(*node).or_default().fences;
+                let (first, most) = fences.entry(op.origin()).or_insert((op.id().seq, *held));
+                (*first, *most) = (op.id().seq.min(*first), (*held).max(*most));
             }
             _ => return false,
         }
@@ -153,9 +154,11 @@ impl Roster {
         self.members.get(&node).map_or(0, |member| member.frontier)
     }
 
-    /// Whether `by` has answered the eviction of `node`.
-    pub(super) fn has_fenced(&self, by: NodeId, node: NodeId) -> bool {
-        self.exits.get(&node).is_some_and(|exit| exit.fences.contains_key(&by))
+    /// Whether `by`, which holds so many ops of the evicted `node`, owes an answer: its first, or another because it took
+    /// more of them since, from one who remained then and had not answered yet, than any answer speaks of.
+    pub(super) fn owes_fence(&self, by: NodeId, node: NodeId, held: u64) -> bool {
+        let exit = self.exits.get(&node);
+        exit.is_some_and(|exit| !exit.fences.contains_key(&by) || exit.most_held() < held)
     }
 
     /// Whether anything that is not final yet could change what the roster means.

@@ -187,6 +187,24 @@ impl Http {
         }
     }
 
+    /// Waits until a node has so many documents in a collection.
+    pub async fn has(&self, node: &Process, collection: &str, count: usize) {
+        let end = Instant::now() + PATIENCE;
+        let url = format!("{}/v1/collections", node.url);
+        let wanted = |all: &Value| {
+            let mut all = all["collections"].as_array().expect("a list").iter();
+            all.any(|one| one["name"] == collection && one["docs"] == count)
+        };
+        loop {
+            let all = self.json(&url).await;
+            if wanted(&all) {
+                return;
+            }
+            assert!(Instant::now() < end, "{} has not come to {count} documents: {all}", node.url);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until each node holds all that each other holds, by their sessions.
     pub async fn converged(&self, nodes: &[&Process]) {
         let end = Instant::now() + PATIENCE;
