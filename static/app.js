@@ -5,7 +5,7 @@ import { fault, filterFault, pretty } from "./json.js";
 import { Documents, Edits, Writes, guardOf, idFault, isCollection, meet, overwrite } from "./store.js";
 import { count, problemWords, roster } from "./words.js";
 import { addingForm, documentRows, receipts } from "./view-documents.js";
-import { connectionState, identity, linkStrip, members } from "./view-pool.js";
+import { connectionState, finality, heldBack, identity, linkStrip, members } from "./view-pool.js";
 import { operations } from "./view-log.js";
 import { choose, frames, showable } from "./view-side.js";
 
@@ -70,7 +70,8 @@ function drawNow() {
 
   renew($("links"), linkStrip(state, nodes));
   renew($("members"), members(pool, nodes));
-  renew($("pool-count"), pool ? `${count(pool.members.length, "member")} · ${count(pool.ops, "operation")} · clock ${pool.clock}` : "");
+  renew($("pool-count"), pool ? `${count(pool.members.length, "member")} · ${count(pool.ops, "operation")} · clock ${pool.clock}${finality(pool)}` : "");
+  renew($("held-back"), heldBack(pool, nodes));
   renew($("ops"), operations(state.log, state.logFailure, nodes));
   const filtered = state.filter !== "";
   renew($("documents-count"), state.documents.loaded ? (filtered ? `${state.documents.size} matching` : count(state.documents.size, "document")) : "");
@@ -114,6 +115,11 @@ const connection = new Connection({
     draw();
   },
   onMessage(message) {
+    // The second receipt of a write: its verdict is final.
+    if (message.type === "receipt") {
+      state.writes.learn([message]);
+      return draw();
+    }
     // An error without an id is of a filter that the node cannot read.
     if (message.id !== `s${subscription}` && (message.type !== "error" || message.id !== undefined)) return;
     switch (message.type) {
@@ -310,7 +316,7 @@ async function poll() {
 }
 
 async function pollLog(round) {
-  const mark = `${state.pool.ops} ${state.pool.clock}`;
+  const mark = `${state.pool.ops} ${state.pool.clock} ${state.pool.frontier}`;
   if (mark === logSeen && round % LOG_EVERY_POLLS !== 0) return;
   try {
     const [log, collections] = await Promise.all([request("/v1/log?order=desc&limit=50"), request("/v1/collections")]);

@@ -54,7 +54,7 @@ export class Documents {
     const before = this.#docs.get(doc.id);
     const lit = !this.loaded ? 0 : before?.version === doc.version ? before.lit : (before?.lit ?? 0) + 1;
     let text;
-    return { id: doc.id, version: doc.version, stamp: doc.stamp, value: doc.value, lit, get text() { return (text ??= compact(doc.value)); } };
+    return { id: doc.id, version: doc.version, stamp: doc.stamp, status: doc.status, value: doc.value, lit, get text() { return (text ??= compact(doc.value)); } };
   }
 }
 

@@ -2,14 +2,14 @@
 // Each function builds its whole tree from the state; clicks are told apart by data-action, and app.js acts on them.
 import { h } from "./dom.js";
 import { clip } from "./json.js";
-import { count, parseStamp, shortVersion } from "./words.js";
+import { count, isFinal, parseStamp, shortVersion } from "./words.js";
 import { stampMark } from "./view-log.js";
 
 /// More rows than this help nobody, and keep a browser busy.
 const ROWS_MAX = 200;
 const VALUE_SHOWN_MAX = 420;
 
-export function documentRows({ documents, edits, collection, confirming, filtered, nodes }) {
+export function documentRows({ documents, edits, collection, confirming, filtered, nodes, pool }) {
   const open = edits.of(collection);
   const ids = documents.ids(ROWS_MAX, open.map((edit) => edit.id));
   if (!documents.loaded) return h("p", { class: "empty" }, "Waiting for the documents…");
@@ -24,19 +24,19 @@ export function documentRows({ documents, edits, collection, confirming, filtere
         h("th", { scope: "col" }, h("span", { class: "unseen" }, "Actions")))),
       h("tbody", {}, ids.map((id) => {
         const edit = edits.get(collection, id);
-        return edit ? editorRow(edit, documents.get(id), nodes) : documentRow(documents.get(id), confirming, nodes);
+        return edit ? editorRow(edit, documents.get(id), nodes) : documentRow(documents.get(id), confirming, nodes, pool);
       }))),
     hidden > 0 && h("p", { class: "more quiet", key: "more" }, `${count(hidden, "more document")}: narrow the filter.`),
   ];
 }
 
-function documentRow(doc, confirming, nodes) {
+function documentRow(doc, confirming, nodes, pool) {
   // Two names for one animation: a second change in a row starts it again.
   const lit = doc.lit === 0 ? "" : doc.lit % 2 === 1 ? "lit-odd" : "lit-even";
   return h("tr", { key: doc.id, "data-id": doc.id, class: lit },
     idCell(doc.id),
     h("td", { class: "value", "data-action": "edit-by-double-click" }, h("code", {}, jsonMarks(clip(doc.text, VALUE_SHOWN_MAX)))),
-    versionCell(doc, nodes),
+    versionCell(doc, nodes, pool),
     h("td", { class: "actions" }, confirming === doc.id
       ? [button("delete-yes", "Delete?", `Yes, delete ${doc.id}`, "danger"), button("delete-no", "Keep", `Keep ${doc.id}`)]
       : [button("edit", "Edit", `Edit ${doc.id}`), button("delete", "Delete", `Delete ${doc.id}`)]));
@@ -105,9 +105,13 @@ function idCell(id) {
   return h("th", { scope: "row", class: "id", title: id }, id);
 }
 
-function versionCell(doc, nodes) {
+/// A document becomes final without a change of it, so the pool's word on how far all is final is asked as well.
+function versionCell(doc, nodes, pool) {
+  const final = doc.status === "final" || isFinal(doc.stamp, pool);
+  const words = final ? "final: nothing can come before what made it so" : "tentative: an operation not heard of yet may still come before";
   return h("td", { class: "version" },
-    h("code", { title: `Version ${doc.version}` }, shortVersion(doc.version)), " ", stampMark(doc.stamp, nodes));
+    h("code", { title: `Version ${doc.version}` }, shortVersion(doc.version)), " ", stampMark(doc.stamp, nodes), " ",
+    h("span", { class: "quiet status", title: words }, h("span", { "aria-hidden": "true" }, final ? "●" : "○"), h("span", { class: "unseen" }, final ? "final" : "tentative")));
 }
 
 function textarea(id, action, { text, error, busy }, fault, conflict) {

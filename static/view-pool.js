@@ -5,7 +5,7 @@ import { age, count, shortId } from "./words.js";
 const WIRES_SHOWN_MAX = 7;
 const LINK_MARKS = { self: "◆", linked: "●", dialling: "◌", none: "○" };
 const LINK_WORDS = { self: "this node", linked: "linked", dialling: "dialling", none: "none" };
-const STATE_WORDS = { joining: "has no pool yet", "catching-up": "catching up", member: "member" };
+const STATE_WORDS = { joining: "has no pool yet", "catching-up": "catching up", member: "member", retired: "has retired" };
 
 export function identity(pool, nodes) {
   if (!pool) return null;
@@ -48,6 +48,23 @@ function wires(pool, others, nodes) {
       h("span", { class: `wire ${member.link === "linked" && !pool.cut ? "" : "broken"}` }), lamp(nodes.colour(member.id), member.alive))));
 }
 
+/// Who keeps things from becoming final is named once that lasts: for a moment after each write it is everyone.
+const HELD_BACK_SHOWN_MS = 6_000;
+
+/// How far all is final, after the clock.
+export function finality(pool) {
+  if (pool.frontier === undefined) return "";
+  return pool.final_lag === "0" ? " · all final" : ` · final to ${pool.frontier}, ${pool.final_lag} behind`;
+}
+
+/// Who holds finality back.
+export function heldBack(pool, nodes) {
+  const holders = (pool?.held_back_by ?? []).filter((holder) => holder.why === "eviction" || !(holder.since_ms < HELD_BACK_SHOWN_MS));
+  if (holders.length === 0) return null;
+  return ["What is new becomes final when ", holders.map((holder, place) => [place > 0 && ", ", h("b", {}, nodes.name(holder.member)),
+    holder.why === "eviction" ? " is evicted: other members have not answered that yet" : ` is heard of again (last ${age(holder.since_ms)})`]), "."];
+}
+
 export function members(pool, nodes) {
   if (!pool) return h("p", { class: "empty" }, "Waiting for the member list…");
   return h("table", { class: "members", "aria-labelledby": "pool-title" },
@@ -59,7 +76,7 @@ function memberRow(member, nodes) {
   return h("tr", { key: member.id, class: member.alive ? "" : "silent" },
     h("th", { scope: "row" }, h("div", { class: `who ${nodes.colour(member.id)}` }, lamp(nodes.colour(member.id), member.alive),
       h("span", { class: "name" }, nodes.name(member.id)), h("code", { class: "quiet", title: member.id }, shortId(member.id)))),
-    h("td", { class: `link ${member.link}` }, h("span", { "aria-hidden": "true" }, `${LINK_MARKS[member.link] ?? "○"} `), LINK_WORDS[member.link] ?? member.link),
+    h("td", { class: `link ${member.link}` }, h("span", { "aria-hidden": "true" }, `${LINK_MARKS[member.link] ?? "○"} `), member.evicted ? "evicted" : LINK_WORDS[member.link] ?? member.link),
     h("td", { class: "number" }, member.clock),
     h("td", { class: "number" }, member.head?.seq ?? "0"),
     h("td", { class: "number" }, member.self ? "–" : age(member.heard_ms_ago)));

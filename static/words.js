@@ -23,6 +23,11 @@ export function roster(pool) {
   };
 }
 
+/// Whether all up to a stamp is final, as a pool says it.
+export function isFinal(stamp, pool) {
+  return pool?.frontier !== undefined && stamp !== undefined && BigInt(parseStamp(stamp).time) <= BigInt(pool.frontier);
+}
+
 export function count(number, noun) {
   return `${Number(number).toLocaleString("en")} ${noun}${Number(number) === 1 ? "" : "s"}`;
 }

@@ -46,7 +46,7 @@ async fn changes_begin_with_every_document_and_go_on_with_what_changes() {
     assert_eq!(all["more"], false);
     let expected = json!({
         "collection": "a", "id": "x", "version": receipt["version"], "stamp": receipt["stamp"],
-        "status": "tentative", "value": { "n": [1, 2.5, "é"] },
+        "status": "final", "value": { "n": [1, 2.5, "é"] },
     });
     assert_eq!(all["changes"][0], expected);
 
@@ -58,7 +58,7 @@ async fn changes_begin_with_every_document_and_go_on_with_what_changes() {
     let later = changes(&node, &format!("since={}", next(&none))).await;
     assert_eq!(ids(&later), ["003", "001"]);
     let expected = json!({
-        "collection": "b", "id": "001", "stamp": deletion["stamp"], "status": "tentative", "deleted": true,
+        "collection": "b", "id": "001", "stamp": deletion["stamp"], "status": "final", "deleted": true,
     });
     assert_eq!(later["changes"][1], expected);
 }

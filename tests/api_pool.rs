@@ -5,7 +5,7 @@ mod support;
 
 use hyper::Method;
 use serde_json::{Value, json};
-use support::{TestNode, start_joining, start_node, start_pool, until};
+use support::{Answer, TestNode, start_joining, start_node, start_pool, until};
 
 /// Asks for the pool until it is as wanted: links come and go by themselves, some time after a call.
 async fn pool_once(node: &TestNode, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -175,7 +175,7 @@ async fn the_log_shows_ops_as_they_were_issued() {
     assert_eq!((&ops[1]["op"], &ops[1]["commands"][0]["put"]["value"]), (&first["op"], &json!({ "n": 1 })));
     let mut expected = json!({
         "op": receipt["op"], "stamp": receipt["stamp"], "origin": id, "seq": "3", "time": "3", "seen": {},
-        "guards": guards, "commands": commands, "key": "k", "verdict": "applied", "status": "tentative",
+        "guards": guards, "commands": commands, "key": "k", "verdict": "applied", "status": "final",
     });
     expected["wall"] = ops[2]["wall"].clone();
     assert_eq!(ops[2], expected);
@@ -264,4 +264,122 @@ async fn the_page_and_its_files_are_served_with_what_a_browser_needs() {
         node.get(&format!("/static/{nothing}")).await.expect_problem(404, "not-found");
     }
     node.post("/", "").await.expect_problem(405, "method-not-allowed");
+}
+
+async fn remove(node: &TestNode, member: impl std::fmt::Display, query: &str) -> Answer {
+    node.delete(&format!("/v1/pool/members/{member}{query}")).await
+}
+
+fn ids(pool: &Value) -> Vec<&str> {
+    pool["members"].as_array().unwrap().iter().map(|member| member["id"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn the_pool_tells_how_far_all_is_final_and_who_holds_it_back() {
+    let alone = start_node().await;
+    alone.put("/v1/docs/c/x", "1").await.expect(201);
+    let pool = alone.get("/v1/pool").await.json();
+    assert_eq!((&pool["frontier"], &pool["final_lag"]), (&json!("2"), &json!("0")));
+    assert_eq!(pool["held_back_by"], json!([]));
+
+    let [a, b, c] = start_pool().await;
+    a.put("/v1/docs/c/x?wait=final&timeout=60s", "1").await.expect(201);
+    pool_once(&a, |pool| pool["held_back_by"] == json!([])).await;
+    cut(&c, true).await;
+    pool_once(&a, |pool| links(pool).iter().filter(|link| **link == "linked").count() == 1).await;
+    a.put("/v1/docs/c/x?wait=final&timeout=50ms", "2").await.expect(202);
+    let silent = c.node.id().to_string();
+    let held = |pool: &Value| -> Vec<String> {
+        let held = pool["held_back_by"].as_array().unwrap().iter();
+        held.map(|holder| holder["member"].as_str().unwrap().to_string()).collect()
+    };
+    let pool = pool_once(&a, |pool| held(pool) == [silent.clone()]).await;
+    let holder = &pool["held_back_by"][0];
+    assert_eq!((&holder["name"], &holder["why"]), (&json!("node-2"), &json!("silent")));
+    assert!(holder["since_ms"].is_u64(), "{pool}");
+    assert_ne!(pool["final_lag"], "0");
+    pool_once(&b, |pool| held(pool) == [silent.clone()]).await;
+    cut(&c, false).await;
+    pool_once(&a, |pool| pool["held_back_by"] == json!([]) && pool["final_lag"] == "0").await;
+}
+
+#[tokio::test]
+async fn who_cannot_be_evicted_is_told_why() {
+    let [a, b] = start_pool().await;
+    remove(&a, uuid::Uuid::new_v4(), "").await.expect_problem(404, "not-found");
+    remove(&a, "node-1", "").await.expect_problem(400, "bad-name");
+    remove(&a, b.node.id(), "?force=yes").await.expect_problem(400, "bad-query");
+    remove(&a, b.node.id(), "?froce=true").await.expect_problem(400, "bad-query");
+    let detail = remove(&a, b.node.id(), "").await.expect_problem(409, "member-alive");
+    assert!(detail.contains("force=true") && !detail.contains("  "), "{detail}");
+    let alone = start_node().await;
+    remove(&alone, alone.node.id(), "").await.expect_problem(409, "last-member");
+    let joining = start_joining().await;
+    remove(&joining, joining.node.id(), "").await.expect_problem(503, "not-ready");
+}
+
+#[tokio::test]
+async fn of_two_members_the_one_that_is_left_needs_force_to_go_on() {
+    let [a, b] = start_pool().await;
+    a.put("/v1/docs/c/x?wait=final&timeout=60s", "1").await.expect(201);
+    let (gone, path) = (b.node.id(), format!("/v1/pool/members/{}", b.node.id()));
+    b.stop().await;
+    let tentative = a.put("/v1/docs/c/y?wait=final&timeout=50ms", "1").await.expect(202).json();
+    // It is taken for alive for some time after it was last heard of.
+    let refused = loop {
+        let refused = a.delete(&path).await.expect(409);
+        if refused.json()["type"] != "urn:lamplight:problem:member-alive" {
+            break refused;
+        }
+    };
+    assert!(refused.expect_problem(409, "no-majority").contains("force=true"));
+    let evicted = remove(&a, gone, "?force=true&wait=final&timeout=60s").await.expect(200).json();
+    assert_eq!((&evicted["status"], &evicted["docs"]), (&json!("final"), &json!([])));
+    let receipt = a.get(&format!("/v1/ops/{}", tentative["op"].as_str().unwrap())).await.expect(200).json();
+    assert_eq!(receipt["status"], "final");
+    let pool = a.get("/v1/pool").await.json();
+    assert_eq!((ids(&pool), &pool["held_back_by"]), (vec![&*a.node.id().to_string()], &json!([])));
+    remove(&a, gone, "?force=true").await.expect_problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn a_member_whose_eviction_is_not_answered_yet_is_listed_as_evicted() {
+    let [a, b, c] = start_pool().await;
+    a.put("/v1/docs/c/x?wait=final&timeout=60s", "1").await.expect(201);
+    // It joins again as another, so it is known by another id then.
+    let old = c.node.id().to_string();
+    cut(&a, true).await;
+    let evicted = remove(&a, &old, "?force=true").await.expect(202);
+    assert_eq!(evicted.json()["status"], "tentative");
+    let path = evicted.header("location").to_string();
+    let pool = a.get("/v1/pool").await.json();
+    let member = |pool: &Value, id: &str| -> Value {
+        pool["members"].as_array().unwrap().iter().find(|member| member["id"] == id).unwrap().clone()
+    };
+    assert_eq!(member(&pool, &old)["evicted"], true);
+    assert_eq!(member(&pool, &b.node.id().to_string()).get("evicted"), None);
+    let why: Vec<&Value> = pool["held_back_by"].as_array().unwrap().iter().map(|holder| &holder["why"]).collect();
+    assert!(why.contains(&&json!("eviction")), "{pool}");
+    cut(&a, false).await;
+    assert_eq!(a.get(&format!("{path}?wait=final&timeout=60s")).await.expect(200).json()["status"], "final");
+    for node in [&a, &b] {
+        pool_once(node, |pool| !ids(pool).contains(&&*old)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_retires_says_so_and_the_others_go_on_without_it() {
+    let [a, b] = start_pool().await;
+    a.put("/v1/docs/c/x?wait=final&timeout=60s", "1").await.expect(201);
+    let retired = b.node.id();
+    let answer = remove(&b, retired, "").await.expect(202);
+    for answer in [b.put("/v1/docs/c/y", "1").await, b.get("/v1/docs/c/x").await, b.get("/readyz").await] {
+        assert!(answer.expect_problem(503, "retired").contains("another"));
+        assert_eq!(answer.header("retry-after"), "");
+    }
+    assert_eq!(b.get("/v1/pool").await.json()["state"], "retired");
+    assert_eq!(b.get(answer.header("location")).await.expect(200).json()["verdict"], "applied");
+    pool_once(&a, |pool| ids(pool) == [a.node.id().to_string()]).await;
+    assert_eq!(a.put("/v1/docs/c/y?wait=final&timeout=60s", "1").await.expect(201).json()["status"], "final");
+    remove(&a, retired, "").await.expect_problem(404, "not-found");
 }

@@ -32,7 +32,7 @@ async fn a_subscription_gives_the_documents_and_then_each_change() {
     assert_eq!((&snapshot["id"], &snapshot["more"]), (&json!("s1"), &json!(false)));
     let expected = json!({
         "collection": "c", "id": "b", "version": receipt["version"], "stamp": receipt["stamp"],
-        "status": "tentative", "value": 2,
+        "status": "final", "value": 2,
     });
     assert_eq!(ids(&snapshot), ["a", "b"]);
     assert_eq!(snapshot["docs"][1], expected);
@@ -44,7 +44,7 @@ async fn a_subscription_gives_the_documents_and_then_each_change() {
     let deletion = node.delete("/v1/docs/c/c").await.json();
     let change = ws.expect("change").await;
     let expected = json!({
-        "collection": "c", "id": "c", "stamp": deletion["stamp"], "status": "tentative", "deleted": true,
+        "collection": "c", "id": "c", "stamp": deletion["stamp"], "status": "final", "deleted": true,
     });
     assert_eq!(change["doc"], expected);
 }
@@ -115,7 +115,7 @@ async fn a_document_that_leaves_the_filter_is_removed_and_one_that_was_never_in_
     assert_eq!(ws.expect("change").await["doc"]["value"]["n"], 1);
     let left = node.put("/v1/docs/c/open", r#"{"open":false}"#).await.json();
     let expected =
-        json!({ "collection": "c", "id": "open", "stamp": left["stamp"], "status": "tentative", "removed": true });
+        json!({ "collection": "c", "id": "open", "stamp": left["stamp"], "status": "final", "removed": true });
     assert_eq!(ws.expect("change").await["doc"], expected);
 
     put(&node, "c/open", json!({ "open": false, "n": 2 })).await;
@@ -180,7 +180,7 @@ async fn writes_are_answered_by_receipts_and_seen_by_subscribers() {
     let commands = json!([{ "put": { "collection": "c", "id": "a", "value": { "n": 1 } } }]);
     ws.send(json!({ "type": "write", "id": "w1", "commands": commands, "key": "k1" })).await;
     let receipt = ws.expect("receipt").await;
-    assert_eq!((&receipt["id"], &receipt["status"]), (&json!("w1"), &json!("tentative")));
+    assert_eq!((&receipt["id"], &receipt["status"]), (&json!("w1"), &json!("final")));
     let doc = &receipt["docs"][0];
     assert_eq!((&doc["collection"], &doc["id"]), (&json!("c"), &json!("a")));
     let change = ws.expect("change").await;
@@ -192,6 +192,52 @@ async fn writes_are_answered_by_receipts_and_seen_by_subscribers() {
     let other = json!([{ "delete": { "collection": "c", "id": "a" } }]);
     ws.send(json!({ "type": "write", "id": "w3", "commands": other, "key": "k1" })).await;
     assert_eq!(ws.expect_error("key-reused").await["id"], "w3");
+}
+
+#[tokio::test]
+async fn a_tentative_write_gets_a_second_receipt_when_its_verdict_is_final() {
+    let [a, b] = start_pool().await;
+    let cut = async |cut: bool| drop(b.post("/v1/pool/links", &json!({ "cut": cut }).to_string()).await.expect(200));
+    cut(true).await;
+    let mut ws = Ws::connect(&a).await;
+    let claim = |id: &str, value: i32| {
+        let doc = json!({ "collection": "c", "id": "name" });
+        let put = json!({ "put": { "collection": "c", "id": "name", "value": value } });
+        json!({ "type": "write", "id": id, "guards": [{ "absent": doc }], "commands": [put] })
+    };
+    let mut hurried = claim("w1", 1);
+    hurried["wait"] = "final".into();
+    ws.send(hurried).await;
+    let first = ws.expect("receipt").await;
+    assert_eq!(
+        (&first["id"], &first["status"], &first["verdict"]),
+        (&json!("w1"), &json!("tentative"), &json!("applied"))
+    );
+    let mut other = Ws::connect(&b).await;
+    other.send(claim("w2", 2)).await;
+    assert_eq!(other.expect("receipt").await["status"], "tentative");
+    cut(false).await;
+    // Both were issued at one time, so the lesser id comes first.
+    let (on_a, on_b) = (ws.expect("receipt").await, other.expect("receipt").await);
+    assert_eq!((&on_a["id"], &on_a["op"], &on_b["id"]), (&json!("w1"), &first["op"], &json!("w2")));
+    let mut statuses = [on_a["status"].as_str().unwrap(), on_b["status"].as_str().unwrap()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, ["final", "rejected"]);
+    ws.ping().await;
+}
+
+#[tokio::test]
+async fn a_write_that_is_final_at_once_gets_one_receipt_and_waits_for_nothing_else() {
+    let node = start_node().await;
+    let mut ws = Ws::connect(&node).await;
+    let commands = json!([{ "put": { "collection": "c", "id": "a", "value": 1 } }]);
+    ws.send(json!({ "type": "write", "id": "w1", "commands": commands, "wait": "final" })).await;
+    assert_eq!(ws.expect("receipt").await["status"], "final");
+    ws.ping().await;
+    for wait in [json!("all"), json!(2), json!(null)] {
+        ws.send(json!({ "type": "write", "id": "w2", "commands": commands, "wait": wait })).await;
+        assert_eq!(ws.expect_error("bad-request").await["id"], "w2");
+    }
 }
 
 #[tokio::test]
@@ -258,7 +304,7 @@ async fn messages_that_mean_nothing_are_answered_and_the_connection_stays() {
         ),
         (r#"{"type":"ping","id":"x","id":"y"}"#, "duplicate-key", None),
         (r#"{"type":"ping","id":"x","a":1"#, "malformed-json", None),
-        (r#"{"type":"write","id":"x","commands":[],"wait":1}"#, "unknown-field", Some("x")),
+        (r#"{"type":"write","id":"x","commands":[],"wait":1}"#, "bad-request", Some("x")),
     ] {
         ws.send_text(text).await;
         let answer = ws.expect_error(slug).await;

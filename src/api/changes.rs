@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Api, Problem,
     feed::{Feed, Scope, Step, Tail},
-    query::Query,
+    query::{self, Query},
 };
 
 /// An answer ends early once its documents have passed this.
@@ -68,15 +68,7 @@ fn wait(query: &mut Query) -> Result<Option<Duration>, Problem> {
         None => return Ok(None),
     }
     let Some(text) = timeout else { return Ok(Some(usual)) };
-    let parsed = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
-        (Some(number), _) => number.parse().ok().map(Duration::from_millis),
-        (None, Some(number)) => number.parse().ok().map(Duration::from_secs),
-        (None, None) => None,
-    };
-    match parsed.filter(|wait| *wait <= most) {
-        Some(wait) => Ok(Some(wait)),
-        None => bad(format!("timeout is a time such as 500ms or 30s, at most {}s", most.as_secs())),
-    }
+    Ok(Some(query::duration("timeout", &text, most)?))
 }
 
 async fn page(

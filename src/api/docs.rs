@@ -2,7 +2,7 @@
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -13,16 +13,18 @@ use super::{
     extract::{self, CollectionPath, DocPath},
     query::Query,
     shape,
+    wait::{self, Patience},
 };
 use crate::{
     document::{Fault, Reason, json, patch::Patch},
     op::{Command, DocKey, Guard},
-    replica::{Draft, Receipt, Refused},
+    replica::{Draft, Receipt, Refused, Replica},
 };
 
 /// `PUT /v1/docs/{collection}/{id}`.
 pub async fn put(State(api): State<Api>, doc: DocPath, request: Request) -> Result<Response, Problem> {
-    let (Parts { headers, .. }, body) = request.into_parts();
+    let (Parts { headers, uri, .. }, body) = request.into_parts();
+    let patience = Patience::of(&uri)?;
     json_only(&headers)?;
     let value = json::canonical(&extract::body(&headers, body).await?)?;
     let doc = doc.key();
@@ -32,14 +34,15 @@ pub async fn put(State(api): State<Api>, doc: DocPath, request: Request) -> Resu
         commands: vec![Command::Put(doc, value.into())],
         present: false,
     };
-    let receipt = write(&api, draft).await?;
+    let receipt = write(&api, draft, patience).await?;
     let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(shape::written(status, &receipt))
+    Ok(patience.answer(&receipt, |receipt| shape::written(status, receipt)))
 }
 
 /// `PATCH /v1/docs/{collection}/{id}`: a merge patch (RFC 7396) or a JSON Patch (RFC 6902).
 pub async fn patch(State(api): State<Api>, doc: DocPath, request: Request) -> Result<Response, Problem> {
-    let (Parts { headers, .. }, body) = request.into_parts();
+    let (Parts { headers, uri, .. }, body) = request.into_parts();
+    let patience = Patience::of(&uri)?;
     let media = extract::media_type(&headers);
     let command: fn(DocKey<'static>, String) -> Command<'static> = match media.as_str() {
         "application/merge-patch+json" | "application/json" => |doc, text| Command::Merge(doc, text.into()),
@@ -61,11 +64,13 @@ pub async fn patch(State(api): State<Api>, doc: DocPath, request: Request) -> Re
     guards.push(Guard::Exists(doc.clone()));
     let draft =
         Draft { key: extract::idempotency_key(&headers)?, guards, commands: vec![command(doc, text)], present: true };
-    Ok(shape::written(StatusCode::OK, &write(&api, draft).await?))
+    let receipt = write(&api, draft, patience).await?;
+    Ok(patience.answer(&receipt, |receipt| shape::written(StatusCode::OK, receipt)))
 }
 
 /// `DELETE /v1/docs/{collection}/{id}`.
-pub async fn delete(State(api): State<Api>, doc: DocPath, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn delete(State(api): State<Api>, doc: DocPath, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    let patience = Patience::of(&uri)?;
     let doc = doc.key();
     let draft = Draft {
         key: extract::idempotency_key(&headers)?,
@@ -73,7 +78,8 @@ pub async fn delete(State(api): State<Api>, doc: DocPath, headers: HeaderMap) ->
         commands: vec![Command::Delete(doc)],
         present: true,
     };
-    Ok(shape::written(StatusCode::OK, &write(&api, draft).await?))
+    let receipt = write(&api, draft, patience).await?;
+    Ok(patience.answer(&receipt, |receipt| shape::written(StatusCode::OK, receipt)))
 }
 
 /// `POST /v1/docs/{collection}`: create under an id that the server makes; or many, one a line.
@@ -82,9 +88,14 @@ pub async fn post(
     CollectionPath(collection): CollectionPath,
     request: Request,
 ) -> Result<Response, Problem> {
-    Query::of(request.uri(), &[])?;
-    let (Parts { headers, .. }, body) = request.into_parts();
+    let (Parts { headers, uri, .. }, body) = request.into_parts();
+    let patience = Patience::of(&uri)?;
     if extract::media_type(&headers) == "application/x-ndjson" {
+        if patience.waits() {
+            let detail = "a bulk load does not wait, its lines are answered as they come: ask for the last of them, \
+                          GET /v1/ops/{op}?wait=final";
+            return Err(Problem::bad("bad-query", detail));
+        }
         return bulk::load(api, collection, &headers, body);
     }
     json_only(&headers)?;
@@ -93,19 +104,32 @@ pub async fn post(
     let id = new_id(&collection, key.as_deref());
     let doc = DocKey::new(collection.clone(), id.clone());
     let draft = Draft { key, guards: Vec::new(), commands: vec![Command::Put(doc, value.into())], present: false };
-    let receipt = write(&api, draft).await?;
-    let mut response = shape::written(StatusCode::CREATED, &receipt);
-    let location = format!("/v1/docs/{collection}/{}", utf8_percent_encode(&id, NON_ALPHANUMERIC));
-    response.headers_mut().insert(header::LOCATION, HeaderValue::from_str(&location).expect("percent-encoded"));
-    Ok(response)
+    let receipt = write(&api, draft, patience).await?;
+    Ok(patience.answer(&receipt, |receipt| {
+        let mut response = shape::written(StatusCode::CREATED, receipt);
+        let location = format!("/v1/docs/{collection}/{}", utf8_percent_encode(&id, NON_ALPHANUMERIC));
+        response.headers_mut().insert(header::LOCATION, HeaderValue::from_str(&location).expect("percent-encoded"));
+        response
+    }))
 }
 
 /// `GET /v1/docs/{collection}/{id}`.
-pub async fn get(State(api): State<Api>, doc: DocPath, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn get(State(api): State<Api>, doc: DocPath, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    let is_final = match Query::of(&uri, &["view"])?.take("view").as_deref() {
+        None => false,
+        Some("final") => true,
+        Some(_) => return Err(Problem::bad("bad-query", "view is final, or left out")),
+    };
     let DocPath { collection, id } = doc.clone();
-    let found = api.read(move |replica| replica.state().get(&collection, &id)).await?;
-    let view = found.ok_or_else(|| Problem::no_document(&doc.collection, &doc.id))?;
-    let described = shape::describing(&view);
+    let look = move |replica: &Replica| {
+        let (state, frontier) = (replica.state(), replica.frontier());
+        let found = if is_final { state.get_at(&collection, &id, frontier) } else { state.get(&collection, &id) };
+        (found, frontier)
+    };
+    let (found, frontier) = api.read(look).await?;
+    let absent = if is_final { Problem::no_final_document } else { Problem::no_document };
+    let view = found.ok_or_else(|| absent(&doc.collection, &doc.id))?;
+    let described = shape::describing(&view, frontier);
     let tags = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let current = described.get(header::ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default();
     let held = |tag: &str| tag.trim() == "*" || tag.trim().trim_start_matches("W/") == current;
@@ -131,20 +155,32 @@ fn conditions(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Vec<Guard<'s
     Ok(extract::if_match(headers, doc)?.into_iter().chain(extract::if_none_match(headers, doc)?).collect())
 }
 
-/// Issues a write of one document; its guards are the client's conditions, so their failure is 412.
-async fn write(api: &Api, draft: Draft) -> Result<Receipt, Problem> {
+/// Issues a write of one document, and waits for it as long as it says; its guards are the client's conditions, so their
+/// failure is 412.
+async fn write(api: &Api, draft: Draft, patience: Patience) -> Result<Receipt, Problem> {
     // Cloned only where a document must be there: no other refusal names it.
     let doc = draft.commands.first().and_then(Command::doc).filter(|_| draft.present).cloned();
     let creates = draft.guards.iter().position(|guard| matches!(guard, Guard::Absent(_)));
+    // The last guard of a patch is none of the client's. It can fail only later, at the op's place.
+    let patches = matches!(draft.commands[..], [Command::Merge(..) | Command::Patch(..)]);
+    let conditions = draft.guards.len() - usize::from(patches);
+    let refuse = |reason| match reason {
+        Reason::Guard { index, current } if index < conditions => {
+            let problem = if creates == Some(index) { Problem::exists_already } else { Problem::version_mismatch };
+            problem(current.map(|version| version.to_string()))
+        }
+        reason => reason.into(),
+    };
     match api.node.submit(draft).await? {
-        Ok(receipt) => Ok(receipt),
+        Ok(receipt) => {
+            let receipt = api.awaited(receipt, patience).await?;
+            wait::check(&receipt, patience, refuse)?;
+            Ok(receipt)
+        }
         Err(Refused::Absent) => {
             Err(doc.map_or_else(|| Refused::Absent.into(), |doc| Problem::no_document(&doc.collection, &doc.id)))
         }
-        Err(Refused::Rejected(Reason::Guard { index, current })) => {
-            let problem = if creates == Some(index) { Problem::exists_already } else { Problem::version_mismatch };
-            Err(problem(current.map(|version| version.to_string())))
-        }
+        Err(Refused::Rejected(reason)) => Err(refuse(reason)),
         // The names in the path were checked, so this one came in a header.
         Err(Refused::Fault(Fault::BadName(why))) => Err(Problem::bad_header(format!("Idempotency-Key: {why}"))),
         Err(refused) => Err(refused.into()),

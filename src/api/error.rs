@@ -60,6 +60,15 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
     }
 
+    /// 404 for a document that is not there where all is final.
+    pub fn no_final_document(collection: &str, id: &str) -> Problem {
+        let detail = format!(
+            "there is no document {id:?} in {collection:?} as far as all is final: without view=final you see what is \
+             tentative"
+        );
+        Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+    }
+
     /// 413.
     pub fn too_large(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
@@ -70,6 +79,13 @@ impl Problem {
         let detail = "this node does not hold yet what the session has seen: try again, ask another node, or leave \
                       Lamplight-Session out";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "session-not-here", detail)
+    }
+
+    /// 503 for a node that has left its pool.
+    pub fn retired() -> Problem {
+        let detail = "this node has retired from its pool: ask another member. Started with an empty data directory it \
+                      joins again, as another node";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "retired", detail)
     }
 
     /// 412, with the version that the document has now (none if it is absent).
@@ -108,7 +124,8 @@ impl IntoResponse for Problem {
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        // Who has retired stays so.
+        if self.status == StatusCode::SERVICE_UNAVAILABLE && self.slug != "retired" {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -160,6 +177,7 @@ impl From<Refused> for Problem {
                 let detail = "this node does not hold the pool's data yet: GET /readyz says when, GET /v1/pool why";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", detail)
             }
+            Refused::Retired => Problem::retired(),
             Refused::DiskFull => Problem::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 "disk-full",
@@ -199,13 +217,15 @@ fn membership(node: NodeId, unfit: Unfit) -> Problem {
         Unfit::Alive => conflict(
             "member-alive",
             format!(
-                "{node} was heard of a moment ago: stop it, or let it retire. With force it is evicted all the same, and                  joins again under a new id"
+                "{node} was heard of a moment ago: stop it, or let it retire. With force=true it is evicted all the \
+                 same, and joins again under a new id"
             ),
         ),
         Unfit::NoMajority => conflict(
             "no-majority",
             format!(
-                "without {node} those who remain are no majority: others elsewhere could decide without them. With force it                  is evicted all the same; then be sure that no other part of the pool does the like"
+                "without {node} those who remain are no majority: others elsewhere could decide without them. With \
+                 force=true it is evicted all the same; then be sure that no other part of the pool does the like"
             ),
         ),
         Unfit::Last => conflict("last-member", "this is the last member: its pool would go with it".to_string()),

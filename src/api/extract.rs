@@ -10,10 +10,10 @@ use axum::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::timeout;
 
-use super::{BODY_BYTES_MAX, Problem, query::Query};
+use super::{BODY_BYTES_MAX, Problem};
 use crate::{
     document::{check_collection, check_id},
-    op::{DocKey, Guard, OpId},
+    op::{DocKey, Guard, NodeId, OpId},
     version::Version,
 };
 
@@ -36,6 +36,9 @@ pub struct DocPath {
     /// Its id.
     pub id: String,
 }
+
+/// A node named in the path.
+pub struct NodePath(pub NodeId);
 
 /// An op named in the path.
 pub struct OpPath(pub OpId);
@@ -61,13 +64,20 @@ impl<S: Send + Sync> FromRequestParts<S> for DocPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<DocPath, Problem> {
-        // What a client asks for in a query must not be passed over silently.
-        Query::of(&parts.uri, &[])?;
         let Path((collection, id)): Path<(String, String)> =
             Path::from_request_parts(parts, state).await.map_err(|_| not_utf8())?;
         check_collection(&collection)?;
         check_id(&id)?;
         Ok(DocPath { collection, id })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for NodePath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<NodePath, Problem> {
+        let node = parameter(parts, state).await?.parse();
+        node.map(NodePath).map_err(|_| Problem::bad("bad-name", "a member is named by its id: GET /v1/pool lists them"))
     }
 }
 

@@ -84,8 +84,9 @@ pub async fn docs(
     let mut bytes = 0;
     loop {
         let (collection, after) = (wanted.collection.clone(), behind.take());
-        let chunk = api.read(move |replica| replica.state().scan(&collection, after.as_deref(), most));
-        let (views, rest) = chunk.await?;
+        let chunk =
+            api.read(move |replica| (replica.state().scan(&collection, after.as_deref(), most), replica.frontier()));
+        let ((views, rest), frontier) = chunk.await?;
         for view in views {
             bytes += view.text.len();
             if wanted.reads_values() && bytes > TURN_BYTES {
@@ -93,7 +94,7 @@ pub async fn docs(
                 bytes = 0;
             }
             if let Some(place) = wanted.place(&view) {
-                found.offer(place, view);
+                found.offer(place, view, frontier);
             }
         }
         // In the order of ids the first document past the page is the end; in another order it may come last.
@@ -106,7 +107,7 @@ pub async fn docs(
         }
     }
     let next = if found.more { found.places.last_key_value().map(|(place, _)| wanted.cursor(place)) } else { None };
-    let docs = found.places.values().map(|view| DocBody::new(view, false)).collect();
+    let docs = found.places.values().map(|(view, frontier)| DocBody::new(view, *frontier, false)).collect();
     Ok(Json(Page { docs, next: next.transpose()? }))
 }
 
@@ -194,7 +195,8 @@ impl Wanted {
 /// The page as far as it is found: of all documents offered, those at the first places.
 struct Found {
     limit: usize,
-    places: BTreeMap<Place, View>,
+    /// Each with the time up to which all was final when it was looked at.
+    places: BTreeMap<Place, (View, u64)>,
     bytes: usize,
     /// Whether a document was offered that comes behind the page.
     more: bool,
@@ -208,14 +210,14 @@ impl Found {
         Found { limit, places: BTreeMap::new(), bytes: 0, more: false, end: None }
     }
 
-    fn offer(&mut self, place: Place, view: View) {
+    fn offer(&mut self, place: Place, view: View, frontier: u64) {
         if self.end.as_ref().is_some_and(|end| place >= *end) {
             return;
         }
         self.bytes += view.text.len();
-        self.places.insert(place, view);
+        self.places.insert(place, (view, frontier));
         while self.places.len() > self.limit || (self.bytes > PAGE_BYTES_MAX && self.places.len() > 1) {
-            let Some((last, view)) = self.places.pop_last() else { break };
+            let Some((last, (view, _))) = self.places.pop_last() else { break };
             self.bytes -= view.text.len();
             self.more = true;
             self.end = Some(last);

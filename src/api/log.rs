@@ -4,11 +4,11 @@ use axum::{Json, extract::State, http::Uri};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 
-use super::{Api, Problem, error::describe, query::Query, shape::TENTATIVE};
+use super::{Api, Problem, error::describe, query::Query, shape};
 use crate::{
     document::Verdict,
     op::{Command, DocKey, Guard, NodeId, Op, OpId, Stamp},
-    replica::Replica,
+    replica::{Now, Replica},
 };
 
 /// An answer ends early once its ops have passed this: one op may have 4 MiB, and a thousand of them no client wants.
@@ -41,9 +41,10 @@ pub struct Page {
 /// `GET /v1/log`.
 pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<Page>, Problem> {
     let wanted = Wanted::parse(&uri)?;
-    let (ops, more) = api.node.read(move |replica, _| wanted.look(replica)).await?;
+    let look = move |replica: &Replica, _: Now| (wanted.look(replica), replica.frontier());
+    let ((ops, more), frontier) = api.node.read(look).await?;
     let next = ops.last().filter(|_| more).map(|(op, _)| op.stamp().to_string());
-    let ops = ops.iter().map(|(op, verdict)| to_json(op, verdict)).collect();
+    let ops = ops.iter().map(|(op, verdict)| to_json(op, verdict, op.time() <= frontier)).collect();
     Ok(Json(Page { ops, next }))
 }
 
@@ -107,7 +108,7 @@ impl Wanted {
 
 /// Before and behind every op.
 const FIRST: Stamp = Stamp { time: 0, origin: NodeId(uuid::Uuid::nil()) };
-const LAST: Stamp = Stamp { time: u64::MAX, origin: NodeId(uuid::Uuid::max()) };
+pub(super) const LAST: Stamp = Stamp { time: u64::MAX, origin: NodeId(uuid::Uuid::max()) };
 
 /// An op, as docs/API.md describes it.
 #[derive(Serialize)]
@@ -193,7 +194,7 @@ impl<'a> From<&'a DocKey<'_>> for Target<'a> {
     }
 }
 
-fn to_json(op: &Op, verdict: &Verdict) -> Box<RawValue> {
+fn to_json(op: &Op, verdict: &Verdict, is_final: bool) -> Box<RawValue> {
     let body = op.body();
     let text = serde_json::value::to_raw_value(&OpBody {
         op: op.id().to_string(),
@@ -206,9 +207,9 @@ fn to_json(op: &Op, verdict: &Verdict) -> Box<RawValue> {
         guards: body.guards.iter().map(guard).collect(),
         commands: body.commands.iter().map(command).collect(),
         key: body.key.as_deref(),
-        verdict: if verdict.is_ok() { "applied" } else { "rejected" },
+        verdict: shape::verdict(verdict),
         reason: verdict.as_ref().err().map(describe),
-        status: TENTATIVE,
+        status: shape::op_status(verdict, is_final),
     });
     text.expect("the values in an op are JSON, checked when it was taken in")
 }

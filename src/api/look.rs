@@ -13,13 +13,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    check_ready,
     place::{Place, Walk},
-    shape::{DocBody, TENTATIVE},
+    shape::{self, DocBody},
 };
 use crate::{
     document::{Change, State, Text, View, json},
     op::Stamp,
-    replica::{Refused, Replica, Standing},
+    replica::{Refused, Replica},
 };
 
 /// Most changes and most documents that one look takes: some hundreds of microseconds of the node's task.
@@ -46,6 +47,9 @@ pub struct Doc {
     /// What it is now; nothing if it is deleted.
     pub now: Option<Content>,
     stamp: Option<Stamp>,
+    /// The time of the last op that touches it, and up to which time all was final when it was found.
+    latest: u64,
+    frontier: u64,
     /// The changes that led here, each with its place in the ring and what the document was before it.
     pub before: Vec<(u64, Option<Content>)>,
     shown: OnceLock<String>,
@@ -84,20 +88,29 @@ struct GoneBody<'a> {
 }
 
 impl Doc {
-    fn new(collection: Arc<str>, id: CompactString, now: Option<Text>, stamp: Option<Stamp>) -> Doc {
+    fn walked(view: View, frontier: u64) -> Doc {
+        let View { collection, id, text, stamp, latest } = view;
+        let (now, before) = (Some(Content::new(text)), Vec::new());
         let (shown, removed) = (OnceLock::new(), OnceLock::new());
-        Doc { collection, id, now: now.map(Content::new), stamp, before: Vec::new(), shown, removed }
+        Doc { collection, id, now, stamp, latest, frontier, before, shown, removed }
     }
 
-    fn walked(view: View) -> Doc {
-        Doc::new(view.collection, view.id, Some(view.text), view.stamp)
-    }
-
-    fn changed(state: &State, change: &Change) -> Doc {
+    fn changed(replica: &Replica, change: &Change) -> Doc {
+        let (state, frontier) = (replica.state(), replica.frontier());
         let (collection, id) = (&change.collection, &change.id);
-        match state.get(collection, id) {
-            Some(view) => Doc::walked(view),
-            None => Doc::new(Arc::clone(collection), id.clone(), None, state.stamp(collection, id)),
+        if let Some(view) = state.get(collection, id) {
+            return Doc::walked(view, frontier);
+        }
+        Doc {
+            collection: Arc::clone(collection),
+            id: id.clone(),
+            now: None,
+            stamp: state.stamp(collection, id),
+            latest: state.latest(collection, id),
+            frontier,
+            before: Vec::new(),
+            shown: OnceLock::new(),
+            removed: OnceLock::new(),
         }
     }
 
@@ -124,14 +137,14 @@ impl Doc {
         let written = match (&self.now, news) {
             (Some(content), News::Shown) => {
                 let (collection, id) = (Arc::clone(&self.collection), self.id.clone());
-                let view = View { collection, id, text: content.text.clone(), stamp: self.stamp };
-                serde_json::to_string(&DocBody::new(&view, true))
+                let (text, stamp, latest) = (content.text.clone(), self.stamp, self.latest);
+                serde_json::to_string(&DocBody::new(&View { collection, id, text, stamp, latest }, self.frontier, true))
             }
             _ => serde_json::to_string(&GoneBody {
                 collection: &self.collection,
                 id: &self.id,
                 stamp: self.stamp.map(|stamp| stamp.to_string()),
-                status: TENTATIVE,
+                status: shape::status(self.latest <= self.frontier),
                 deleted: news == News::Shown,
                 removed: news == News::Removed,
             }),
@@ -167,9 +180,7 @@ pub struct Chunk {
 impl Look {
     /// Looks from a place on, in one collection or in all.
     pub fn take(replica: &Replica, place: &Place, only: Option<&str>) -> Result<Look, Refused> {
-        if replica.standing() != Standing::Member {
-            return Err(Refused::NotReady);
-        }
+        check_ready(replica.standing())?;
         let state = replica.state();
         let Some(ring) = state.changes().since(place.ring) else { return Ok(Look::Gone) };
         let (mut behind, end, mut bytes) = (place.ring, state.changes().end(), 0);
@@ -182,7 +193,7 @@ impl Look {
                     Entry::Vacant(_) if bytes >= LOOK_BYTES => break,
                     Entry::Occupied(entry) => *entry.get(),
                     Entry::Vacant(entry) => {
-                        let doc = Doc::changed(state, change);
+                        let doc = Doc::changed(replica, change);
                         bytes += doc.bytes();
                         found.push(doc);
                         *entry.insert(found.len() - 1)
@@ -200,7 +211,7 @@ impl Look {
             walk => (Vec::new(), walk.clone()),
         };
         let changed = found.into_iter().map(Arc::new).collect();
-        let walked = walked.into_iter().map(|view| Arc::new(Doc::walked(view))).collect();
+        let walked = walked.into_iter().map(|view| Arc::new(Doc::walked(view, replica.frontier()))).collect();
         Ok(Look::Found(Arc::new(Chunk { behind, end, changed, walked, walk })))
     }
 }

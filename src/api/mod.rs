@@ -21,6 +21,7 @@ mod server;
 mod shape;
 mod steps;
 mod tx;
+mod wait;
 mod ws;
 
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 pub use error::Problem;
 use server::HEAD_BYTES_MAX;
@@ -73,8 +74,17 @@ impl Api {
         T: Send + 'static,
         F: FnOnce(&Replica) -> T + Send + 'static,
     {
-        let read = self.node.read(|replica, _| (replica.standing() == Standing::Member).then(|| reading(replica)));
-        Ok(read.await?.ok_or(Refused::NotReady)?)
+        let read = self.node.read(|replica, _| check_ready(replica.standing()).map(|()| reading(replica)));
+        Ok(read.await??)
+    }
+}
+
+/// Whether a node holds its pool's data, and is told of what becomes of it.
+fn check_ready(standing: Standing) -> Result<(), Refused> {
+    match standing {
+        Standing::Member => Ok(()),
+        Standing::Retired => Err(Refused::Retired),
+        Standing::Joining | Standing::CatchingUp => Err(Refused::NotReady),
     }
 }
 
@@ -95,6 +105,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/pool", get(pool::show))
         .route("/v1/pool/join", post(pool::join))
         .route("/v1/pool/links", post(pool::links))
+        .route("/v1/pool/members/{id}", delete(pool::remove))
         .route("/v1/gossip", get(gossip::accept))
         .route("/livez", get(pool::live))
         .route("/readyz", get(pool::ready))

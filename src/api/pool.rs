@@ -1,6 +1,8 @@
 //! The pool as this node sees it, and what an operator does with its links. These calls answer in every state of the
 //! node: they are how one finds out why it is not ready.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::{Request, State},
@@ -9,12 +11,21 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{Api, Problem, docs::json_only, extract, query::Query, steps::Fields};
+use super::{
+    Api, Problem,
+    docs::json_only,
+    extract::{self, NodePath},
+    log,
+    query::Query,
+    shape,
+    steps::Fields,
+    wait::{self, Patience},
+};
 use crate::{
     document::json as strict,
     node::authority,
-    op::{NodeId, PoolId},
-    replica::{Counters, LinkState, MemberStatus, Now, Refused, Replica, Standing},
+    op::{Command, Eviction, NodeId, Op, PoolId},
+    replica::{Counters, Draft, Holdup, LinkState, MemberStatus, Now, Replica, Standing},
 };
 
 /// `GET /v1/pool`.
@@ -49,6 +60,31 @@ pub async fn links(State(api): State<Api>, request: Request) -> Result<Json<Valu
     Ok(Json(json!({ "cut": api.node.read(|replica, _| replica.is_cut()).await? })))
 }
 
+/// `DELETE /v1/pool/members/{id}`: evicts a member; the node's own id makes it retire.
+pub async fn remove(State(api): State<Api>, NodePath(node): NodePath, uri: Uri) -> Result<Response, Problem> {
+    let mut query = Query::of(&uri, &["force", "wait", "timeout"])?;
+    let patience = Patience::take(&mut query)?;
+    let force = match query.take("force").as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(Problem::bad("bad-query", "force is true, or left out")),
+    };
+    let (own, left) = api.read(move |replica| (replica.node() == node, has_left(replica, node))).await?;
+    if left {
+        let detail = format!("{node} has left this pool already: GET /v1/pool lists its members");
+        return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", detail));
+    }
+    let command = if own { Command::Retire } else { Command::Evict(Eviction { node, force }) };
+    let draft = Draft { key: None, guards: Vec::new(), commands: vec![command], present: false };
+    let receipt = api.awaited(api.node.submit(draft).await??, patience).await?;
+    Ok(if receipt.is_final { shape::written(StatusCode::OK, &receipt) } else { wait::accepted(&receipt) })
+}
+
+/// Whether a node was a member, and is none any more.
+fn has_left(replica: &Replica, node: NodeId) -> bool {
+    replica.roster().is_gone(node) && !replica.assembly().pending.contains(&node)
+}
+
 /// `GET /livez`: the task that owns the replica takes turns.
 pub async fn live(State(api): State<Api>) -> Result<Json<Value>, Problem> {
     api.node.read(|_, _| ()).await?;
@@ -57,8 +93,8 @@ pub async fn live(State(api): State<Api>) -> Result<Json<Value>, Problem> {
 
 /// `GET /readyz`: the node takes reads and writes.
 pub async fn ready(State(api): State<Api>) -> Result<Json<Value>, Problem> {
-    let standing = api.node.read(|replica, _| replica.standing()).await?;
-    if standing == Standing::Member { Ok(Json(json!({ "status": "ok" }))) } else { Err(Refused::NotReady.into()) }
+    api.read(|_| ()).await?;
+    Ok(Json(json!({ "status": "ok" })))
 }
 
 async fn body(request: Request, known: &[&str]) -> Result<Fields, Problem> {
@@ -74,6 +110,8 @@ struct Sight {
     pool: Option<(PoolId, String)>,
     standing: Standing,
     clock: u64,
+    frontier: u64,
+    held_back_by: Vec<Holder>,
     cut: bool,
     ops: usize,
     docs: usize,
@@ -83,17 +121,46 @@ struct Sight {
     counters: Counters,
 }
 
+/// A member that keeps the frontier from moving.
+struct Holder {
+    node: NodeId,
+    name: String,
+    why: &'static str,
+    heard_ago: Option<Duration>,
+}
+
+/// Who holds back what is not final yet.
+fn held_back_by(replica: &Replica, members: &[MemberStatus]) -> Vec<Holder> {
+    let newest = replica.log().before(log::LAST, None).next().map_or(0, Op::time);
+    if newest <= replica.frontier() {
+        return Vec::new();
+    }
+    let holder = |holdup| {
+        let (node, why) = match holdup {
+            Holdup::Silent(node) => (node, "silent"),
+            Holdup::Eviction(node) => (node, "eviction"),
+        };
+        let name = replica.roster().all().get(&node).map(|member| member.name.clone()).unwrap_or_default();
+        let heard_ago = members.iter().find(|member| member.node == node).and_then(|member| member.heard_ago);
+        Holder { node, name, why, heard_ago }
+    };
+    replica.held_back_by(newest).into_iter().map(holder).collect()
+}
+
 impl Sight {
     fn of(replica: &Replica, now: Now) -> Sight {
+        let members = replica.member_list(now.mono_ms);
         Sight {
             node: replica.config().node,
             pool: replica.pool().cloned(),
             standing: replica.standing(),
             clock: replica.clock(),
+            frontier: replica.frontier(),
+            held_back_by: held_back_by(replica, &members),
             cut: replica.is_cut(),
             ops: replica.log().len(),
             docs: replica.state().count(),
-            members: replica.member_list(now.mono_ms),
+            members,
             problems: replica.link_problems(),
             progress: replica.catch_up_progress(),
             counters: replica.counters(),
@@ -112,6 +179,9 @@ impl Sight {
                 Standing::Retired => "retired",
             },
             "clock": self.clock.to_string(),
+            "frontier": self.frontier.to_string(),
+            "final_lag": self.clock.saturating_sub(self.frontier).to_string(),
+            "held_back_by": self.held_back_by.iter().map(holder).collect::<Vec<_>>(),
             "cut": self.cut,
             "ops": self.ops.to_string(),
             "docs": self.docs,
@@ -129,6 +199,15 @@ impl Sight {
     }
 }
 
+fn holder(holder: &Holder) -> Value {
+    json!({
+        "member": holder.node.to_string(),
+        "name": holder.name,
+        "why": holder.why,
+        "since_ms": holder.heard_ago.map(|ago| ago.as_millis() as u64),
+    })
+}
+
 fn member(member: &MemberStatus) -> Value {
     let link = match member.link {
         LinkState::Oneself => "self",
@@ -136,7 +215,7 @@ fn member(member: &MemberStatus) -> Value {
         LinkState::Dialling => "dialling",
         LinkState::None => "none",
     };
-    json!({
+    let mut shown = json!({
         "id": member.node.to_string(),
         "name": member.name,
         "urls": member.urls,
@@ -146,5 +225,9 @@ fn member(member: &MemberStatus) -> Value {
         "clock": member.clock.to_string(),
         "head": { "seq": member.head.seq.to_string(), "hash": member.head.hash.to_string() },
         "heard_ms_ago": member.heard_ago.map(|ago| ago.as_millis() as u64),
-    })
+    });
+    if member.evicted {
+        shown["evicted"] = true.into();
+    }
+    shown
 }

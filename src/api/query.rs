@@ -1,6 +1,8 @@
 //! The query of a request, read strictly: a parameter that the call does not know is refused, not passed over, for a
 //! misspelt filter or limit would answer another question.
 
+use std::time::Duration;
+
 use axum::http::Uri;
 use percent_encoding::percent_decode_str;
 
@@ -8,6 +10,19 @@ use super::Problem;
 
 /// How much a listing gives when it is not told, and how much at the most.
 const LIMIT: (usize, usize) = (100, 1000);
+
+/// The time that a parameter says, such as `500ms` or `5s`.
+pub fn duration(name: &str, text: &str, most: Duration) -> Result<Duration, Problem> {
+    let parsed = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(number), _) => number.parse().ok().map(Duration::from_millis),
+        (None, Some(number)) => number.parse().ok().map(Duration::from_secs),
+        (None, None) => None,
+    };
+    parsed.filter(|time| *time <= most).ok_or_else(|| {
+        let most = most.as_secs();
+        Problem::bad("bad-query", format!("{name} is a time such as 500ms or 5s, at most {most}s"))
+    })
+}
 
 /// The parameters of a request.
 pub struct Query(Vec<(String, String)>);
@@ -21,6 +36,11 @@ impl Query {
         let parsed = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
         let axum::extract::Query(pairs) = parsed.map_err(|_| bad())?;
         for (index, (name, _)) in pairs.iter().enumerate() {
+            if name == "view" && !known.contains(&"view") {
+                let detail = "view=final is there for a single document only, not yet for listings and changes: GET \
+                              /v1/docs/{collection}/{id}?view=final";
+                return Err(Problem::bad("bad-query", detail));
+            }
             if !known.contains(&name.as_str()) {
                 let takes = if known.is_empty() { "none".into() } else { known.join(", ") };
                 return Err(Problem::bad("bad-query", format!("unknown parameter {name:?}: this call takes {takes}")));

@@ -9,10 +9,27 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::error::describe;
-use crate::{document::View, replica::Receipt, version::Version};
+use crate::{
+    document::{Verdict, View},
+    replica::Receipt,
+    version::Version,
+};
 
-/// What is promised of an op whose place in the order may still be preceded by ops not yet heard of.
-pub const TENTATIVE: &str = "tentative";
+/// What is promised of a document, or of an op that has effect: nothing can come before what made it so, or ops not
+/// heard of yet still may.
+pub fn status(is_final: bool) -> &'static str {
+    if is_final { "final" } else { "tentative" }
+}
+
+/// What is promised of an op. One that would be rejected as things stand is tentative, too, until that is final.
+pub fn op_status(verdict: &Verdict, is_final: bool) -> &'static str {
+    if is_final && verdict.is_err() { "rejected" } else { status(is_final) }
+}
+
+/// An op's verdict as it stands, in a word.
+pub fn verdict(verdict: &Verdict) -> &'static str {
+    if verdict.is_ok() { "applied" } else { "rejected" }
+}
 
 /// A receipt, as docs/API.md describes it.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +37,7 @@ pub struct ReceiptBody {
     op: String,
     stamp: String,
     status: &'static str,
+    verdict: &'static str,
     #[serde(flatten)]
     only: Option<Written>,
     docs: Vec<Written>,
@@ -53,7 +71,8 @@ impl From<&Receipt> for ReceiptBody {
         ReceiptBody {
             op: receipt.op.to_string(),
             stamp: receipt.stamp.to_string(),
-            status: if receipt.verdict.is_ok() { TENTATIVE } else { "rejected" },
+            status: op_status(&receipt.verdict, receipt.is_final),
+            verdict: verdict(&receipt.verdict),
             only: if let [only] = &docs[..] { Some(only.clone()) } else { None },
             docs,
             reason: receipt.verdict.as_ref().err().map(describe),
@@ -88,24 +107,25 @@ pub struct DocBody {
 }
 
 impl DocBody {
-    /// A document; `named` says whether with its collection.
-    pub fn new(view: &View, named: bool) -> DocBody {
+    /// A document, where all is final up to `frontier`; `named` says whether with its collection.
+    pub fn new(view: &View, frontier: u64, named: bool) -> DocBody {
         DocBody {
             collection: named.then(|| view.collection.to_string()),
             id: view.id.to_string(),
             version: Version::of(view.text.as_str()).to_string(),
             stamp: view.stamp.map(|stamp| stamp.to_string()),
-            status: TENTATIVE,
+            status: status(view.latest <= frontier),
             value: RawValue::from_string(view.text.as_str().to_string()).expect("documents are JSON"),
         }
     }
 }
 
-/// The headers that describe a document.
-pub fn describing(view: &View) -> HeaderMap {
+/// The headers that describe a document, where all is final up to `frontier`.
+pub fn describing(view: &View, frontier: u64) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::ETAG, etag(Version::of(view.text.as_str())));
-    headers.insert(HeaderName::from_static("lamplight-status"), HeaderValue::from_static(TENTATIVE));
+    let status = HeaderValue::from_static(status(view.latest <= frontier));
+    headers.insert(HeaderName::from_static("lamplight-status"), status);
     let stamp = view.stamp.and_then(|stamp| HeaderValue::from_str(&stamp.to_string()).ok());
     stamp.into_iter().for_each(|stamp| drop(headers.insert(HeaderName::from_static("lamplight-stamp"), stamp)));
     headers

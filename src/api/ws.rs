@@ -4,7 +4,7 @@
 //! what there was: so a slow client keeps nothing waiting but its own place in the ring, and gets the latest state of
 //! what changed meanwhile. A message that is wrong in itself is answered by an error; the connection stays.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -32,10 +32,17 @@ use super::{
     shape::ReceiptBody,
     steps::{self, Fields},
 };
-use crate::{document::json as strict, node::Published};
+use crate::{
+    document::json as strict,
+    node::Published,
+    op::OpId,
+    replica::{Now, Receipt, Replica},
+};
 
 /// Subscriptions of one connection at once.
 const SUBSCRIPTIONS_MAX: usize = 64;
+/// Most ops of one connection whose final receipts are still to come; past that the oldest gets none.
+const AWAITED_MAX: usize = 4_096;
 /// Longest message of a client: an op of the largest size.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Longest id of a message, in bytes: it is repeated in every answer.
@@ -100,6 +107,9 @@ struct Connection {
     socket: WebSocket,
     published: watch::Receiver<Published>,
     subscriptions: Vec<Subscription>,
+    /// The tentative writes, by their times (and then as they came): each with the id of its message.
+    awaited: BTreeMap<(u64, u64), (String, OpId)>,
+    writes: u64,
     pings: Interval,
     /// Whether anything came since the last ping.
     heard: bool,
@@ -119,7 +129,17 @@ impl Connection {
     fn new(api: Api, tail: Arc<Tail>, socket: WebSocket) -> Connection {
         let published = api.node.published();
         let pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
-        Connection { api, tail, socket, published, subscriptions: Vec::new(), pings, heard: true }
+        Connection {
+            api,
+            tail,
+            socket,
+            published,
+            subscriptions: Vec::new(),
+            awaited: BTreeMap::new(),
+            writes: 0,
+            pings,
+            heard: true,
+        }
     }
 
     async fn run(mut self) {
@@ -148,6 +168,7 @@ impl Connection {
         while index < self.subscriptions.len() {
             index += usize::from(self.advance(index).await?);
         }
+        self.tell_what_is_final().await?;
         self.flush().await
     }
 
@@ -246,14 +267,53 @@ impl Connection {
         Ok(pong.to_string())
     }
 
-    async fn submit(&mut self, id: &str, members: Map<String, Value>) -> Result<String, Problem> {
+    async fn submit(&mut self, id: &str, mut members: Map<String, Value>) -> Result<String, Problem> {
+        let hurries = match members.remove("wait") {
+            None => false,
+            Some(Value::String(wait)) if wait == "final" => true,
+            Some(_) => {
+                let detail =
+                    "\"wait\" is \"final\" or left out: the final receipt comes in either case, with it sooner";
+                return Err(Problem::bad("bad-request", detail));
+            }
+        };
         let draft = steps::parse(members)?;
-        let receipt = ReceiptBody::from(&self.api.node.submit(draft).await??);
-        let mut answer = serde_json::to_value(receipt).expect("plain data is written to memory");
-        // The message's id takes the place of the document's, which is in the list of documents as well.
-        answer["id"] = id.into();
-        answer["type"] = "receipt".into();
-        Ok(answer.to_string())
+        let receipt = self.api.node.submit(draft).await??;
+        if !receipt.is_final {
+            self.await_final(id, &receipt);
+            if hurries {
+                self.api.node.hurry(receipt.stamp.time).await?;
+            }
+        }
+        Ok(receipt_message(id, &receipt))
+    }
+
+    fn await_final(&mut self, id: &str, receipt: &Receipt) {
+        if self.awaited.len() == AWAITED_MAX {
+            self.awaited.pop_first();
+        }
+        self.writes += 1;
+        self.awaited.insert((receipt.stamp.time, self.writes), (id.to_string(), receipt.op));
+    }
+
+    /// Sends the second receipts of the writes that are final by now.
+    async fn tell_what_is_final(&mut self) -> Result<(), End> {
+        let frontier = self.published.borrow().frontier;
+        let later = self.awaited.split_off(&(frontier + 1, 0));
+        let settled = std::mem::replace(&mut self.awaited, later);
+        if settled.is_empty() {
+            return Ok(());
+        }
+        let look = move |replica: &Replica, _: Now| -> Vec<(String, Option<Receipt>)> {
+            settled.into_values().map(|(id, op)| (id, replica.receipt(op))).collect()
+        };
+        let found = self.api.node.read(look).await.map_err(|_| End(close_code::AWAY, "the node has stopped"))?;
+        for (id, receipt) in found {
+            // A node that had to come back as another may not hold the op.
+            let Some(receipt) = receipt.filter(|receipt| receipt.is_final) else { continue };
+            self.write(Message::Text(receipt_message(&id, &receipt).into())).await?;
+        }
+        Ok(())
     }
 
     /// Sends the next part of a subscription; returns whether there is still the subscription.
@@ -336,6 +396,14 @@ fn id_in(text: &str) -> Option<String> {
         id: Option<String>,
     }
     serde_json::from_str(text).ok().and_then(|Message { id }| id.filter(|id| id.len() <= ID_BYTES_MAX))
+}
+
+/// A receipt. The message's id takes the place of the document's, which is in the list of documents as well.
+fn receipt_message(id: &str, receipt: &Receipt) -> String {
+    let mut message = serde_json::to_value(ReceiptBody::from(receipt)).expect("plain data is written to memory");
+    message["id"] = id.into();
+    message["type"] = "receipt".into();
+    message.to_string()
 }
 
 fn error(id: Option<&str>, problem: &Problem) -> String {

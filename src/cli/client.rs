@@ -34,6 +34,8 @@ use super::{Failure, output, serve::LISTEN};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a whole answer may take. A node answers within milliseconds, or waits 5 s for a session.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much longer it may take where the node is asked to wait until an op is final.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Most characters that are shown of an answer which is no problem document.
 const EXCERPT_CHARS_MAX: usize = 200;
 /// Bytes read from a WebSocket at a time.
@@ -187,6 +189,7 @@ struct Lost {
 pub struct Client {
     http: legacy::Client<HttpConnector, Body>,
     bases: Vec<Base>,
+    timeout: Duration,
 }
 
 impl Client {
@@ -201,7 +204,14 @@ impl Client {
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
         let http = legacy::Client::builder(TokioExecutor::new()).build(connector);
-        Client { http, bases }
+        Client { http, bases, timeout: ANSWER_TIMEOUT }
+    }
+
+    /// One that is asked to wait, if it is, waits for its answers longer.
+    #[must_use]
+    pub fn patient(mut self, waits: bool) -> Client {
+        self.timeout = if waits { ANSWER_TIMEOUT + WAIT_MAX } else { ANSWER_TIMEOUT };
+        self
     }
 
     /// Reads what is at a path.
@@ -274,8 +284,8 @@ impl Client {
             let body = body.collect().await.map_err(|error| Lost { why: root(&error), sent: true })?;
             Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
         };
-        let late = Lost { why: format!("nothing came within {} s", ANSWER_TIMEOUT.as_secs()), sent: true };
-        timeout(ANSWER_TIMEOUT, answered).await.unwrap_or(Err(late))
+        let late = Lost { why: format!("nothing came within {} s", self.timeout.as_secs()), sent: true };
+        timeout(self.timeout, answered).await.unwrap_or(Err(late))
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure,
-    client::{Client, IDEMPOTENCY_KEY, Target, doc_path, encoded},
+    client::{Answer, Client, IDEMPOTENCY_KEY, Target, doc_path, encoded},
     output,
 };
 
@@ -37,7 +37,8 @@ pub struct GetArgs {
     "  lamplight put notes milk '{\"buy\":true}'
   lamplight put notes title '\"a string has its quotes\"'
   lamplight put notes milk - <milk.json
-  lamplight put notes milk '{\"buy\":true}' --if-none-match"
+  lamplight put notes milk '{\"buy\":true}' --if-none-match
+  lamplight put names ada '{\"of\":7}' --if-none-match --wait"
 ))]
 pub struct PutArgs {
     #[command(flatten)]
@@ -53,6 +54,8 @@ pub struct PutArgs {
     if_none_match: bool,
     #[command(flatten)]
     key: Key,
+    #[command(flatten)]
+    wait: Wait,
     #[command(flatten)]
     pub(super) target: Target,
 }
@@ -75,6 +78,8 @@ pub struct PatchArgs {
     #[command(flatten)]
     key: Key,
     #[command(flatten)]
+    wait: Wait,
+    #[command(flatten)]
     pub(super) target: Target,
 }
 
@@ -92,6 +97,8 @@ pub struct DeleteArgs {
     if_match: Option<String>,
     #[command(flatten)]
     key: Key,
+    #[command(flatten)]
+    wait: Wait,
     #[command(flatten)]
     pub(super) target: Target,
 }
@@ -160,6 +167,44 @@ impl Key {
     }
 }
 
+/// Whether a write waits until it is final.
+#[derive(Args, Debug)]
+pub struct Wait {
+    /// Wait until the verdict is final: nothing can come before this write any more, on any node.
+    #[arg(long)]
+    pub wait: bool,
+    /// How long at the most, as 500ms or 30s, to 60s; 5s if left out. When it is over the write stands, and may still
+    /// become final.
+    #[arg(long, value_name = "TIME", requires = "wait")]
+    timeout: Option<String>,
+}
+
+impl Wait {
+    /// As parameters of a query; nothing if it does not wait.
+    pub fn parameters(&self) -> Option<String> {
+        let timeout = self.timeout.as_ref().map(|time| format!("&timeout={}", encoded(time)));
+        self.wait.then(|| format!("wait=final{}", timeout.unwrap_or_default()))
+    }
+
+    /// A path, and with it that the node is to wait.
+    pub fn at(&self, path: &str) -> String {
+        self.parameters().map_or_else(|| path.to_string(), |parameters| format!("{path}?{parameters}"))
+    }
+
+    /// Fails if it has waited in vain.
+    pub fn check(&self, answer: &Answer) -> Result<(), Failure> {
+        if !self.wait || answer.status != hyper::StatusCode::ACCEPTED {
+            return Ok(());
+        }
+        let message = format!(
+            "not final in time: it stands, and becomes final when all members are heard of again. lamplight members \
+             says who is not; ask later with GET /v1/ops/{}?wait=final",
+            output::text(&answer.json()?, "op"),
+        );
+        Err(Failure::tentative(message))
+    }
+}
+
 /// Prints a document.
 pub async fn get(args: GetArgs) -> Result<(), Failure> {
     let answer = Client::new(&args.target).get(&args.doc.path()).await?;
@@ -181,14 +226,21 @@ pub async fn get(args: GetArgs) -> Result<(), Failure> {
 /// Creates or replaces a document.
 pub async fn put(args: PutArgs) -> Result<(), Failure> {
     let value = input(&args.value)?;
-    let mut request = args.key.set(if_match(Request::put(args.doc.path()), args.if_match.as_deref()));
+    let mut request = args.key.set(if_match(Request::put(args.wait.at(&args.doc.path())), args.if_match.as_deref()));
     if args.if_none_match {
         request = request.header(header::IF_NONE_MATCH, "*");
     }
     let request = request.header(header::CONTENT_TYPE, "application/json");
-    let answer = Client::new(&args.target).send(request, value).await?;
-    let verb = if answer.status == hyper::StatusCode::CREATED { "created" } else { "replaced" };
-    output::receipt(&answer.json()?, verb, args.target.json)
+    let answer = Client::new(&args.target).patient(args.wait.wait).send(request, value).await?;
+    let verb = if answer.status == hyper::StatusCode::ACCEPTED {
+        "wrote"
+    } else if answer.status == hyper::StatusCode::CREATED {
+        "created"
+    } else {
+        "replaced"
+    };
+    output::receipt(&answer.json()?, verb, args.target.json)?;
+    args.wait.check(&answer)
 }
 
 /// Changes parts of a document.
@@ -196,16 +248,21 @@ pub async fn patch(args: PatchArgs) -> Result<(), Failure> {
     let patch = input(&args.patch)?;
     let is_list = patch.trim_ascii_start().starts_with(b"[");
     let media = if is_list { "application/json-patch+json" } else { "application/merge-patch+json" };
-    let request = args.key.set(if_match(Request::patch(args.doc.path()), args.if_match.as_deref()));
-    let answer = Client::new(&args.target).send(request.header(header::CONTENT_TYPE, media), patch).await?;
-    output::receipt(&answer.json()?, "patched", args.target.json)
+    let request = args.key.set(if_match(Request::patch(args.wait.at(&args.doc.path())), args.if_match.as_deref()));
+    let answer = Client::new(&args.target)
+        .patient(args.wait.wait)
+        .send(request.header(header::CONTENT_TYPE, media), patch)
+        .await?;
+    output::receipt(&answer.json()?, "patched", args.target.json)?;
+    args.wait.check(&answer)
 }
 
 /// Deletes a document.
 pub async fn delete(args: DeleteArgs) -> Result<(), Failure> {
-    let request = args.key.set(if_match(Request::delete(args.doc.path()), args.if_match.as_deref()));
-    let answer = Client::new(&args.target).send(request, Bytes::new()).await?;
-    output::receipt(&answer.json()?, "deleted", args.target.json)
+    let request = args.key.set(if_match(Request::delete(args.wait.at(&args.doc.path())), args.if_match.as_deref()));
+    let answer = Client::new(&args.target).patient(args.wait.wait).send(request, Bytes::new()).await?;
+    output::receipt(&answer.json()?, "deleted", args.target.json)?;
+    args.wait.check(&answer)
 }
 
 /// Lists documents, or collections.

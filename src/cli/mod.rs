@@ -11,7 +11,7 @@ macro_rules! examples {
             $examples,
             "\n\n\
              Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 a condition failed (409 or 412),\n\
-             5 no node can be reached, or none is ready."
+             5 no node can be reached, or none is ready, 6 not final in time (with --wait)."
         )
     };
 }
@@ -23,6 +23,7 @@ mod client;
 mod data;
 mod documents;
 mod load;
+mod members;
 mod output;
 mod serve;
 mod status;
@@ -73,6 +74,12 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Show the pool as a node sees it, or whether the node is ready.
     Status(status::StatusArgs),
+    /// List the members of the pool, and who holds finality back.
+    Members(members::MembersArgs),
+    /// Evict a member that is gone for good, so that finality goes on without it.
+    Evict(members::EvictArgs),
+    /// Let a node leave its pool for good.
+    Retire(members::RetireArgs),
     /// Write many documents, one JSON object a line.
     Import(load::ImportArgs),
     /// Measure a running node: writes a second, and the time from a write to its event on another node.
@@ -98,6 +105,9 @@ impl Command {
             Command::Tx(args) => args.target.json,
             Command::Watch(args) => args.target.json,
             Command::Status(args) => args.target.json,
+            Command::Members(args) => args.target.json,
+            Command::Evict(args) => args.target.json,
+            Command::Retire(args) => args.target.json,
             Command::Import(args) => args.target.json,
             Command::Bench(args) => args.target.json,
             Command::Backup(args) => args.target.json,
@@ -130,6 +140,11 @@ impl Failure {
     /// Exit code 5: no node can be reached, or none is ready.
     fn unreachable(message: impl Into<String>) -> Failure {
         Failure { code: 5, ..Failure::new(message) }
+    }
+
+    /// Exit code 6: it was done, and its verdict is not final in the time that was given.
+    fn tentative(message: impl Into<String>) -> Failure {
+        Failure { code: 6, ..Failure::new(message) }
     }
 
     /// Nobody reads standard output any more, as in `lamplight list … | head`. There is no one to tell, and to scripts
@@ -180,6 +195,9 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Tx(args) => tx::tx(args).await,
         Command::Watch(args) => watch::watch(args).await,
         Command::Status(args) => status::status(args).await,
+        Command::Members(args) => members::members(args).await,
+        Command::Evict(args) => members::evict(args).await,
+        Command::Retire(args) => members::retire(args).await,
         Command::Import(args) => load::import(args).await,
         Command::Bench(args) => bench::bench(args).await,
         // Nothing else runs in this process: it may wait for the disk here.

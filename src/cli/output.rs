@@ -43,7 +43,7 @@ pub fn receipt(receipt: &Value, verb: &str, json: bool) -> Result<(), Failure> {
     if json {
         return line(&receipt.to_string());
     }
-    let op = format!("stamp={} status={} op={}", text(receipt, "stamp"), text(receipt, "status"), text(receipt, "op"));
+    let op = op(receipt);
     let docs = receipt["docs"].as_array().map(Vec::as_slice).unwrap_or_default();
     if let [doc] = docs {
         let version = doc["version"].as_str().map(|version| format!(" version={version}")).unwrap_or_default();
@@ -54,6 +54,11 @@ pub fn receipt(receipt: &Value, verb: &str, json: bool) -> Result<(), Failure> {
         let version = doc["version"].as_str().map_or("deleted".into(), |version| format!("version={version}"));
         line(&format!("  {} {version}", name(doc)))
     })
+}
+
+/// The op that a receipt is of.
+pub fn op(receipt: &Value) -> String {
+    format!("stamp={} status={} op={}", text(receipt, "stamp"), text(receipt, "status"), text(receipt, "op"))
 }
 
 /// A string member, or `?`: a newer node may leave out what this program knows.

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     Failure,
     client::{Client, Target},
+    members,
     output::{self, text},
 };
 
@@ -45,6 +46,10 @@ fn described(pool: &Value) -> String {
     }];
     lines.push(format!("node   {}, {}, clock {}", text(pool, "node"), text(pool, "state"), text(pool, "clock")));
     lines.push(format!("holds  {} documents, {} operations", pool["docs"], text(pool, "ops")));
+    lines.push(format!("final  up to {}, {} behind the clock", text(pool, "frontier"), text(pool, "final_lag")));
+    for holder in list(pool, "held_back_by") {
+        lines.push(format!("       held back by {}: {}", text(holder, "name"), members::describe(holder)));
+    }
     if let Some(progress) = pool.get("progress") {
         lines.push(format!("loads  {} of {} operations", text(progress, "held"), text(progress, "of")));
     }
@@ -81,12 +86,13 @@ fn member(member: &Value) -> [String; 8] {
     ]
 }
 
-fn list<'a>(object: &'a Value, name: &str) -> &'a [Value] {
+/// A list among an object's members, or an empty one.
+pub fn list<'a>(object: &'a Value, name: &str) -> &'a [Value] {
     object[name].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// Pads each column to its widest cell.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+pub fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |row: &[String; N]| {

@@ -126,15 +126,15 @@ impl Document {
         }
     }
 
-    /// What the document was before its op at `place`, where that can matter: found from the nearest checkpoint, or from the nearest op
-    /// before that replaced it whole. Ops behind `place` decide nothing here; those before it keep their verdicts, and
-    /// are carried out by `again`.
+    /// What the document was before its op at `place`, where that can matter: found from the nearest checkpoint, or from
+    /// the nearest op before that replaced it whole. Ops behind `place` decide nothing here; those before it keep their
+    /// verdicts, and are carried out by `again`.
     pub(super) fn text_before<'d>(
         &'d self,
         key: &DocKey<'_>,
         place: usize,
         rejected: &Rejected,
-        mut again: impl FnMut(&mut Workbench<'_>, &'d Op),
+        again: impl FnMut(&mut Workbench<'_>, &'d Op),
     ) -> Option<Text> {
         if left_out(Rule::Rollback) {
             return self.text.clone();
@@ -142,6 +142,18 @@ impl Document {
         if self.ops.get(place).is_some_and(replaces) {
             return None;
         }
+        self.text_at(key, place, rejected, again)
+    }
+
+    /// What the document was before its op at `place`. The ops before that keep their verdicts, and are carried out by
+    /// `again`.
+    pub(super) fn text_at<'d>(
+        &'d self,
+        key: &DocKey<'_>,
+        place: usize,
+        rejected: &Rejected,
+        mut again: impl FnMut(&mut Workbench<'_>, &'d Op),
+    ) -> Option<Text> {
         if key.collection == KEYS {
             return self.ops[..place].first().map(|first| Text::own(first.id().to_string()));
         }
@@ -161,11 +173,21 @@ impl Document {
         bench.text(0)
     }
 
+    /// The time of the last of its ops.
+    pub(super) fn latest(&self) -> u64 {
+        self.ops.last().map_or(0, Op::time)
+    }
+
     /// The stamp of the last op that wrote the document: each of its ops does, but for those that only read it.
     pub(super) fn stamp(&self, rejected: &Rejected) -> Option<Stamp> {
+        self.stamp_at(self.ops.len(), rejected)
+    }
+
+    /// The stamp of the last op before that at `place` that wrote the document.
+    pub(super) fn stamp_at(&self, place: usize, rejected: &Rejected) -> Option<Stamp> {
         let reading = self.more.as_ref().map_or(&[][..], |more| &more.reading);
         let wrote = |stamp: &Stamp| reading.binary_search(stamp).is_err() && !rejected.contains_key(stamp);
-        self.ops.iter().rev().map(Op::stamp).find(wrote)
+        self.ops[..place].iter().rev().map(Op::stamp).find(wrote)
     }
 }
 

@@ -71,6 +71,8 @@ pub struct View {
     pub text: Text,
     /// The last op that wrote it.
     pub stamp: Option<Stamp>,
+    /// The time of the last op that touches it: once that is final, so is the document.
+    pub latest: u64,
 }
 
 /// An op's place and why it has no effect there, if it has none.
@@ -149,6 +151,22 @@ impl State {
         self.view(name, id, document)
     }
 
+    /// A document as its ops up to a time make it, if it exists there. `time` must not be past what is final: the ops up
+    /// to it keep their verdicts.
+    pub fn get_at(&self, collection: &str, id: &str, time: u64) -> Option<View> {
+        let (name, found) = self.collections.get_key_value(collection)?;
+        let (id, document) = found.documents.get_key_value(id)?;
+        let place = document.ops.partition_point(|op| op.time() <= time);
+        if place == document.ops.len() {
+            return self.view(name, id, document);
+        }
+        let latest = document.ops[..place].last()?.time();
+        let again = |bench: &mut Workbench<'_>, op: &Op| bench.carry_out_again(op, &op.body());
+        let text = document.text_at(&DocKey::new(collection, id.as_str()), place, &self.rejected, again)?;
+        let stamp = document.stamp_at(place, &self.rejected);
+        Some(View { collection: Arc::clone(name), id: id.clone(), text, stamp, latest })
+    }
+
     /// The text of a document, if it exists.
     pub fn text(&self, collection: &str, id: &str) -> Option<&Text> {
         self.document(collection, id)?.text.as_ref()
@@ -157,6 +175,11 @@ impl State {
     /// The last op that wrote a document, also one that deleted it.
     pub fn stamp(&self, collection: &str, id: &str) -> Option<Stamp> {
         self.document(collection, id)?.stamp(&self.rejected)
+    }
+
+    /// The time of the last op that touches a document, whether it exists or not; 0 if there is none.
+    pub fn latest(&self, collection: &str, id: &str) -> u64 {
+        self.document(collection, id).map_or(0, Document::latest)
     }
 
     /// The documents of a collection behind the id `after`, in the order of their ids; it looks at `most` at the
@@ -243,8 +266,8 @@ impl State {
 
     fn view(&self, collection: &Arc<str>, id: &CompactString, document: &Document) -> Option<View> {
         let text = document.text.clone()?;
-        let stamp = document.stamp(&self.rejected);
-        Some(View { collection: Arc::clone(collection), id: id.clone(), text, stamp })
+        let (stamp, latest) = (document.stamp(&self.rejected), document.latest());
+        Some(View { collection: Arc::clone(collection), id: id.clone(), text, stamp, latest })
     }
 
     fn document(&self, collection: &str, id: &str) -> Option<&Document> {

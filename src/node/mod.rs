@@ -77,6 +77,8 @@ pub struct Published {
     pub ops: usize,
     /// The place behind the newest change.
     pub changes_end: u64,
+    /// The time up to which everything is final.
+    pub frontier: u64,
     /// How far it is in becoming a member.
     pub standing: Standing,
 }
@@ -177,6 +179,11 @@ impl Node {
         self.0.requests.send(Request::Command(Event::Cut(cut))).await.map_err(|_| Stopped)
     }
 
+    /// Says that somebody waits until everything up to a time is final.
+    pub async fn hurry(&self, time: u64) -> Result<(), Stopped> {
+        self.0.requests.send(Request::Command(Event::Hurry(time))).await.map_err(|_| Stopped)
+    }
+
     /// Runs a link that a peer opened, until it ends.
     pub async fn accept(&self, transport: impl Transport) {
         self.0.links.run(transport, None).await;
@@ -214,6 +221,7 @@ impl Published {
             session: session(replica).into(),
             ops: replica.log().len(),
             changes_end: replica.state().changes().end(),
+            frontier: replica.frontier(),
             standing: replica.standing(),
         }
     }
@@ -223,6 +231,7 @@ impl Published {
             && self.clock == replica.clock()
             && self.ops == replica.log().len()
             && self.changes_end == replica.state().changes().end()
+            && self.frontier == replica.frontier()
             && self.standing == replica.standing()
     }
 }

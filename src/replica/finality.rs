@@ -176,11 +176,16 @@ impl Replica {
     /// Who keeps the frontier from passing this time.
     pub fn held_back_by(&self, time: u64) -> Vec<Holdup> {
         let Finality { words, assembly, .. } = &self.finality;
-        let behind = |node: &NodeId| {
-            let word = words.get(node).map_or((0, 0), |word| (word.clock, word.complete));
-            *node != self.config.node && (word.0 < time || word.1 < time)
+        let behind = |promise: fn(&Word) -> u64| -> Vec<Holdup> {
+            let others = assembly.counted.iter().filter(|node| **node != self.config.node);
+            let late = others.filter(|node| words.get(node).map_or(0, promise) < time);
+            late.map(|node| Holdup::Silent(*node)).collect()
         };
-        let pending = assembly.pending.iter().map(|node| Holdup::Eviction(*node));
-        pending.chain(assembly.counted.iter().filter(|node| behind(node)).map(|node| Holdup::Silent(*node))).collect()
+        // Nobody is complete while one member's clock is not heard of: only that one is to be named.
+        let mut silent = behind(|word| word.clock);
+        if silent.is_empty() {
+            silent = behind(|word| word.complete);
+        }
+        assembly.pending.iter().map(|node| Holdup::Eviction(*node)).chain(silent).collect()
     }
 }

@@ -151,6 +151,8 @@ pub struct Receipt {
 pub enum Refused {
     /// The node has no pool yet, or does not hold its data yet.
     NotReady,
+    /// The node has left its pool.
+    Retired,
     /// The document does not exist, and the draft says it must.
     Absent,
     /// It would have no effect as things stand.
@@ -384,8 +386,10 @@ impl Replica {
     }
 
     fn submit(&mut self, draft: Draft) -> Result<Receipt, Refused> {
-        if !self.ready {
-            return Err(Refused::NotReady);
+        match self.standing() {
+            Standing::Member => {}
+            Standing::Retired => return Err(Refused::Retired),
+            Standing::Joining | Standing::CatchingUp => return Err(Refused::NotReady),
         }
         draft.commands.iter().try_for_each(|command| self.admit(command))?;
         if let Some(first) = draft.key.as_ref().and_then(|key| self.state.first_with_key(key)) {

@@ -42,7 +42,7 @@ pub struct MemberStatus {
 }
 
 impl Replica {
-    /// The member list, in the order of node ids.
+    /// The member list, in the order of node ids: also those whose eviction is not effective yet.
     pub fn member_list(&self, mono_ms: u64) -> Vec<MemberStatus> {
         let patience_ms = 3 * self.pulse_every() + SILENCE_MS;
         let (roster, pending) = (&self.roster, &self.finality.assembly.pending);
@@ -67,7 +67,7 @@ impl Replica {
                     urls: member.urls.clone(),
                     link,
                     alive: oneself || link == LinkState::Linked || heard_ago_ms.is_some_and(|ago| ago < patience_ms),
-                    evicted: self.roster.is_evicted(*node),
+                    evicted: self.finality.assembly.pending.contains(node),
                     clock: if oneself { self.clock } else { pulse.said.clock },
                     head: self.log.head(*node),
                     heard_ago: if oneself { Some(Duration::ZERO) } else { heard_ago_ms.map(Duration::from_millis) },

@@ -57,7 +57,7 @@ async fn every_line_is_one_op_and_is_answered_with_its_number_in_order() {
     for (index, line) in lines.iter().enumerate() {
         assert_eq!(line["line"], index + 1);
         assert_eq!(line["receipt"]["op"], format!("{}.{}", node.node.id(), ops + 1 + index as u64));
-        assert_eq!(line["receipt"]["status"], "tentative");
+        assert_eq!(line["receipt"]["status"], "final");
     }
     let made = lines[1]["receipt"]["id"].as_str().unwrap();
     assert_eq!(uuid::Uuid::parse_str(made).unwrap().get_version_num(), 7);

@@ -62,7 +62,7 @@ async fn a_listing_shows_the_documents_by_id_each_with_version_stamp_status_and_
     node.put("/v1/docs/other/x", "1").await.expect(201);
     let page = node.get("/v1/docs/c").await.expect(200).json();
     let (version, stamp) = (&first["version"], &first["stamp"]);
-    let doc = json!({ "id": "a", "version": version, "stamp": stamp, "status": "tentative", "value": { "n": 1 } });
+    let doc = json!({ "id": "a", "version": version, "stamp": stamp, "status": "final", "value": { "n": 1 } });
     assert_eq!((&page["docs"][0], ids(&page)), (&doc, vec!["a".into(), "b".into()]));
     assert_eq!(page["next"], Value::Null);
     let empty = node.get("/v1/docs/nothing").await.expect(200).json();

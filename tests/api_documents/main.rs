@@ -11,3 +11,4 @@ mod single;
 #[path = "../support/mod.rs"]
 mod support;
 mod tx;
+mod waiting;

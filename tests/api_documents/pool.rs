@@ -1,7 +1,7 @@
 //! Documents on several nodes: sessions, idempotency keys and conditions across them.
 
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{TestNode, start_node, start_pool};
 
@@ -33,12 +33,20 @@ async fn a_session_that_wandered_over_all_nodes_sees_all_it_wrote() {
     }
 }
 
+/// A receipt without its status, which turns as the nodes hear of each other.
+fn lasting(receipt: &Value) -> Value {
+    let mut lasting = receipt.clone();
+    lasting.as_object_mut().unwrap().remove("status");
+    lasting
+}
+
 #[tokio::test]
 async fn a_receipt_is_given_by_every_node_once_it_holds_the_op() {
     let [a, b] = start_pool().await;
     let written = a.put("/v1/docs/c/x", "1").await.expect(201);
     let path = format!("/v1/ops/{}", written.json()["op"].as_str().unwrap());
-    assert_eq!(get_after(&b, &path, written.session()).await.expect(200).json(), written.json());
+    let there = get_after(&b, &path, written.session()).await.expect(200).json();
+    assert_eq!(lasting(&there), lasting(&written.json()));
 }
 
 #[tokio::test]
@@ -52,7 +60,7 @@ async fn an_idempotency_key_holds_on_every_node() {
     };
     let first = call(&a, created.session()).await;
     let second = call(&b, first.session()).await;
-    assert_eq!(second.json(), first.json());
+    assert_eq!(lasting(&second.json()), lasting(&first.json()));
     assert_eq!(b.get("/v1/docs/c/x").await.text(), r#"{"n":1}"#);
     let other = b.call(Method::DELETE, "/v1/docs/c/x").header("idempotency-key", "once").send().await;
     other.expect_problem(422, "key-reused");

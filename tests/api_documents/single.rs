@@ -24,7 +24,7 @@ async fn put_creates_with_201_and_replaces_with_200_and_each_time_gives_a_receip
         (&receipt["collection"], &receipt["id"], &receipt["version"]),
         (&only["collection"], &only["id"], &only["version"])
     );
-    assert_eq!(receipt["status"], "tentative");
+    assert_eq!((&receipt["status"], &receipt["verdict"]), (&json!("final"), &json!("applied")));
     assert_eq!(receipt["op"], format!("{}.2", node.node.id()));
     assert_eq!(receipt["stamp"], format!("2@{}", node.node.id()));
     let replaced = node.put(DOC, "7").await.expect(200);
@@ -41,7 +41,7 @@ async fn get_gives_the_canonical_document_with_its_etag_stamp_and_status() {
     assert_eq!(got.header("content-type"), "application/json");
     assert_eq!(got.header("etag"), format!("\"{}\"", receipt["version"].as_str().unwrap()));
     assert_eq!(got.header("lamplight-stamp"), receipt["stamp"]);
-    assert_eq!(got.header("lamplight-status"), "tentative");
+    assert_eq!(got.header("lamplight-status"), "final");
 }
 
 #[tokio::test]

@@ -111,7 +111,7 @@ async fn the_receipt_of_an_op_is_given_as_it_stands_now() {
     assert_eq!(node.get(&path).await.expect(200).json(), put);
     node.delete("/v1/docs/c/a").await.expect(200);
     let now = node.get(&path).await.expect(200).json();
-    assert_eq!((&now["op"], &now["status"]), (&put["op"], &json!("tentative")));
+    assert_eq!((&now["op"], &now["status"]), (&put["op"], &json!("final")));
     assert_eq!(now["docs"], json!([{ "collection": "c", "id": "a", "deleted": true }]));
 }
 

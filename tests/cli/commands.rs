@@ -86,10 +86,75 @@ fn bench_measures_and_leaves_no_documents() {
 
 #[test]
 fn every_client_command_explains_itself() {
-    for command in ["get", "put", "patch", "delete", "list", "tx", "watch", "status", "import", "bench"] {
+    for command in [
+        "get", "put", "patch", "delete", "list", "tx", "watch", "status", "import", "bench", "members", "evict",
+        "retire",
+    ] {
         let help = run(&[command, "--help"]).done();
         for words in ["Examples:\n  ", "lamplight ", "3 not found", "--url <URL>", "--json", "LAMPLIGHT_URL"] {
             assert!(help.contains(words), "{words:?} is not in the help of {command}");
         }
     }
+}
+
+/// A table's row, by its first cell.
+fn row(table: &str, name: &str) -> Vec<String> {
+    let row = table.lines().find(|line| line.split_whitespace().next() == Some(name));
+    row.unwrap_or_else(|| panic!("{name} is not in\n{table}")).split_whitespace().map(String::from).collect()
+}
+
+#[test]
+fn a_write_that_waits_prints_its_final_receipt_or_says_that_it_is_not_final_in_time() {
+    let first = Node::start(&["--name", "ada"]);
+    let put = first.run(&["put", "names", "x", "1", "--if-none-match", "--wait"]).done();
+    assert!(put.starts_with("created names/x ") && put.contains(" status=final "), "{put}");
+    first.run(&["put", "names", "x", "1", "--if-none-match", "--wait"]).failed(4, "exists already");
+    first.run(&["put", "names", "x", "1", "--timeout", "5s"]).failed(2, "--wait");
+    first.run(&["put", "names", "x", "1", "--wait", "--timeout", "1h"]).failed(1, "at most 60s");
+    let second = Node::start(&["--join", &first.url, "--name", "bob"]);
+    second.holds_what(&first);
+    let wait = ["--wait", "--timeout", "60s"];
+    for write in [&["put", "names", "x", "1"][..], &["patch", "names", "x", "{\"n\":1}"], &["delete", "names", "x"]] {
+        assert!(first.run(&[write, &wait].concat()).done().contains(" status=final "), "{write:?}");
+    }
+    let tx = r#"{"commands":[{"put":{"collection":"c","id":"x","value":1}}]}"#;
+    assert!(first.run_with(&["tx", "-f", "-", "--wait", "--timeout", "60s"], tx).done().contains("status=final"));
+    drop(second);
+    let late = first.run(&["put", "names", "y", "1", "--wait", "--timeout", "100ms"]);
+    assert!(late.code == 6 && late.out.contains(" status=tentative "), "{late:?}");
+    assert!(late.err.contains("not final in time") && late.err.contains("GET /v1/ops/"), "{late:?}");
+}
+
+#[test]
+fn members_are_listed_evicted_and_retire() {
+    let first = Node::start(&["--name", "ada"]);
+    let second = Node::start(&["--join", &first.url, "--name", "bob"]);
+    second.holds_what(&first);
+    first.run(&["put", "notes", "x", "1", "--wait", "--timeout", "60s"]).done();
+    let table = first.run(&["members"]).done();
+    assert_eq!((&*row(&table, "ada")[2], &*row(&table, "bob")[2]), ("member", "alive"));
+    let lines = first.run(&["members", "--json"]).done();
+    assert_eq!(lines.lines().count(), 2);
+    first.run(&["evict", "eve"]).failed(3, "no member has the name or id \"eve\"");
+    first.run(&["evict", "ada"]).failed(2, "let it retire");
+    first.run(&["evict", "bob"]).failed(4, "heard of a moment ago");
+    let retired = second.run(&["retire"]).done();
+    assert!(retired.starts_with("retired ") && retired.contains(" op="), "{retired}");
+    second.run(&["put", "notes", "x", "1"]).failed(5, "has retired");
+    second.run(&["status", "--ready"]).failed(1, "has retired");
+    first.run(&["put", "notes", "x", "1", "--wait", "--timeout", "60s"]).done();
+    assert_eq!(first.run(&["members"]).done().lines().count(), 2);
+    first.run(&["retire"]).failed(4, "last member");
+    let third = Node::start(&["--join", &first.url, "--name", "eve"]);
+    third.holds_what(&first);
+    first.run(&["put", "notes", "x", "1", "--wait", "--timeout", "60s"]).done();
+    drop(third);
+    let waits = first.run(&["put", "notes", "x", "1", "--wait", "--timeout", "100ms"]);
+    assert_eq!(waits.code, 6, "{waits:?}");
+    let shown = first.run(&["status"]).done();
+    assert!(shown.contains("\nfinal  up to ") && shown.contains("held back by eve: silent, last heard of "), "{shown}");
+    assert!(row(&first.run(&["members"]).done(), "eve").join(" ").contains("held back: silent"));
+    let evicted = first.run(&["evict", "eve", "--force", "--wait", "--timeout", "60s"]).done();
+    assert!(evicted.starts_with("evicted eve ") && evicted.contains(" status=final "), "{evicted}");
+    first.run(&["put", "notes", "x", "1", "--wait", "--timeout", "60s"]).done();
 }

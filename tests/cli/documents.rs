@@ -9,7 +9,7 @@ fn a_document_is_created_read_changed_and_deleted() {
     let node = Node::start(&[]);
     let created = node.run(&["put", "notes", "milk", r#"{"litres": 1, "buy": true}"#]).done();
     assert!(created.starts_with("created notes/milk version="), "{created}");
-    for word in [" stamp=", " status=tentative op="] {
+    for word in [" stamp=", " status=final op="] {
         assert!(created.contains(word), "{created}");
     }
     assert_eq!(node.run(&["get", "notes", "milk"]).done(), "{\"buy\":true,\"litres\":1}\n");
@@ -21,7 +21,7 @@ fn a_document_is_created_read_changed_and_deleted() {
     assert_eq!(shown["value"], json!({ "buy": false, "litres": 3 }));
     assert_eq!(
         (&shown["collection"], &shown["id"], &shown["status"]),
-        (&json!("notes"), &json!("milk"), &json!("tentative"))
+        (&json!("notes"), &json!("milk"), &json!("final"))
     );
     let deleted = node.run(&["delete", "notes", "milk", "--json"]).json();
     assert_eq!(deleted["docs"], json!([{ "collection": "notes", "id": "milk", "deleted": true }]));

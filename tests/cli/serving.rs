@@ -18,7 +18,7 @@ fn an_answer_in_flight_is_finished_before_the_end() {
     stream.write_all(b"{\"a\":1}").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 201 Created\r\n") && answer.contains("\"status\":\"tentative\""), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 201 Created\r\n") && answer.contains("\"status\":\"final\""), "{answer}");
     assert_eq!(node.process.code(), Some(0));
 }
 
