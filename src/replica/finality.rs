@@ -137,8 +137,7 @@ impl Replica {
         if !self.ready || !self.finality.assembly.remaining.contains(&node) {
             return;
         }
-        let pending: Vec<NodeId> = self.finality.assembly.pending.iter().copied().collect();
-        for evicted in pending {
+        for evicted in self.roster.leaving(self.finality.frontier) {
             let held = self.log.head(evicted).seq;
             if self.roster.owes_fence(node, evicted, held) {
                 self.issue_alone(Command::Fence(evicted, held));

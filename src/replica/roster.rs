@@ -83,8 +83,8 @@ pub struct Assembly {
     pub counted: BTreeSet<NodeId>,
     /// Members that are evicted, and whose eviction is not effective here yet.
     pub pending: BTreeSet<NodeId>,
-    /// Whether this node is no part of the pool any more: it is evicted, or holds ops of an evicted one that none of those
-    /// who remain held. One that was let in by an op of which that is so is such a node, too.
+    /// Whether this node is no part of the pool any more: it is evicted, or was let in by an op of an evicted one that none
+    /// of those who remain held.
     pub outcast: bool,
 }
 
@@ -159,6 +159,12 @@ impl Roster {
         self.members.get(&node).map_or(0, |member| member.frontier)
     }
 
+    /// Those whose eviction is not final yet.
+    pub(super) fn leaving(&self, frontier: u64) -> Vec<NodeId> {
+        let unsettled = |exit: &Exit| !exit.evicted.is_empty() && !exit.is_settled(frontier);
+        self.exits.iter().filter(|(_, exit)| unsettled(exit)).map(|(node, _)| *node).collect()
+    }
+
     /// Whether `by`, which holds so many ops of the evicted `node`, owes an answer: its first, or another because it took
     /// more of them since, from one who remained then and had not answered yet, than any answer speaks of.
     pub(super) fn owes_fence(&self, by: NodeId, node: NodeId, held: u64) -> bool {
@@ -190,7 +196,7 @@ impl Roster {
         let counted = self.members.keys().copied().filter(counts).collect();
         let parted = |(other, exit): (&NodeId, &Exit)| {
             let effective = !exit.evicted.is_empty() && !exit.retired && !pending.contains(other);
-            effective && (*other == node || log.head(*other).seq > exit.most_held())
+            effective && (*other == node || !remaining.contains(&node) && log.head(*other).seq > exit.most_held())
         };
         let outcast = self.exits.iter().any(parted);
         Assembly { remaining, counted, pending, outcast }
