@@ -84,7 +84,8 @@ impl Finality {
     fn count(&mut self, node: NodeId, held: u64) {
         let Some(word) = self.words.get_mut(&node) else { return };
         let counts = |said: &Announcement| said.seq <= held || left_out(Rule::HeldFirst);
-        while let Some(said) = word.waiting.pop_front_if(|said| counts(said)) {
+        while let Some(said) = word.waiting.front().copied().filter(counts) {
+            word.waiting.pop_front();
             // Each is true for ever, whichever came last.
             (word.clock, word.complete) = (word.clock.max(said.clock), word.complete.max(said.complete));
         }

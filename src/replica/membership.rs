@@ -57,7 +57,10 @@ impl Replica {
     /// A node that the others have cut off comes back as another, with what only it has; so does one that hangs on such a
     /// node.
     pub(super) fn leave_if_cast_out(&mut self) {
-        if self.finality.assembly.outcast && !self.roster.is_retired(self.config.node) {
+        let assembly = &self.finality.assembly;
+        // Not without someone who has what it gives up.
+        let others = self.linked().any(|(peer, _)| assembly.remaining.contains(&peer));
+        if assembly.outcast && others && !self.roster.is_retired(self.config.node) {
             self.be_reborn(format!("{} is no part of the pool any more, and comes back as another", self.config.node));
         }
     }

@@ -73,9 +73,12 @@ impl Recovery {
             replica.rename(node);
         } else {
             replica.ready = replica.is_member() && !replica.roster.is_retired(replica.config.node);
-            let finality = &mut replica.finality;
-            finality.frontier = finality.frontier.max(self.frontier);
-            (finality.complete, finality.recorded) = (finality.frontier.max(finality.complete), finality.frontier);
+            if replica.is_member() {
+                // As when it was let in, it holds all that its sponsor did.
+                let joined = replica.roster.joined_at(replica.config.node);
+                replica.finality.reach(self.frontier.max(joined));
+            }
+            replica.finality.recorded = self.frontier;
         }
         // Past all that was ever announced: so its pulses are newer than those of any run before.
         replica.clock += 1;

@@ -46,6 +46,11 @@ struct Exit {
 }
 
 impl Exit {
+    /// Behind the frontier an eviction has been effective: it would not have moved there otherwise.
+    fn is_settled(&self, frontier: u64) -> bool {
+        self.evicted.first().is_some_and(|stamp| stamp.time <= frontier)
+    }
+
     /// How many ops of the evicted one somebody held when he cut it off.
     fn most_held(&self) -> u64 {
         self.fences.values().map(|(_, held)| *held).max().unwrap_or(0)
@@ -224,31 +229,26 @@ impl Roster {
 
     fn is_effective(&self, node: NodeId, exit: &Exit, remaining: &BTreeSet<NodeId>, reach: Reach<'_>) -> bool {
         let Reach { log, frontier, .. } = reach;
-        if self.is_settled(exit, frontier) {
+        if exit.is_settled(frontier) {
             return true;
         }
         let fenced = |by: &NodeId| exit.fences.contains_key(by) || self.came_after(*by, exit);
-        let majority = self.is_majority(|by| remaining.contains(by), reach) || exit.forced || left_out(Rule::Majority);
+        let majority = self.is_majority(|by| remaining.contains(by), reach) || exit.forced;
         let all = !remaining.is_empty() && (remaining.iter().all(fenced) || left_out(Rule::AllFence));
         let held = log.head(node).seq >= exit.most_held() || left_out(Rule::FencedHeld);
         all && majority && held
-    }
-
-    /// Behind the frontier an eviction has been effective: it would not have moved there otherwise.
-    fn is_settled(&self, exit: &Exit, frontier: u64) -> bool {
-        exit.evicted.first().is_some_and(|stamp| stamp.time <= frontier)
     }
 
     /// Whether these are a majority. Only those speak whose `Add` is final here: then each member has promised to be
     /// complete up to it, and so reckons with them. And they are reckoned against all whose `Add` this node has promised
     /// to be complete up to, for these can be final elsewhere. So of two sides that evict each other one at most is one.
     fn is_majority(&self, speaks: impl Fn(&NodeId) -> bool, reach: Reach<'_>) -> bool {
-        let left = |node: &NodeId| {
-            self.exits.get(node).is_some_and(|exit| exit.retired || self.is_settled(exit, reach.frontier))
-        };
+        let left =
+            |node: &NodeId| self.exits.get(node).is_some_and(|exit| exit.retired || exit.is_settled(reach.frontier));
         let base = || self.members.iter().filter(|(node, _)| !left(node));
         let voices = base().filter(|(node, member)| member.added.time <= reach.frontier && speaks(node)).count();
         2 * voices > base().filter(|(_, member)| member.added.time <= reach.promised).count()
+            || left_out(Rule::Majority)
     }
 
     /// Whether those who would remain without `node` too are a majority.
