@@ -240,3 +240,44 @@ fn a_document_written_several_times_by_one_op_is_what_the_last_command_made_it()
     check(&[op(1, 1, vec![], vec![put("b", "0")]), several.clone()], &["a=2"], &[]);
     check(&[several, again, op(4, 1, vec![], vec![merge("b", "{\"x\":1}")])], &["a=3", "b={\"x\":1}"], &[]);
 }
+
+#[test]
+fn a_document_at_a_time_is_what_the_ops_up_to_it_alone_make_of_it() {
+    const TIMES: u64 = 150;
+    let ids = ["a", "b", "c", "d"];
+    for seed in 0..8 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let id = |rng: &mut fastrand::Rng| ids[rng.usize(..ids.len())];
+        let mut ops: Vec<Op> = (1..=TIMES)
+            .map(|time| {
+                let value = format!("{{\"n\":{}}}", rng.u8(..));
+                let increment = r#"[{"by":1,"op":"increment","path":"/n"}]"#;
+                let commands = (0..rng.usize(1..3)).map(|_| match rng.u8(..8) {
+                    0 => Command::Delete(doc(id(&mut rng))),
+                    1 => put(id(&mut rng), &value),
+                    2..5 => patch(id(&mut rng), increment),
+                    _ => merge(id(&mut rng), &value),
+                });
+                let commands = commands.collect();
+                let guards = match rng.u8(..6) {
+                    0 => vec![Guard::Exists(doc(id(&mut rng)))],
+                    1 => vec![Guard::Absent(doc(id(&mut rng)))],
+                    _ => vec![],
+                };
+                op(time, rng.u128(1..4), guards, commands)
+            })
+            .collect();
+        let in_order = ops.clone();
+        rng.shuffle(&mut ops);
+        let (mut whole, mut prefix) = (State::default(), State::default());
+        ops.iter().for_each(|op| whole.insert(std::slice::from_ref(op)));
+        assert!(whole.rejected().count() > 5, "some verdicts must matter");
+        for op in &in_order {
+            prefix.insert(std::slice::from_ref(op));
+            for id in ids {
+                assert_eq!(whole.get_at("c", id, op.time()), prefix.get("c", id), "seed {seed}, {id} at {}", op.time());
+            }
+        }
+        assert!(ids.iter().all(|id| whole.get_at("c", id, 0).is_none()));
+    }
+}
