@@ -527,9 +527,11 @@ impl Replica {
         }
     }
 
-    /// Whether somebody waits for something that is not final yet.
+    /// Whether somebody waits for something that is not final here, or may not be elsewhere because this node has not said
+    /// yet that it is complete.
     fn is_hasty(&self) -> bool {
-        self.finality.wanted > self.finality.frontier && self.now.mono_ms < self.finality.hasty_until_ms
+        let settled = self.finality.frontier.min(self.finality.announced.complete);
+        self.finality.wanted > settled && self.now.mono_ms < self.finality.hasty_until_ms
     }
 
     /// Announces how far this node is, if somebody waits for it; else that goes with the next beat.
