@@ -176,6 +176,12 @@ impl Plan {
         if faults.contains(&Fault::Restart) {
             faults.insert(Fault::Crash);
         }
+        // An operator sees fit to evict a live member where he has not heard of it for long.
+        if faults.contains(&Fault::Evict) {
+            faults.insert(Fault::Halves);
+            // Nobody promises anything of a node that does not know that its disk is an old copy.
+            faults.remove(&Fault::OldDisk);
+        }
         // A pool that loses its power at once goes on only if its disks do.
         let disks_die = !faults.contains(&Fault::Blackout) && !faults.contains(&Fault::OldDisk) && rng.bool();
         let small = rng.bool();
@@ -184,7 +190,13 @@ impl Plan {
             machines,
             newcomers: if faults.contains(&Fault::Newcomer) { rng.usize(1..=2) } else { 0 },
             all_found: rng.u32(..4) == 0,
-            storm_ms: if small { rng.u64(2_000..8_000) } else { rng.u64(8_000..30_000) },
+            storm_ms: if faults.contains(&Fault::Evict) {
+                rng.u64(15_000..40_000)
+            } else if small {
+                rng.u64(2_000..8_000)
+            } else {
+                rng.u64(8_000..30_000)
+            },
             rate: rng.u32(5..=150),
             strike_ms: rng.u64(500..6_000),
             latency_ms: *rng.choice(&[(0, 2), (1, 10), (10, 50), (5, 200)]).unwrap_or(&(1, 10)),

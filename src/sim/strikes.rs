@@ -61,7 +61,13 @@ impl Driver<'_> {
         }
         self.network.block(&pairs);
         // Now and then so long that links fall silent.
-        let lasts_ms = if self.rng.u32(..4) == 0 { self.rng.u64(5_000..12_000) } else { self.rng.u64(100..4_000) };
+        let long = self.rng.u32(..4) == 0;
+        let lasts_ms = match fault {
+            // Long enough that a live member counts as gone.
+            Fault::Halves if self.plan.has(Fault::Evict) && self.rng.bool() => self.rng.u64(9_000..16_000),
+            _ if long => self.rng.u64(5_000..12_000),
+            _ => self.rng.u64(100..4_000),
+        };
         let struck = !pairs.is_empty();
         self.after(lasts_ms, Due::Unblock(pairs));
         struck

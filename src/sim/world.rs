@@ -601,9 +601,10 @@ impl World {
         self.live().try_for_each(|(index, _)| self.audit(index))
     }
 
-    /// Nothing waits for ever, but for ops of nodes that vanished together with what these ops rest on.
+    /// Nothing waits for ever, but for ops of nodes that vanished together with what these ops rest on, or were cut off.
     fn may_wait(&self, replica: &Replica) -> bool {
-        replica.early() == 0 || self.nodes.iter().any(|node| node.replica.is_none())
+        let left = replica.roster().present().count() < replica.roster().all().len();
+        replica.early() == 0 || left || self.nodes.iter().any(|node| node.replica.is_none())
     }
 
     fn all_hold_the_same_log(&self, invariant: &'static str) -> Result<(), Violation> {
