@@ -51,23 +51,17 @@ pub enum Rule {
     TwoRounds,
     /// A member of whom nothing was heard yet counts from the op on that added it.
     NewcomerCounts,
-    /// The frontier stands still while an eviction is not effective.
-    EvictionFreezes,
     /// Every remaining member answers an eviction before it is effective.
     AllFence,
     /// An eviction that is not forced needs a majority.
     Majority,
-    /// It is effective only where all that anyone held of the evicted one is held.
-    FencedHeld,
     /// The ops of an evicted member are taken from members only.
     FencedSource,
-    /// A member that hangs on one whom the others cut off before is none.
-    Rooted,
 }
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 29] = [
+    pub const ALL: [Rule; 26] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -91,12 +85,9 @@ impl Rule {
         Rule::HeldFirst,
         Rule::TwoRounds,
         Rule::NewcomerCounts,
-        Rule::EvictionFreezes,
         Rule::AllFence,
         Rule::Majority,
-        Rule::FencedHeld,
         Rule::FencedSource,
-        Rule::Rooted,
     ];
 }
 

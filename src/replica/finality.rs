@@ -125,7 +125,7 @@ impl Replica {
         finality.complete = complete;
         let Assembly { remaining, pending, outcast, .. } = &finality.assembly;
         let moves = remaining.contains(&node) && !outcast;
-        if moves && (pending.is_empty() || left_out(Rule::EvictionFreezes)) {
+        if moves && pending.is_empty() {
             finality.frontier = finality.frontier.max(frontier);
         }
     }

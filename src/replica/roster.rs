@@ -229,7 +229,7 @@ impl Roster {
             *held >= add.seq && !self.is_gone(*by) && (exit.forced || rooted.contains(by))
         };
         // Before the first fence nobody has cut anything off.
-        let holds = exit.fences.is_empty() || exit.fences.iter().any(witness) || left_out(Rule::Rooted);
+        let holds = exit.fences.is_empty() || exit.fences.iter().any(witness);
         rooted.contains(&add.origin) && holds
     }
 
@@ -241,7 +241,7 @@ impl Roster {
         let fenced = |by: &NodeId| exit.fences.contains_key(by) || self.came_after(*by, exit);
         let majority = self.is_majority(|by| remaining.contains(by), reach) || exit.forced;
         let all = !remaining.is_empty() && (remaining.iter().all(fenced) || left_out(Rule::AllFence));
-        let held = log.head(node).seq >= exit.most_held() || left_out(Rule::FencedHeld);
+        let held = log.head(node).seq >= exit.most_held();
         all && majority && held
     }
 
