@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     Replica,
-    roster::{Assembly, Reach},
+    log::Log,
+    roster::{Assembly, Reach, Roster},
 };
 use crate::{
     op::{Command, NodeId, Op},
@@ -80,14 +81,47 @@ impl Finality {
         (self.frontier, self.complete) = (self.frontier.max(frontier), self.complete.max(frontier));
     }
 
-    /// Counts what a member has announced, as far as its ops are held.
-    fn count(&mut self, node: NodeId, held: u64) {
-        let Some(word) = self.words.get_mut(&node) else { return };
-        let counts = |said: &Announcement| said.seq <= held || left_out(Rule::HeldFirst);
-        while let Some(said) = word.waiting.front().copied().filter(counts) {
-            word.waiting.pop_front();
-            // Each is true for ever, whichever came last.
-            (word.clock, word.complete) = (word.clock.max(said.clock), word.complete.max(said.complete));
+    /// Takes over what the roster means now. Whoever joins issues its first op after the one that added it.
+    fn assemble(&mut self, assembly: Assembly, roster: &Roster) {
+        for node in &assembly.counted {
+            let added = roster.all().get(node).map_or(0, |member| member.added.time);
+            let clock = &mut self.words.entry(*node).or_default().clock;
+            *clock = added.max(*clock);
+        }
+        self.assembly = assembly;
+    }
+
+    /// Counts what members have announced, as far as their ops are held.
+    fn count(&mut self, log: &Log) {
+        for (node, word) in self.words.iter_mut().filter(|(_, word)| !word.waiting.is_empty()) {
+            let held = log.head(*node).seq;
+            let counts = |said: &Announcement| said.seq <= held || left_out(Rule::HeldFirst);
+            while let Some(said) = word.waiting.front().copied().filter(counts) {
+                word.waiting.pop_front();
+                // Each is true for ever, whichever came last.
+                (word.clock, word.complete) = (word.clock.max(said.clock), word.complete.max(said.complete));
+            }
+        }
+    }
+
+    /// Goes as far as the counted members' words allow the node with this clock.
+    fn settle(&mut self, node: NodeId, clock: u64) {
+        if !self.assembly.counted.contains(&node) {
+            return;
+        }
+        let (mut complete, mut frontier) = (clock, u64::MAX);
+        let others = self.assembly.counted.iter().filter(|other| **other != node);
+        for word in others.filter_map(|other| self.words.get(other)) {
+            if word.complete == 0 && left_out(Rule::NewcomerCounts) {
+                continue;
+            }
+            (complete, frontier) = (complete.min(word.clock), frontier.min(word.complete));
+        }
+        self.complete = complete.max(self.complete);
+        let frontier = if left_out(Rule::TwoRounds) { self.complete } else { frontier.min(self.complete) };
+        let Assembly { remaining, pending, outcast, .. } = &self.assembly;
+        if remaining.contains(&node) && !outcast && pending.is_empty() {
+            self.frontier = frontier.max(self.frontier);
         }
     }
 }
@@ -100,34 +134,11 @@ impl Replica {
         if self.roster_moved || self.roster.is_moving(assembled) {
             self.roster_moved = false;
             self.finality.assembled = frontier;
-            self.finality.assembly = self.roster.assembly(self.reach());
+            self.finality.assemble(self.roster.assembly(self.reach()), &self.roster);
             self.answer_evictions();
         }
-        let node = self.config.node;
-        let Replica { finality, roster, log, clock, .. } = self;
-        for other in finality.words.keys().copied().collect::<Vec<_>>() {
-            finality.count(other, log.head(other).seq);
-        }
-        let clock_of = |other: &NodeId, word: Option<&Word>| {
-            // Whoever joins issues its first op after the one that added it.
-            let added = roster.all().get(other).map_or(0, |member| member.added.time);
-            if *other == node { *clock } else { word.map_or(0, |word| word.clock).max(added) }
-        };
-        let heard =
-            |other: &&NodeId| **other == node || finality.words.contains_key(*other) || !left_out(Rule::NewcomerCounts);
-        let counted = || finality.assembly.counted.iter().filter(heard).map(|other| (other, finality.words.get(other)));
-        let complete = counted().map(|(other, word)| clock_of(other, word)).min().unwrap_or(0);
-        let complete = complete.max(finality.complete);
-        let of = |(other, word): (&NodeId, Option<&Word>)| {
-            if *other == node { complete } else { word.map_or(0, |word| word.complete) }
-        };
-        let frontier = if left_out(Rule::TwoRounds) { complete } else { counted().map(of).min().unwrap_or(0) };
-        finality.complete = complete;
-        let Assembly { remaining, pending, outcast, .. } = &finality.assembly;
-        let moves = remaining.contains(&node) && !outcast;
-        if moves && pending.is_empty() {
-            finality.frontier = finality.frontier.max(frontier);
-        }
+        self.finality.count(&self.log);
+        self.finality.settle(self.config.node, self.clock);
     }
 
     /// Says for each member that others have evicted how much of it is held here; from then on its ops are taken from

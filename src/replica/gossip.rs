@@ -57,6 +57,7 @@ impl Replica {
         silent.into_iter().for_each(|link| self.drop_link(link, Some("it fell silent".into())));
         if now_ms >= self.beat_ms {
             self.beat_ms = now_ms + BEAT_MS;
+            self.advance();
             self.ask_or_sponsor();
             self.replace_predecessors();
             self.part_from_evicted();
@@ -507,7 +508,7 @@ impl Replica {
                 self.hurry(said.wanted);
                 self.hear_clock(said.clock);
                 // Where every pair is linked, the others hear it from the member itself.
-                let whole = self.roster.present().count() <= FULL_MESH_MAX && from == Some(*node);
+                let whole = self.roster.len() <= FULL_MESH_MAX && from == Some(*node);
                 if self.is_hasty() && !whole {
                     self.links.iter_mut().filter(|(id, _)| **id != link).for_each(|(_, link)| link.hasty = true);
                 }
@@ -529,7 +530,7 @@ impl Replica {
 
     /// Whether somebody waits for something that is not final here, or may not be elsewhere because this node has not said
     /// yet that it is complete.
-    fn is_hasty(&self) -> bool {
+    pub(super) fn is_hasty(&self) -> bool {
         let settled = self.finality.frontier.min(self.finality.announced.complete);
         self.finality.wanted > settled && self.now.mono_ms < self.finality.hasty_until_ms
     }
@@ -623,7 +624,7 @@ impl Replica {
 
     /// Between two pulses of a member: the larger the pool, the fewer, so that a link carries no more of them.
     pub(super) fn pulse_every(&self) -> u64 {
-        BEAT_MS * (self.roster.present().count() as u64).div_ceil(16)
+        BEAT_MS * (self.roster.len() as u64).div_ceil(16)
     }
 
     fn dial(&mut self) {
@@ -638,7 +639,7 @@ impl Replica {
             now_ms: self.now.mono_ms,
             node,
             joining: !self.ready,
-            members: self.roster.present().collect(),
+            roster: &self.roster,
             linked,
             linked_urls,
             dialled: self.links.values().filter(|link| link.dialled.is_some()).count(),
@@ -651,7 +652,7 @@ impl Replica {
     /// of a healed partition find each other however many links each node has, and no node fills up with links: there
     /// is always room for one that has none.
     fn shed(&mut self) {
-        if self.roster.present().count() <= FULL_MESH_MAX {
+        if self.roster.len() <= FULL_MESH_MAX {
             return;
         }
         let introduced = self.links.iter().filter(|(_, link)| link.peer.is_some());

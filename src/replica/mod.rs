@@ -328,7 +328,10 @@ impl Replica {
             Event::Flushed(link) => self.on_flushed(link),
             Event::Closed(link) => self.on_closed(link),
         }
-        self.advance();
+        // In a large pool that is some work: it waits for the next beat, unless somebody waits for it.
+        if self.roster.len() <= FULL_MESH_MAX || self.roster_moved || self.is_hasty() {
+            self.advance();
+        }
         self.announce_in_haste();
         self.reserve();
         std::mem::take(&mut self.effects)
@@ -422,7 +425,7 @@ impl Replica {
     fn admit(&self, command: &Command<'_>) -> Result<(), Refused> {
         let (node, own) = match command {
             Command::Evict(eviction) => (eviction.node, self.config.node),
-            Command::Retire if self.roster.present().count() > 1 => return Ok(()),
+            Command::Retire if self.roster.len() > 1 => return Ok(()),
             Command::Retire => return Err(Refused::Membership(self.config.node, Unfit::Last)),
             Command::Add(newcomer, _) => return Err(Refused::Membership(newcomer.node, Unfit::NotForClients)),
             Command::Fence(node, _) => return Err(Refused::Membership(*node, Unfit::NotForClients)),

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::roster::Member;
+use super::roster::{Member, Roster};
 use crate::{document::URLS_MAX, op::NodeId};
 
 /// Up to this many members, every pair is linked.
@@ -51,8 +51,8 @@ pub(super) struct Situation<'a> {
     pub(super) node: NodeId,
     /// Whether it has not got into a pool yet: a link to another that has not either leads nowhere.
     pub(super) joining: bool,
-    /// The members that are present, itself among them.
-    pub(super) members: Vec<(&'a NodeId, &'a Member)>,
+    /// The members, itself among them.
+    pub(super) roster: &'a Roster,
     /// The nodes it is linked to.
     pub(super) linked: BTreeSet<NodeId>,
     /// Their URLs: a node that came back under a new id is not dialled under its old one.
@@ -84,7 +84,7 @@ impl Peers {
         let mut members: Vec<(&NodeId, &Member)> = Vec::new();
         // Most of the time a large pool wants nothing, and otherwise a few random members: the rest is not looked at.
         if quota > 0 {
-            members.extend(situation.members.iter().filter(|(node, _)| **node != situation.node));
+            members.extend(situation.roster.present().filter(|(node, _)| **node != situation.node));
             if quota < members.len() {
                 rng.shuffle(&mut members);
             }
@@ -119,7 +119,7 @@ impl Peers {
     /// How many members to dial now: in a small pool all, in a larger one as many as are lacking, and now and then one
     /// more.
     fn quota(&mut self, situation: &Situation<'_>, rng: &mut fastrand::Rng) -> usize {
-        if situation.members.len() <= FULL_MESH_MAX {
+        if situation.roster.len() <= FULL_MESH_MAX {
             return usize::MAX;
         }
         let room = LINKS_MAX.saturating_sub(situation.linked.len());

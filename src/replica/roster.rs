@@ -61,6 +61,8 @@ impl Exit {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roster {
     members: BTreeMap<NodeId, Member>,
+    /// How many of them are present.
+    present: usize,
     exits: BTreeMap<NodeId, Exit>,
 }
 
@@ -91,6 +93,14 @@ pub struct Assembly {
 impl Roster {
     /// Takes what an op says of members. Says whether it says anything.
     pub(super) fn take(&mut self, op: &Op) -> bool {
+        let taken = self.note(op);
+        if taken {
+            self.present = self.present().count();
+        }
+        taken
+    }
+
+    fn note(&mut self, op: &Op) -> bool {
         // Such a command stands alone in its op.
         match op.body().commands.first() {
             Some(Command::Add(newcomer, frontier)) => {
@@ -132,6 +142,16 @@ impl Roster {
     /// The members that have neither retired nor been evicted.
     pub fn present(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
         self.members.iter().filter(|(node, _)| !self.is_gone(**node))
+    }
+
+    /// How many these are.
+    pub fn len(&self) -> usize {
+        self.present
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.present == 0
     }
 
     /// Whether a node is or was a member.

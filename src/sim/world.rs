@@ -603,7 +603,7 @@ impl World {
 
     /// Nothing waits for ever, but for ops of nodes that vanished together with what these ops rest on, or were cut off.
     fn may_wait(&self, replica: &Replica) -> bool {
-        let left = replica.roster().present().count() < replica.roster().all().len();
+        let left = replica.roster().len() < replica.roster().all().len();
         replica.early() == 0 || left || self.nodes.iter().any(|node| node.replica.is_none())
     }
 
