@@ -162,7 +162,10 @@ impl Peers {
     /// A node that is reached there has linked to this one: that is as good as a dial.
     pub(super) fn reached(&mut self, urls: &[String]) {
         for url in urls {
-            self.targets.get_mut(url).into_iter().for_each(|target| target.tried = true);
+            if let Some(target) = self.targets.get_mut(url) {
+                // Whatever was wrong on the way there is so no more.
+                (target.tried, target.problem) = (true, None);
+            }
         }
     }
 
