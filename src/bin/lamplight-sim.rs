@@ -165,7 +165,19 @@ fn plants(cap: u64) -> bool {
 fn scale(nodes: usize, ops: usize, cut_s: u64) -> bool {
     let began = Instant::now();
     match sim::scale(nodes, ops, cut_s * 1_000, 1) {
-        Ok(Scale { nodes, formed_ms, links, ops, spread_ms, duplicates, cut_ms, cut_ops, healed_ms, events }) => {
+        Ok(Scale {
+            nodes,
+            formed_ms,
+            links,
+            ops,
+            spread_ms,
+            duplicates,
+            cut_ms,
+            cut_ops,
+            healed_ms,
+            final_ms,
+            events,
+        }) => {
             println!(
                 "{nodes} nodes are one pool after {formed_ms} ms, with {} to {} links, {:.1} on average",
                 links.0, links.2, links.1
@@ -176,6 +188,7 @@ fn scale(nodes: usize, ops: usize, cut_s: u64) -> bool {
                 duplicates.0, duplicates.1
             );
             println!("  cut in halves for {} s with {cut_ops} ops: equal {healed_ms} ms after it", cut_ms / 1_000);
+            println!("  everything final at every node {final_ms} ms later, nobody waiting for it");
             let took = began.elapsed().as_secs_f64();
             println!("  {events} events in {took:.1} s, {:.0} a second", events as f64 / took);
             true

@@ -43,6 +43,8 @@ pub struct Scale {
     pub cut_ops: usize,
     /// From the end of the cut to equal logs everywhere.
     pub healed_ms: u64,
+    /// From then on to everything being final everywhere, nobody waiting for it.
+    pub final_ms: u64,
     /// Events of the simulation.
     pub events: u64,
 }
@@ -69,6 +71,7 @@ pub fn scale(nodes: usize, ops: usize, cut_ms: u64, seed: u64) -> Result<Scale, 
     let of_node: Vec<u64> = driver.duplicates().iter().zip(before).map(|(after, before)| after - before).collect();
     let a_node = |count: u64| count as f64 / ops.max(1) as f64;
     let (cut_ops, healed_ms) = driver.cut_and_heal(nodes, cut_ms)?;
+    let final_ms = driver.until_final()?;
     driver.act(&Action::Quiet)?;
     Ok(Scale {
         nodes,
@@ -84,6 +87,7 @@ pub fn scale(nodes: usize, ops: usize, cut_ms: u64, seed: u64) -> Result<Scale, 
         cut_ms,
         cut_ops,
         healed_ms,
+        final_ms,
         events: driver.tally.steps,
     })
 }
@@ -99,6 +103,15 @@ impl Driver<'_> {
                 return Err(Violation { invariant: "all nodes come up", detail });
             }
             self.run_to(self.now_ms + 50)?;
+        }
+        Ok(self.now_ms - start_ms)
+    }
+
+    /// Waits until everything is final everywhere, or patience ends; returns how long that took.
+    fn until_final(&mut self) -> Result<u64, Violation> {
+        let start_ms = self.now_ms;
+        while !self.world.is_final() && self.now_ms <= start_ms + PATIENCE_MS {
+            self.run_to(self.now_ms + 500)?;
         }
         Ok(self.now_ms - start_ms)
     }
