@@ -131,7 +131,7 @@ impl Replica {
     pub(super) fn advance(&mut self) {
         let Finality { frontier, assembled, .. } = self.finality;
         // What is behind the frontier decides nothing any more, once that has been taken into account.
-        if self.roster_moved || self.roster.is_moving(assembled) {
+        if self.roster_moved || self.roster.is_moving(assembled, frontier) {
             self.roster_moved = false;
             self.finality.assembled = frontier;
             self.finality.assemble(self.roster.assembly(self.reach()), &self.roster);

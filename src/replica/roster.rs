@@ -192,10 +192,12 @@ impl Roster {
         exit.is_some_and(|exit| !exit.fences.contains_key(&by) || exit.most_held() < held)
     }
 
-    /// Whether anything that is not final yet could change what the roster means.
-    pub(super) fn is_moving(&self, frontier: u64) -> bool {
-        self.exits.values().any(|exit| exit.evicted.iter().any(|stamp| stamp.time > frontier))
-            || self.members.values().any(|member| member.added.time > frontier)
+    /// Whether what the roster means can have changed since it was worked out for the frontier `before`: by what is held of
+    /// one whose eviction was not final then, or by an `Add` that has become final since.
+    pub(super) fn is_moving(&self, before: u64, frontier: u64) -> bool {
+        let tentative = |stamp: &Stamp| stamp.time > before;
+        self.exits.values().any(|exit| exit.evicted.iter().any(tentative))
+            || frontier != before && self.members.values().any(|member| tentative(&member.added))
     }
 
     /// What the roster means for a node.
