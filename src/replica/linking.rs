@@ -43,8 +43,13 @@ impl Replica {
     }
 
     fn would_move(&self, link: LinkId) -> bool {
+        self.is_told_to_join(link) && self.log.len() <= 1
+    }
+
+    /// Whether this link leads to where an operator wants this node to be.
+    pub(super) fn is_told_to_join(&self, link: LinkId) -> bool {
         let dialled = self.links.get(&link).and_then(|link| link.dialled.as_ref());
-        dialled.is_some() && dialled == self.moving_to.as_ref() && self.log.len() <= 1
+        dialled.is_some() && dialled == self.moving_to.as_ref()
     }
 
     pub(super) fn on_cut(&mut self, cut: bool) {

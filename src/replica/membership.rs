@@ -35,8 +35,8 @@ impl Replica {
     /// Whether the word of this peer, that the pool goes on without this node, is to be believed: unless this side has
     /// evicted it in turn; then an operator says which side gives way, by telling it to join the other.
     pub(super) fn believes(&self, link: LinkId) -> bool {
+        let told = self.is_told_to_join(link);
         let Some(link) = self.links.get(&link) else { return false };
-        let told = link.dialled.is_some() && link.dialled == self.moving_to;
         // Who has not said hello yet has a URL that a member has.
         let peer = link.peer.as_ref().map(|peer| peer.node).or_else(|| {
             let url = link.dialled.as_ref()?;
@@ -48,10 +48,8 @@ impl Replica {
     /// Whether an operator has told this node to join one whom it had evicted: of two sides that evict each other, it is
     /// then this one that comes back as another.
     pub(super) fn gives_way_to(&self, link: LinkId, hello: &Hello) -> bool {
-        let dialled = self.links.get(&link).and_then(|link| link.dialled.as_ref());
-        let told = dialled.is_some() && dialled == self.moving_to.as_ref();
         let same_pool = self.pool.is_some() && self.pool == hello.pool;
-        told && same_pool && hello.member && self.roster.is_evicted(hello.node)
+        self.is_told_to_join(link) && same_pool && hello.member && self.roster.is_evicted(hello.node)
     }
 
     /// A node that the others have cut off comes back as another, with what only it has; so does one that hangs on such a
@@ -100,10 +98,10 @@ impl Replica {
     }
 
     /// Whether a member was heard of lately, by any way.
-    pub(super) fn is_heard(&self, node: NodeId) -> bool {
+    pub(super) fn is_heard(&self, node: NodeId, mono_ms: u64) -> bool {
         let patience_ms = 3 * self.pulse_every() + SILENCE_MS;
-        let (pulse, heard_ms) = self.pulses.get(&node).copied().unwrap_or_default();
-        let lately = pulse.count > (0, 0) && self.now.mono_ms.saturating_sub(heard_ms) < patience_ms;
+        let lately =
+            self.pulses.get(&node).is_some_and(|(_, heard_ms)| mono_ms.saturating_sub(*heard_ms) < patience_ms);
         lately || self.linked_to(node).is_some()
     }
 }

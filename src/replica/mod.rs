@@ -438,7 +438,7 @@ impl Replica {
             Unfit::Unknown
         } else if node == own {
             Unfit::Oneself
-        } else if !forced && !self.roster.is_gone(node) && self.is_heard(node) {
+        } else if !forced && !self.roster.is_gone(node) && self.is_heard(node, self.now.mono_ms) {
             Unfit::Alive
         } else if !forced && !self.roster.leaves_majority(node, self.reach()) {
             Unfit::NoMajority

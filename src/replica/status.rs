@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Replica, gossip::SILENCE_MS};
+use super::Replica;
 use crate::op::{Head, NodeId};
 
 /// How this node is linked to a member.
@@ -44,7 +44,6 @@ pub struct MemberStatus {
 impl Replica {
     /// The member list, in the order of node ids: also those whose eviction is not effective yet.
     pub fn member_list(&self, mono_ms: u64) -> Vec<MemberStatus> {
-        let patience_ms = 3 * self.pulse_every() + SILENCE_MS;
         let (roster, pending) = (&self.roster, &self.finality.assembly.pending);
         let members = roster.all().iter().filter(|(node, _)| !roster.is_gone(**node) || pending.contains(node));
         members
@@ -66,8 +65,8 @@ impl Replica {
                     name: member.name.clone(),
                     urls: member.urls.clone(),
                     link,
-                    alive: oneself || link == LinkState::Linked || heard_ago_ms.is_some_and(|ago| ago < patience_ms),
-                    evicted: self.finality.assembly.pending.contains(node),
+                    alive: oneself || self.is_heard(*node, mono_ms),
+                    evicted: pending.contains(node),
                     clock: if oneself { self.clock } else { pulse.said.clock },
                     head: self.log.head(*node),
                     heard_ago: if oneself { Some(Duration::ZERO) } else { heard_ago_ms.map(Duration::from_millis) },
