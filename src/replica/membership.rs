@@ -100,8 +100,8 @@ impl Replica {
     /// Whether a member was heard of lately, by any way.
     pub(super) fn is_heard(&self, node: NodeId, mono_ms: u64) -> bool {
         let patience_ms = 3 * self.pulse_every() + SILENCE_MS;
-        let lately =
-            self.pulses.get(&node).is_some_and(|(_, heard_ms)| mono_ms.saturating_sub(*heard_ms) < patience_ms);
+        let (pulse, heard_ms) = self.pulses.get(&node).copied().unwrap_or_default();
+        let lately = pulse.count > (0, 0) && mono_ms.saturating_sub(heard_ms) < patience_ms;
         lately || self.linked_to(node).is_some()
     }
 }
