@@ -16,7 +16,7 @@ use lamplight::{
     node::{Node, Tcp},
     op::{Body, Command, DocKey, Newcomer, NodeId, Op, OpId, PoolId},
     record::{Identity, Record},
-    replica::{Config, Recovery, Standing},
+    replica::{Config, Recovery, Retention, Standing},
     storage::{self, Store, SyncMode},
 };
 use tokio::{
@@ -51,7 +51,16 @@ async fn main() {
 
 fn config(url: String) -> Config {
     let node = NodeId(Uuid::new_v4());
-    Config { node, name: "bench".into(), urls: vec![url], join: Vec::new(), found: true, pool: None, seed: 7 }
+    Config {
+        node,
+        name: "bench".into(),
+        urls: vec![url],
+        join: Vec::new(),
+        found: true,
+        pool: None,
+        seed: 7,
+        retention: Retention::default(),
+    }
 }
 
 async fn writes(root: &Path) {

@@ -15,7 +15,7 @@ use lamplight::{
     api::{self, Api},
     node::{Node, Tcp},
     op::{Command, DocKey, NodeId},
-    replica::{Config, Draft, Standing},
+    replica::{Config, Draft, Retention, Standing},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -72,6 +72,7 @@ async fn start(name: &str, join: Option<&Server>) -> Server {
         join: join.iter().map(|server| format!("http://{}", server.address)).collect(),
         pool: None,
         seed: 7,
+        retention: Retention::default(),
     };
     let node = Node::start(config, Tcp);
     let stop = CancellationToken::new();

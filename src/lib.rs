@@ -13,6 +13,7 @@ pub mod record;
 pub mod replica;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod snapshot;
 pub mod storage;
 pub mod version;
 pub mod wire;

@@ -352,6 +352,21 @@ impl<'a> DocKey<'a> {
     }
 }
 
+/// As its bytes.
+impl Serialize for Op {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.bytes())
+    }
+}
+
+/// From bytes that are an op's.
+impl<'de> Deserialize<'de> for Op {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Op, D::Error> {
+        let bytes = <&[u8]>::deserialize(deserializer)?;
+        Op::decode(bytes).map_err(|error| serde::de::Error::custom(format_args!("{error:?}")))
+    }
+}
+
 /// Ops are ordered by stamp: the order of the fold.
 impl Ord for Op {
     fn cmp(&self, other: &Op) -> Ordering {

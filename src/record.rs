@@ -4,7 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::op::{NodeId, Op, OpError, PoolId};
+use crate::{
+    op::{NodeId, Op, OpError, PoolId},
+    snapshot::Part,
+};
 
 /// One entry of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +24,11 @@ pub enum Record {
     Frontier(u64),
     /// An op that the node issued under an id it had to give up; it is to be issued again unless the pool holds it.
     Orphan(Op),
+    /// The same of an op in whose place the pool has another: two nodes have issued ops under one id.
+    Fork(Op),
+    /// A piece of a snapshot. Once it is whole, all records before its base are void, those between count: the node's
+    /// identity, ceiling, frontier and orphans, and the ops behind the base's time.
+    Snapshot(Part),
 }
 
 /// Who a node is.
@@ -51,16 +59,15 @@ const CEILING: u8 = 3;
 const FORGET: u8 = 4;
 const ORPHAN: u8 = 5;
 const FRONTIER: u8 = 6;
+const FORK: u8 = 7;
+const SNAPSHOT: u8 = 8;
 
 impl Record {
     /// Writes the record behind `bytes`: its kind, then what it says.
     pub fn encode(&self, bytes: &mut Vec<u8>) {
         match self {
-            Record::Identity(identity) => {
-                bytes.push(IDENTITY);
-                let encoded = postcard::to_allocvec(identity).expect("plain data is written to memory");
-                bytes.extend_from_slice(&encoded);
-            }
+            Record::Identity(identity) => put(bytes, IDENTITY, identity),
+            Record::Snapshot(part) => put(bytes, SNAPSHOT, part),
             Record::Op(op) => {
                 bytes.push(OP);
                 bytes.extend_from_slice(op.bytes());
@@ -78,6 +85,10 @@ impl Record {
                 bytes.push(ORPHAN);
                 bytes.extend_from_slice(op.bytes());
             }
+            Record::Fork(op) => {
+                bytes.push(FORK);
+                bytes.extend_from_slice(op.bytes());
+            }
         }
     }
 
@@ -86,18 +97,29 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
         let (kind, rest) = bytes.split_first().ok_or(RecordError::Kind)?;
         match (*kind, rest) {
-            (IDENTITY, rest) => match postcard::take_from_bytes(rest) {
-                Ok((identity, [])) => Ok(Record::Identity(identity)),
-                _ => Err(RecordError::Malformed),
-            },
+            (IDENTITY, rest) => whole(rest).map(Record::Identity),
+            (SNAPSHOT, rest) => whole(rest).map(Record::Snapshot),
             (OP, rest) => Op::decode(rest).map(Record::Op).map_err(RecordError::Op),
             (ORPHAN, rest) => Op::decode(rest).map(Record::Orphan).map_err(RecordError::Op),
+            (FORK, rest) => Op::decode(rest).map(Record::Fork).map_err(RecordError::Op),
             (CEILING, rest) => time(rest).map(Record::Ceiling),
             (FRONTIER, rest) => time(rest).map(Record::Frontier),
             (FORGET, []) => Ok(Record::Forget),
             (FORGET, _) => Err(RecordError::Malformed),
             _ => Err(RecordError::Kind),
         }
+    }
+}
+
+fn put<T: Serialize>(bytes: &mut Vec<u8>, kind: u8, value: &T) {
+    bytes.push(kind);
+    *bytes = postcard::to_extend(value, std::mem::take(bytes)).expect("plain data is written to memory");
+}
+
+fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, RecordError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(RecordError::Malformed),
     }
 }
 

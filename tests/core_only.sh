@@ -6,16 +6,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-core="op version document record replica wire"
+core="op version snapshot document record replica wire"
 
 # What each module may name of the crate. `plant` is the switches that leave out a rule for the simulator.
 declare -A may=(
   [op]="version plant"
   [version]="op plant"
-  [wire]="op document plant"
-  [document]="op version plant"
-  [record]="op"
-  [replica]="op version document record wire plant"
+  [wire]="op snapshot document plant"
+  [document]="op version snapshot plant"
+  [record]="op snapshot"
+  [snapshot]="op"
+  [replica]="op version snapshot document record wire plant"
   [plant]=""
   [sim]="$core plant"
   [storage]="$core"

@@ -97,6 +97,7 @@ async fn serve(host: &'static str, seed: u64, start: u64) -> turmoil::Result {
         found: true,
         pool: None,
         seed: seed ^ index ^ start,
+        retention: lamplight::replica::Retention::default(),
     };
     let listener = Listener(TcpListener::bind(("0.0.0.0", PORT)).await?);
     let node = Node::start(config, Simulated);

@@ -294,6 +294,7 @@ mod tests {
             found: true,
             pool: None,
             seed: 7,
+            retention: crate::replica::Retention::default(),
         };
         let api = Api { node: Node::start(config, Tcp), stop: tokio_util::sync::CancellationToken::new() };
         let read = Arc::new(AtomicUsize::new(0));

@@ -86,8 +86,8 @@ impl Log {
         match record {
             Record::Identity(identity) => self.identity = Some(identity.clone()),
             Record::Op(op) => self.op(op),
-            Record::Ceiling(_) | Record::Frontier(_) => {}
-            Record::Orphan(_) => self.orphans += 1,
+            Record::Ceiling(_) | Record::Frontier(_) | Record::Snapshot(_) => {}
+            Record::Orphan(_) | Record::Fork(_) => self.orphans += 1,
             Record::Forget => {
                 self.end();
                 (self.identity, self.ops) = (None, 0);

@@ -22,7 +22,7 @@ use crate::{
     api::{self, Api},
     node::{Node, Tcp},
     op::NodeId,
-    replica::{Config, Replica, Standing},
+    replica::{Config, Replica, Retention, Standing},
 };
 
 /// Where a node listens, and its clients ask, when nothing else is said.
@@ -81,6 +81,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
         join: args.join.iter().map(|url| url.trim_end_matches('/').to_string()).collect(),
         pool: args.pool,
         seed: fastrand::u64(..),
+        retention: Retention::default(),
     };
     let stop = stop_on_signal()?;
     let (replica, data) = if args.memory {
@@ -110,6 +111,7 @@ pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
             join: if index == 0 { Vec::new() } else { vec![first.clone()] },
             pool: Some("demo".into()),
             seed: fastrand::u64(..),
+            retention: Retention::default(),
         };
         nodes.spawn(run(listener, Replica::new(config), None, stop.clone()));
     }

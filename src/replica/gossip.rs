@@ -284,14 +284,22 @@ impl Replica {
 mod tests {
     use crate::{
         op::{Command, DocKey, Hash, Head, NodeId, OpError},
-        replica::{Config, Draft, Effect, Event, LinkId, Now, Refused, Replica, Standing},
+        replica::{Config, Draft, Effect, Event, LinkId, Now, Refused, Replica, Retention, Standing},
         wire::{Beat, Hello, Message},
     };
 
     fn founder() -> Replica {
         let node = NodeId(uuid::Uuid::from_u128(1));
-        let config =
-            Config { node, name: "a".into(), urls: Vec::new(), join: Vec::new(), found: true, pool: None, seed: 1 };
+        let config = Config {
+            node,
+            name: "a".into(),
+            urls: Vec::new(),
+            join: Vec::new(),
+            found: true,
+            pool: None,
+            seed: 1,
+            retention: Retention::default(),
+        };
         Replica::new(config)
     }
 

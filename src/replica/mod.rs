@@ -42,6 +42,8 @@ use crate::{
 
 /// How often the shell sends [`Event::Tick`], in milliseconds.
 pub const TICK_MS: u64 = 100;
+/// How long a [`Event::Pin`] lasts, in milliseconds.
+pub const PIN_MS: u64 = 30_000;
 /// How many Lamport times a node reserves in its journal at once.
 pub const CEILING_STEP: u64 = 4_096;
 /// A node that founds its pool if it finds none looks for one this long.
@@ -64,6 +66,24 @@ pub struct Config {
     pub pool: Option<String>,
     /// Seed of the node's random choices: whom to dial, and how long to wait.
     pub seed: u64,
+    /// How much of what is final stays in the log.
+    pub retention: Retention,
+}
+
+/// How much of the log stays once it is final, for those who look back and those who have fallen behind: as many ops as both
+/// bounds let stay. Ops that are not final always stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Most final ops. From 0 on; each costs its length and some 40 bytes. Default: 100,000.
+    pub ops: usize,
+    /// Most bytes of them. Default: 64 MiB.
+    pub bytes: usize,
+}
+
+impl Default for Retention {
+    fn default() -> Retention {
+        Retention { ops: 100_000, bytes: 64 << 20 }
+    }
 }
 
 /// The two clocks, read by the caller.
@@ -101,6 +121,12 @@ pub enum Event {
     Cut(bool),
     /// Somebody waits until everything up to this time is final.
     Hurry(u64),
+    /// The journal has grown long: a snapshot is to take the place of what is in it.
+    Compact,
+    /// All records are stored: a snapshot that is under way may go on.
+    Stored,
+    /// Somebody is taking a snapshot of this time: for another [`PIN_MS`], the log keeps what comes after it.
+    Pin(u64),
     /// A link came about; with the URL if this node dialled it.
     Opened(LinkId, Option<String>),
     /// A dial came to nothing.
@@ -323,6 +349,7 @@ impl Replica {
             Event::Join(url) => self.on_join(&url),
             Event::Cut(cut) => self.on_cut(cut),
             Event::Hurry(time) => self.hurry(time.min(self.clock)),
+            Event::Compact | Event::Stored | Event::Pin(_) => {}
             Event::Opened(link, dialled) => self.on_opened(link, dialled),
             Event::DialFailed(url, why) => self.peers.dialled(&url, now.mono_ms, Some(why), &mut self.rng),
             Event::Heard(link, message) => self.on_heard(link, message),
@@ -580,6 +607,16 @@ impl Replica {
     /// How many ops wait for others.
     pub fn early(&self) -> usize {
         self.early.len()
+    }
+
+    /// The time up to which ops are forgotten: what they made is in the documents, but not how.
+    pub fn horizon(&self) -> u64 {
+        0
+    }
+
+    /// Whether a snapshot for the journal is under way: [`Event::Stored`] is waited for.
+    pub fn is_compacting(&self) -> bool {
+        false
     }
 
     /// Whether an operator has cut its links.

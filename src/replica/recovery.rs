@@ -43,7 +43,8 @@ impl Recovery {
                 self.replica.clock = self.replica.clock.max(time);
             }
             Record::Frontier(time) => self.frontier = self.frontier.max(time),
-            Record::Orphan(op) => self.replica.orphans.push(op),
+            Record::Orphan(op) | Record::Fork(op) => self.replica.orphans.push(op),
+            Record::Snapshot(_) => {}
             Record::Forget => {
                 self.batch.clear();
                 self.frontier = 0;
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
     use crate::{
         op::{Command, DocKey},
-        replica::{Draft, EARLY_OPS_MAX, Effect, Event, Now},
+        replica::{Draft, EARLY_OPS_MAX, Effect, Event, Now, Retention},
     };
 
     #[test]
@@ -143,6 +144,7 @@ mod tests {
             join: Vec::new(),
             pool: None,
             seed: 1,
+            retention: Retention::default(),
         };
         let mut node = Replica::new(config.clone());
         let command = || Command::Put(DocKey::new("c", "d"), "1".into());

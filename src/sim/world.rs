@@ -16,7 +16,8 @@ use crate::{
     plant,
     record::Record,
     replica::{
-        Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Recovery, Refused, Replica, Standing,
+        Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Recovery, Refused, Replica, Retention,
+        Standing,
     },
     wire::{self, Message},
 };
@@ -362,6 +363,7 @@ impl World {
             found: birth.found,
             pool: birth.pool.clone(),
             seed: birth.seed,
+            retention: Retention::default(),
         });
         let mut journal =
             birth.journal.and_then(|node| Some(self.nodes.get(node)?.disk.records.clone())).unwrap_or_default();

@@ -19,7 +19,7 @@ use lamplight::{
     api::{self, Api},
     node::{Node, Tcp},
     op::NodeId,
-    replica::{Config, Replica, Standing},
+    replica::{Config, Replica, Retention, Standing},
 };
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -76,6 +76,7 @@ async fn start(name: &str, join: Option<String>) -> TestNode {
         pool: None,
         // The pool's id is drawn from it, and two pools must not have the same.
         seed: fastrand::u64(..),
+        retention: Retention::default(),
     };
     let (node, stop) = (Node::start(config, Tcp), CancellationToken::new());
     let router = api::router(Api { node: node.clone(), stop: stop.clone() });

@@ -1,0 +1,58 @@
+//! A snapshot: what the final ops up to a time come to, for one who is not given these ops any more.
+//!
+//! It is the same in a journal, which forgets the ops before it, on a link to a newcomer, and in a backup: a [`Base`], the
+//! documents in the order of their keys, and a [`Whole`] that says that nothing is missing. The ops behind the base's time
+//! come as ops. It rests on `op` alone; who makes snapshots and who takes them is `replica`'s to say.
+
+use serde::{Deserialize, Serialize};
+
+use crate::op::{Head, NodeId, Op, Stamp};
+
+/// A sender of documents ends a part when it passes this, in bytes of their texts and names.
+pub const PART_BYTES: usize = 256 << 10;
+
+/// A piece of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// The first.
+    Base(Base),
+    /// Some documents, in the order of their keys.
+    Documents(Vec<BaseDocument>),
+    /// The last.
+    Whole(Whole),
+}
+
+/// What is known of the ops that a snapshot stands for, but for the documents that they made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// It stands for all ops of the pool up to this time; they are final.
+    pub time: u64,
+    /// How far the ops of each origin go there, in the order of the origins.
+    pub heads: Vec<(NodeId, Head)>,
+    /// Those of them that are about members, in stamp order: they are never forgotten.
+    pub membership: Vec<Op>,
+    /// About how many documents there will be, for those who watch the progress.
+    pub documents: u64,
+}
+
+/// A document as the ops that a snapshot stands for have made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseDocument {
+    /// Its collection; empty for what is remembered of an idempotency key.
+    pub collection: String,
+    /// Its id.
+    pub id: String,
+    /// Its canonical text.
+    pub text: String,
+    /// The last op that wrote it.
+    pub stamp: Stamp,
+}
+
+/// That a snapshot is whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whole {
+    /// How many documents it has.
+    pub documents: u64,
+    /// The digest over them, as `document::State` sums it up.
+    pub digest: u64,
+}
