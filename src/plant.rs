@@ -57,11 +57,17 @@ pub enum Rule {
     Majority,
     /// The ops of an evicted member are taken from members only.
     FencedSource,
+    /// Only what is final is forgotten.
+    ForgetFinal,
+    /// The documents of a snapshot are what they were at its time.
+    SnapshotAt,
+    /// A snapshot counts once it is whole.
+    WholeOnly,
 }
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 26] = [
+    pub const ALL: [Rule; 29] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -88,6 +94,9 @@ impl Rule {
         Rule::AllFence,
         Rule::Majority,
         Rule::FencedSource,
+        Rule::ForgetFinal,
+        Rule::SnapshotAt,
+        Rule::WholeOnly,
     ];
 }
 
@@ -100,6 +109,26 @@ mod switch {
     thread_local! {
         static LEFT_OUT: Cell<Option<Rule>> = const { Cell::new(None) };
         static EARLY_MAX: Cell<usize> = const { Cell::new(usize::MAX) };
+        static SPAN_MAX: Cell<u64> = const { Cell::new(u64::MAX) };
+        static SLICE_MAX: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+
+    /// Snapshots are made on this thread in slices of at most so many documents, so that much comes between two of them.
+    pub fn squeeze_slice(most: usize) {
+        SLICE_MAX.set(most);
+    }
+
+    pub(crate) fn slice_squeezed(most: usize) -> usize {
+        most.min(SLICE_MAX.get())
+    }
+
+    /// Idempotency keys are remembered on this thread for at most so long, so that a simulation sees them end.
+    pub fn squeeze_span(most: u64) {
+        SPAN_MAX.set(most);
+    }
+
+    pub(crate) fn span_squeezed(span: u64) -> u64 {
+        span.min(SPAN_MAX.get())
     }
 
     /// The early buffers made on this thread from here on take at most so many ops, so that a simulation can fill them.
@@ -130,8 +159,16 @@ mod switch {
     pub(crate) const fn early_squeezed(most: usize) -> usize {
         most
     }
+
+    pub(crate) const fn slice_squeezed(most: usize) -> usize {
+        most
+    }
+
+    pub(crate) const fn span_squeezed(span: u64) -> u64 {
+        span
+    }
 }
 
-pub(crate) use switch::{early_squeezed, left_out};
+pub(crate) use switch::{early_squeezed, left_out, slice_squeezed, span_squeezed};
 #[cfg(feature = "sim")]
-pub use switch::{leave_out, squeeze_early};
+pub use switch::{leave_out, squeeze_early, squeeze_slice, squeeze_span};

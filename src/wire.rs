@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::{
     document::{self, Fault},
     op::{Hash, Head, NodeId, OP_BYTES_MAX, Op, OpError, PoolId},
+    snapshot::{Part, Whole},
 };
 
-/// The protocol version this node speaks, the only one so far.
-pub const VERSION: u8 = 1;
+/// The protocol version this node speaks. Version 1, without snapshots, was never released.
+pub const VERSION: u8 = 2;
 /// Longest frame: one op of the largest size, and what goes with it.
 pub const FRAME_BYTES_MAX: usize = OP_BYTES_MAX + (1 << 20);
 /// A sender of ops ends its batch when it passes this, so that a frame is some milliseconds of work for its receiver.
@@ -38,6 +39,34 @@ pub enum Message {
     Ops(Vec<Op>, Vec<(NodeId, Head)>, Vec<(NodeId, Pulse)>),
     /// The sender is alive.
     Beat(Beat),
+    /// What the receiver lacks is forgotten here, up to this time: there is only a snapshot to be had.
+    Dropped(u64),
+    /// "Send me a snapshot", or the rest of one, if that can be.
+    Fetch(Option<Begun>),
+    /// A piece of the snapshot of this time.
+    Snapshot(u64, Part),
+    /// "How many of my ops do you hold?"
+    Ask,
+    /// The sender has stored so many of the receiver's ops.
+    Held(u64),
+}
+
+impl Message {
+    /// Whether it is large: its sender makes the next when it has left.
+    pub fn is_batch(&self) -> bool {
+        matches!(self, Message::Ops(..) | Message::Snapshot(..))
+    }
+}
+
+/// How far somebody has come with a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// The time of the snapshot.
+    pub time: u64,
+    /// Collection and id of the last document that came.
+    pub after: Option<(String, String)>,
+    /// How many documents came, and the digest over them.
+    pub sum: Whole,
 }
 
 /// Who is there.
@@ -170,6 +199,11 @@ enum Wire<'a> {
     Heads(Vec<(NodeId, Head)>),
     Ops(#[serde(borrow)] Vec<Raw<'a>>, Vec<(NodeId, Head)>, Vec<(NodeId, Pulse)>),
     Beat(Beat),
+    Dropped(u64),
+    Fetch(Option<Begun>),
+    Snapshot(u64, Part),
+    Ask,
+    Held(u64),
 }
 
 /// Bytes that are written in one piece and read without a copy.
@@ -192,6 +226,11 @@ pub fn encode(message: &Message) -> Vec<u8> {
             Wire::Ops(ops.iter().map(|op| Raw(op.bytes())).collect(), heads.clone(), pulses.clone())
         }
         Message::Beat(beat) => Wire::Beat(beat.clone()),
+        Message::Dropped(time) => Wire::Dropped(*time),
+        Message::Fetch(begun) => Wire::Fetch(begun.clone()),
+        Message::Snapshot(time, part) => Wire::Snapshot(*time, part.clone()),
+        Message::Ask => Wire::Ask,
+        Message::Held(seq) => Wire::Held(*seq),
     };
     with(vec![VERSION], &wire)
 }
@@ -220,6 +259,20 @@ fn message(wire: Wire<'_>) -> Result<Message, WireError> {
     match wire {
         Wire::Heads(heads) => Ok(Message::Heads(heads)),
         Wire::Beat(beat) => Ok(Message::Beat(beat)),
+        Wire::Dropped(time) => Ok(Message::Dropped(time)),
+        Wire::Fetch(begun) => Ok(Message::Fetch(begun)),
+        Wire::Ask => Ok(Message::Ask),
+        Wire::Held(seq) => Ok(Message::Held(seq)),
+        Wire::Snapshot(time, part) => {
+            if let Part::Documents(documents) = &part {
+                documents.iter().try_for_each(document::check_base).map_err(WireError::Content)?;
+            }
+            if let Part::Base(base) = &part {
+                let mut ops = base.membership.iter();
+                ops.try_for_each(|op| document::check(&op.body())).map_err(WireError::Content)?;
+            }
+            Ok(Message::Snapshot(time, part))
+        }
         Wire::Ops(raws, heads, pulses) => {
             let ops = raws.iter().map(|raw| op(raw.0)).collect::<Result<_, _>>()?;
             Ok(Message::Ops(ops, heads, pulses))

@@ -6,10 +6,14 @@
 use std::fmt;
 
 use super::{
+    claim::{Claim, KEYS},
     json::{self, DOCUMENT_BYTES_MAX},
     patch::{Patch, PatchError},
 };
-use crate::op::{Body, Command, DocKey, Newcomer};
+use crate::{
+    op::{Body, Command, DocKey, Newcomer},
+    snapshot::BaseDocument,
+};
 
 /// Longest name of a collection, in bytes.
 pub const COLLECTION_BYTES_MAX: usize = 64;
@@ -77,6 +81,21 @@ fn check_command(body: &Body<'_>, command: &Command<'_>) -> Result<(), Fault> {
         Command::Add(newcomer, _) => alone(body).and_then(|()| check_newcomer(newcomer)),
         Command::Retire | Command::Evict(_) | Command::Fence(..) => alone(body),
     }
+}
+
+/// Checks a document of a snapshot that a peer sends.
+pub fn check_base(document: &BaseDocument) -> Result<(), Fault> {
+    let BaseDocument { collection, id, text, .. } = document;
+    if text.len() > DOCUMENT_BYTES_MAX {
+        return Err(Fault::TooLarge);
+    }
+    let readable = if collection == KEYS {
+        text.parse::<Claim>().is_ok()
+    } else {
+        check_collection(collection).and_then(|()| check_id(id))?;
+        json::is_canonical(text)
+    };
+    if readable { Ok(()) } else { Err(Fault::NotCanonical) }
 }
 
 fn alone(body: &Body<'_>) -> Result<(), Fault> {

@@ -1,4 +1,7 @@
-//! One document: its text now, and the ops that may still be preceded by others.
+//! One document: its text now, and the ops that made it so since the horizon.
+//!
+//! Ops up to the horizon are forgotten: what they made is the document's *base*, a text and nothing more. A document on which
+//! no op has come since is its text, and the stamp of the op that wrote it.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +9,11 @@ use smallvec::SmallVec;
 
 use super::{
     Text,
-    workbench::{KEYS, Reason, Workbench},
+    claim::{Claim, KEYS},
+    workbench::{Reason, Workbench},
 };
 use crate::{
-    op::{Body, Command, DocKey, Op, Stamp},
+    op::{Body, Command, DocKey, NodeId, Op, Stamp},
     plant::{Rule, left_out},
 };
 
@@ -19,10 +23,15 @@ const CHECKPOINT_EVERY: usize = 16;
 /// The ops that have no effect, and why.
 pub(super) type Rejected = BTreeMap<Stamp, Reason>;
 
-/// A document and the ops that touch it (write it, or read it in a guard), in stamp order.
-#[derive(Debug, Default)]
+/// The stamp of no op.
+pub(super) const NEVER: Stamp = Stamp { time: 0, origin: NodeId(uuid::Uuid::nil()) };
+
+/// A document and the ops since the horizon that touch it (write it, or read it in a guard), in stamp order.
+#[derive(Debug)]
 pub(super) struct Document {
     pub(super) text: Option<Text>,
+    /// The last op up to the horizon that wrote it; the stamp of none if it is absent there.
+    base_stamp: Stamp,
     pub(super) ops: SmallVec<[Op; 1]>,
     /// What most documents do not need.
     more: Option<Box<More>>,
@@ -30,10 +39,10 @@ pub(super) struct Document {
 
 #[derive(Debug, Default)]
 struct More {
-    /// Ascending. Before the first op the document is absent.
+    /// Ascending. The base is the first, after no op; if there is none the document is absent before its first op.
     checkpoints: Vec<Checkpoint>,
-    /// Whether one of the ops reads or writes other documents as well and may fail: it carries a change on to those.
-    linked: bool,
+    /// How many of the ops read or write other documents as well and may fail: these carry a change on to those.
+    linking: usize,
     /// The ops that only read the document, ascending. Remembered, since an op over a thousand documents is not to be
     /// decoded for each of them when someone asks which op wrote it.
     reading: Vec<Stamp>,
@@ -57,10 +66,21 @@ pub(super) struct Checkpoint {
     text: Option<Text>,
 }
 
+impl Default for Document {
+    fn default() -> Document {
+        Document { text: None, base_stamp: NEVER, ops: SmallVec::new(), more: None }
+    }
+}
+
 impl Document {
+    /// A document as ops that are forgotten have made it.
+    pub(super) fn base(text: Text, stamp: Stamp) -> Document {
+        Document { text: Some(text), base_stamp: stamp, ..Document::default() }
+    }
+
     /// Whether an op links the document to others.
     pub(super) fn is_linked(&self) -> bool {
-        self.more.as_ref().is_some_and(|more| more.linked)
+        self.more.as_ref().is_some_and(|more| more.linking > 0)
     }
 
     fn checkpoints(&self) -> &[Checkpoint] {
@@ -69,6 +89,10 @@ impl Document {
 
     /// Puts `new` (in stamp order) to their places in the document `key`, and returns the first of these places.
     pub(super) fn insert(&mut self, key: &DocKey<'_>, new: &[Part<'_>]) -> usize {
+        if self.ops.is_empty() && self.text.is_some() {
+            let base = Checkpoint { after: 0, text: self.text.clone() };
+            self.more.get_or_insert_default().checkpoints.push(base);
+        }
         let linking = new.iter().filter(|part| part.links);
         linking.for_each(|part| self.more.get_or_insert_default().link(part, key));
         let Some(least) = new.first().map(|part| part.op) else { return self.ops.len() };
@@ -155,7 +179,7 @@ impl Document {
         mut again: impl FnMut(&mut Workbench<'_>, &'d Op),
     ) -> Option<Text> {
         if key.collection == KEYS {
-            return self.ops[..place].first().map(|first| Text::own(first.id().to_string()));
+            return self.claim_at(place, rejected);
         }
         let checkpoints = self.checkpoints();
         let at = checkpoints.partition_point(|checkpoint| checkpoint.after <= place);
@@ -173,6 +197,58 @@ impl Document {
         bench.text(0)
     }
 
+    /// The same for what is remembered of an idempotency key.
+    fn claim_at(&self, place: usize, rejected: &Rejected) -> Option<Text> {
+        let holder = |op: &&Op| !matches!(rejected.get(&op.stamp()), Some(Reason::Repeated(_)));
+        let last = self.ops[..place].iter().rev().find(holder);
+        let claim = last.map(|op| Claim::of(op, &op.body(), !rejected.contains_key(&op.stamp())).text());
+        claim.or_else(|| self.base_text())
+    }
+
+    /// What it is at the horizon.
+    fn base_text(&self) -> Option<Text> {
+        if self.ops.is_empty() {
+            return self.text.clone();
+        }
+        self.checkpoints().first().filter(|first| first.after == 0).and_then(|base| base.text.clone())
+    }
+
+    /// What it is at the horizon, and the last op that wrote it there.
+    pub(super) fn at_base(&self) -> Option<(Text, Stamp)> {
+        self.base_text().map(|text| (text, self.base_stamp))
+    }
+
+    /// How many of its ops have times up to this one.
+    pub(super) fn place_of(&self, time: u64) -> usize {
+        self.ops.partition_point(|op| op.time() <= time)
+    }
+
+    /// Forgets its first `count` ops, which have made `base` of it.
+    pub(super) fn forget(&mut self, count: usize, base: Option<Text>, rejected: &Rejected) {
+        let base = base.map(Text::into_own);
+        self.base_stamp = self.stamp_at(count, rejected).filter(|_| base.is_some()).unwrap_or(NEVER);
+        if count == self.ops.len() {
+            (self.text, self.ops, self.more) = (base, SmallVec::new(), None);
+            return;
+        }
+        if self.text == base {
+            // One text for both, and none that keeps a forgotten op.
+            self.text.clone_from(&base);
+        }
+        if let Some(more) = &mut self.more {
+            more.forget(&self.ops[..count]);
+        }
+        self.ops.drain(..count);
+        if base.is_some() {
+            self.more.get_or_insert_default().checkpoints.insert(0, Checkpoint { after: 0, text: base });
+        }
+    }
+
+    /// Whether nothing is left of it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.text.is_none() && self.ops.is_empty()
+    }
+
     /// The time of the last of its ops.
     pub(super) fn latest(&self) -> u64 {
         self.ops.last().map_or(0, Op::time)
@@ -187,14 +263,15 @@ impl Document {
     pub(super) fn stamp_at(&self, place: usize, rejected: &Rejected) -> Option<Stamp> {
         let reading = self.more.as_ref().map_or(&[][..], |more| &more.reading);
         let wrote = |stamp: &Stamp| reading.binary_search(stamp).is_err() && !rejected.contains_key(stamp);
-        self.ops[..place].iter().rev().map(Op::stamp).find(wrote)
+        let last = self.ops[..place].iter().rev().map(Op::stamp).find(wrote);
+        last.or_else(|| Some(self.base_stamp).filter(|stamp| *stamp != NEVER))
     }
 }
 
 impl More {
     /// Notes an op that links the document `key` to others. Only such an op can read a document and not write it.
     fn link(&mut self, part: &Part<'_>, key: &DocKey<'_>) {
-        self.linked = true;
+        self.linking += 1;
         // Nobody asks which op wrote a key's document.
         if part.last.is_none() && key.collection != KEYS {
             let stamp = part.op.stamp();
@@ -202,6 +279,41 @@ impl More {
             self.reading.insert(place, stamp);
         }
     }
+
+    /// The first of the document's ops are forgotten.
+    fn forget(&mut self, ops: &[Op]) {
+        self.checkpoints.retain_mut(|checkpoint| {
+            let kept = checkpoint.after > ops.len();
+            checkpoint.after = checkpoint.after.saturating_sub(ops.len());
+            kept
+        });
+        if self.linking > 0 {
+            let linking = ops.iter().filter(|op| !op.is_unconditional() && links(&op.body())).count();
+            self.linking = self.linking.saturating_sub(linking);
+        }
+        let last = ops.last().map(Op::stamp);
+        self.reading.retain(|stamp| Some(*stamp) > last);
+    }
+}
+
+/// Whether the op carries a change of one document on to another: it touches several and can fail.
+pub(super) fn links(body: &Body<'_>) -> bool {
+    !body.is_unconditional() && {
+        let mut keys = touched(body);
+        let first = keys.next();
+        keys.any(|key| Some(key) != first)
+    }
+}
+
+/// The documents that the op writes or reads; one may come twice.
+pub(super) fn touched<'b>(body: &'b Body<'_>) -> impl Iterator<Item = DocKey<'b>> {
+    let claim = body.key.as_ref().map(|key| DocKey::new(KEYS, &**key));
+    let read = body.guards.iter().map(|guard| borrowed(guard.doc()));
+    claim.into_iter().chain(read).chain(body.commands.iter().filter_map(Command::doc).map(borrowed))
+}
+
+pub(super) fn borrowed<'b>(key: &'b DocKey<'_>) -> DocKey<'b> {
+    DocKey::new(&*key.collection, &*key.id)
 }
 
 /// Whether an op of a document leaves the same text there whatever was before, and in every case. An unconditional op

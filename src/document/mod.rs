@@ -3,8 +3,10 @@
 //! Rests on `op` and `version`. It knows nothing of nodes, links or time: given the same set of ops, in whatever order
 //! they came, two states are equal byte for byte.
 
+mod base;
 mod changes;
 mod check;
+mod claim;
 mod history;
 pub mod json;
 pub mod patch;
@@ -13,8 +15,10 @@ mod state;
 mod text;
 mod workbench;
 
+pub use base::Slice;
 pub use changes::{CHANGES_MAX, Change, Changes};
-pub use check::{Fault, URLS_MAX, check, check_collection, check_id, check_newcomer};
+pub use check::{Fault, URLS_MAX, check, check_base, check_collection, check_id, check_newcomer};
+pub use claim::{Claim, KEY_SPAN, request};
 pub use state::{State, Verdict, View, Work};
 pub use text::Text;
 pub use workbench::Reason;

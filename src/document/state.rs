@@ -16,36 +16,36 @@ use compact_str::CompactString;
 
 use super::{
     Change, Changes, Text,
-    history::{Document, Part, Rejected, replaces},
-    workbench::{KEYS, Reason, Workbench},
+    claim::{Claim, KEYS},
+    history::{Document, Part, Rejected, borrowed, links, replaces, touched},
+    workbench::{Reason, Workbench},
 };
 use crate::{
-    op::{Body, Command, DocKey, Op, OpId, Stamp},
+    op::{Body, Command, DocKey, Op, Stamp},
     plant::{Rule, left_out},
 };
 
 /// The documents, as all held ops make them.
 #[derive(Debug, Default)]
 pub struct State {
-    collections: BTreeMap<Arc<str>, Collection>,
+    pub(super) collections: BTreeMap<Arc<str>, Collection>,
     /// How many documents exist now.
-    count: usize,
-    rejected: Rejected,
-    changes: Changes,
-    digest: u64,
+    pub(super) count: usize,
+    pub(super) rejected: Rejected,
+    pub(super) changes: Changes,
+    pub(super) digest: u64,
     work: Work,
+    /// The idempotency key behind which it goes on looking for those that have ended.
+    pub(super) swept: Option<CompactString>,
 }
 
 #[derive(Debug, Default)]
-struct Collection {
+pub(super) struct Collection {
     /// In the order of their ids, which is the order of listings.
-    documents: BTreeMap<CompactString, Document>,
+    pub(super) documents: BTreeMap<CompactString, Document>,
     /// How many of them exist now.
-    count: usize,
+    pub(super) count: usize,
 }
-
-/// How many ops are folded at once when all are folded anew.
-const REFOLD_BATCH: usize = 4_096;
 
 /// How much work the fold has done since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,9 +139,9 @@ impl State {
         self.rejected.get(&stamp).map_or(Ok(()), |reason| Err(reason.clone()))
     }
 
-    /// The first op in the order that carries this idempotency key.
-    pub fn first_with_key(&self, key: &str) -> Option<OpId> {
-        self.document(KEYS, key)?.ops.first().map(Op::id)
+    /// What is remembered of an idempotency key.
+    pub fn claim(&self, key: &str) -> Option<Claim> {
+        self.document(KEYS, key)?.text.as_ref().map(Claim::read)
     }
 
     /// A document, if it exists.
@@ -151,16 +151,15 @@ impl State {
         self.view(name, id, document)
     }
 
-    /// A document as its ops up to a time make it, if it exists there. `time` must not be past what is final: the ops up
-    /// to it keep their verdicts.
+    /// A document as its ops up to a time make it, if it exists there. The time must not be before the horizon.
     pub fn get_at(&self, collection: &str, id: &str, time: u64) -> Option<View> {
         let (name, found) = self.collections.get_key_value(collection)?;
         let (id, document) = found.documents.get_key_value(id)?;
-        let place = document.ops.partition_point(|op| op.time() <= time);
+        let place = document.place_of(time);
         if place == document.ops.len() {
             return self.view(name, id, document);
         }
-        let latest = document.ops[..place].last()?.time();
+        let latest = document.ops[..place].last().map_or(0, Op::time);
         let again = |bench: &mut Workbench<'_>, op: &Op| bench.carry_out_again(op, &op.body());
         let text = document.text_at(&DocKey::new(collection, id.as_str()), place, &self.rejected, again)?;
         let stamp = document.stamp_at(place, &self.rejected);
@@ -222,22 +221,6 @@ impl State {
         self.digest
     }
 
-    /// The same made from nothing: what the ops make of it, which the documents should be.
-    #[must_use]
-    pub fn refolded<'a>(&self, ops: impl Iterator<Item = &'a Op>) -> State {
-        let mut state = State { changes: self.changes.broken_off(), ..State::default() };
-        let mut batch: Vec<Op> = Vec::with_capacity(REFOLD_BATCH);
-        for op in ops {
-            batch.push(op.clone());
-            if batch.len() == REFOLD_BATCH {
-                state.insert(&batch);
-                batch.clear();
-            }
-        }
-        state.insert(&batch);
-        state
-    }
-
     /// Spoils a document, as a bad memory would.
     #[cfg(any(test, feature = "sim"))]
     pub fn spoil(&mut self, collection: &str, id: &str) {
@@ -270,7 +253,7 @@ impl State {
         Some(View { collection: Arc::clone(collection), id: id.clone(), text, stamp, latest })
     }
 
-    fn document(&self, collection: &str, id: &str) -> Option<&Document> {
+    pub(super) fn document(&self, collection: &str, id: &str) -> Option<&Document> {
         self.collections.get(collection)?.documents.get(id)
     }
 
@@ -278,7 +261,7 @@ impl State {
         self.collections.get_mut(&*key.collection)?.documents.get_mut(&*key.id)
     }
 
-    fn collection(&mut self, name: &str) -> Arc<str> {
+    pub(super) fn collection(&mut self, name: &str) -> Arc<str> {
         if let Some((name, _)) = self.collections.get_key_value(name) {
             return Arc::clone(name);
         }
@@ -450,22 +433,6 @@ fn judge_anew(bench: &mut Workbench<'_>, op: &Op, body: &Body<'_>, rejected: &mu
     }
 }
 
-/// Whether the op carries a change of one document on to another: it touches several and can fail.
-fn links(body: &Body<'_>) -> bool {
-    !body.is_unconditional() && {
-        let mut keys = touched(body);
-        let first = keys.next();
-        keys.any(|key| Some(key) != first)
-    }
-}
-
-/// The documents that the op writes or reads; one may come twice.
-fn touched<'b>(body: &'b Body<'_>) -> impl Iterator<Item = DocKey<'b>> {
-    let claim = body.key.as_ref().map(|key| DocKey::new(KEYS, &**key));
-    let read = body.guards.iter().map(|guard| borrowed(guard.doc()));
-    claim.into_iter().chain(read).chain(body.commands.iter().filter_map(Command::doc).map(borrowed))
-}
-
 /// The batch by document, the ops of each in stamp order.
 fn grouped<'b>(batch: &'b [Op], bodies: &'b [Body<'b>]) -> Vec<Group<'b>> {
     let mut groups: BTreeMap<DocKey<'b>, Vec<Part<'b>>> = BTreeMap::new();
@@ -491,7 +458,7 @@ fn grouped<'b>(batch: &'b [Op], bodies: &'b [Body<'b>]) -> Vec<Group<'b>> {
 
 /// A document's part of the digest. It finds faults, not forgers: a checksum is enough, spread over all bits so that the
 /// sum of many tells them apart (the finalizer of `SplitMix64`, Steele et al. 2014).
-fn mark(key: &DocKey<'_>, text: &Text) -> u64 {
+pub(super) fn mark(key: &DocKey<'_>, text: &Text) -> u64 {
     let mut sum = crc32fast::Hasher::new();
     for part in [&*key.collection, &*key.id, text.as_str()] {
         sum.update(part.as_bytes());
@@ -502,8 +469,4 @@ fn mark(key: &DocKey<'_>, text: &Text) -> u64 {
     mark = (mark ^ (mark >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mark = (mark ^ (mark >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mark ^ (mark >> 31)
-}
-
-fn borrowed<'b>(key: &'b DocKey<'_>) -> DocKey<'b> {
-    DocKey::new(&*key.collection, &*key.id)
 }

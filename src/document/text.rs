@@ -31,6 +31,14 @@ impl Text {
         }
     }
 
+    /// The same text, not part of any op: to keep it keeps no op.
+    pub(super) fn into_own(self) -> Text {
+        match &self.0 {
+            Repr::InOp { .. } => Text::own(self.as_str()),
+            Repr::Own(_) => self,
+        }
+    }
+
     /// The JSON.
     pub fn as_str(&self) -> &str {
         match &self.0 {

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{
     Text,
+    claim::{Claim, KEYS},
     json::{self, DOCUMENT_BYTES_MAX},
     patch::{self, Patch, Why},
 };
@@ -16,10 +17,6 @@ use crate::{
     plant::{Rule, left_out},
     version::Version,
 };
-
-/// The collection of idempotency keys: no user's collection has an empty name. The document of a key is the id of the
-/// first op that carries it; so "only the first" is a guard like any other, rolled back and replayed like any other.
-pub const KEYS: &str = "";
 
 /// Why an op has no effect at its place. It stays in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,19 +96,23 @@ impl<'k> Workbench<'k> {
     /// Judges `op` on the documents at hand and, if it holds, carries it out on them. Documents that are not at hand
     /// are passed over: the caller lays out all that can decide the verdict.
     pub(super) fn judge(&mut self, op: &Op, body: &Body<'_>) -> Result<(), Reason> {
-        let claim = body.key.as_ref().and_then(|key| self.find(&DocKey::new(KEYS, key.as_ref())));
-        if let Some(index) = claim {
-            if let Some(first) = self.text(index)
-                && !left_out(Rule::KeyOnce)
-            {
-                return Err(Reason::Repeated(first.as_str().parse().expect("the id of an op, written below")));
-            }
-            self.contents[index] = Content::Text(Text::own(op.id().to_string()));
+        let key = body.key.as_ref().and_then(|key| self.find(&DocKey::new(KEYS, key.as_ref())));
+        if let Some(held) = key.and_then(|index| self.text(index)).map(|text| Claim::read(&text))
+            && !held.has_ended(op.time())
+            && !left_out(Rule::KeyOnce)
+        {
+            return Err(Reason::Repeated(held.op));
         }
-        for (index, guard) in body.guards.iter().enumerate() {
-            self.check(guard).map_err(|current| Reason::Guard { index, current })?;
+        let verdict = self.check_all(&body.guards).and_then(|()| self.carry_out(op, body));
+        if let Some(index) = key {
+            self.contents[index] = Content::Text(Claim::of(op, body, verdict.is_ok()).text());
         }
-        self.carry_out(op, body)
+        verdict
+    }
+
+    fn check_all(&mut self, guards: &[Guard<'_>]) -> Result<(), Reason> {
+        let mut guards = guards.iter().enumerate();
+        guards.try_for_each(|(index, guard)| self.check(guard).map_err(|current| Reason::Guard { index, current }))
     }
 
     /// Carries out the last command of an op that cannot fail on the only document at hand.

@@ -171,7 +171,7 @@ where
     W: Sink<Bytes, Error = String> + Unpin,
 {
     while let Some(Outgoing::Message(message)) = queue.recv().await {
-        let is_batch = matches!(message, Message::Ops(..));
+        let is_batch = message.is_batch();
         match timeout(WRITE_TIMEOUT, sink.send(wire::encode(&message).into())).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => return why,

@@ -37,7 +37,6 @@ use crate::{
         Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Refused, Replica, Standing, TICK_MS,
     },
     storage::Store,
-    wire::Message,
 };
 
 /// Most requests of clients that wait for the task; a full queue makes clients wait in turn.
@@ -347,7 +346,7 @@ impl<N: Network> Task<N> {
                 self.event(Event::Opened(link, dialled));
             }
             // What it cannot store it does not hear; the repair brings it again once there is room.
-            LinkInput::Event(Event::Heard(_, Message::Ops(..))) if !self.journal.has_room() => {}
+            LinkInput::Event(Event::Heard(_, message)) if message.is_batch() && !self.journal.has_room() => {}
             LinkInput::Event(event) => {
                 if let Event::Closed(link) = event {
                     self.outgoing.remove(&link);

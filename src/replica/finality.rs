@@ -76,6 +76,11 @@ impl Finality {
         *clock = op.time().max(*clock);
     }
 
+    /// Whether a member has promised to hold every op up to this time.
+    pub(super) fn is_complete(&self, node: NodeId, time: u64) -> bool {
+        self.words.get(&node).is_some_and(|word| word.complete >= time)
+    }
+
     /// Everything up to here is held, and final.
     pub(super) fn reach(&mut self, frontier: u64) {
         (self.frontier, self.complete) = (self.frontier.max(frontier), self.complete.max(frontier));

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Effect, LinkId, Replica, pulse::BEAT_MS};
+use super::{Effect, LinkId, Replica, link::Link, pulse::BEAT_MS, rebirth::Loss};
 use crate::{
     op::{Head, NodeId, Op, OpId, TIME_MAX},
     plant::{Rule, left_out},
@@ -27,6 +27,8 @@ pub(super) enum Place {
     Next,
     Held,
     Waits(OpId),
+    /// Its place is among what is final and forgotten: its origin goes on without this pool, or this one without it.
+    Past,
     Wrong(&'static str),
 }
 
@@ -40,6 +42,8 @@ impl Replica {
             self.issue_orphans();
             self.pump_all();
         }
+        self.settle();
+        self.fetch();
         let silent: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| now_ms >= link.heard_ms + SILENCE_MS).map(|(id, _)| *id).collect();
         silent.into_iter().for_each(|link| self.drop_link(link, Some("it fell silent".into())));
@@ -79,6 +83,11 @@ impl Replica {
                 self.on_pulses(link, &pulses);
             }
             Message::Beat(beat) => self.on_beat(link, &beat),
+            Message::Dropped(horizon) => self.on_dropped(link, horizon),
+            Message::Fetch(begun) => self.on_fetch(link, begun),
+            Message::Snapshot(time, part) => self.on_snapshot(link, time, part),
+            Message::Ask => self.on_ask(link),
+            Message::Held(seq) => self.on_held(link, seq),
         }
     }
 
@@ -92,10 +101,15 @@ impl Replica {
         if peer.is_some_and(|peer| self.roster.knows(peer) && !self.roster.is_gone(peer))
             && let Some(why) = self.doubt(heads)
         {
-            return self.be_reborn(why);
+            return self.be_reborn(why, Loss::Fork);
         }
         if let Some(detail) = heads.iter().find_map(|(origin, head)| self.fork(*origin, *head)) {
             return self.refuse(link, Why::Fork, detail);
+        }
+        if self.log.is_beyond(heads) {
+            let dropped = Message::Dropped(self.log.horizon());
+            self.links.get_mut(&link).into_iter().for_each(Link::peer_needs_snapshot);
+            return self.effects.push(Effect::Send(link, dropped));
         }
         let node = self.config.node;
         if let Some(found) = self.links.get_mut(&link) {
@@ -107,6 +121,7 @@ impl Replica {
             }
         }
         self.caught_up();
+        self.ask_or_sponsor();
         self.pump(link);
     }
 
@@ -160,6 +175,7 @@ impl Replica {
                     self.counters.early += 1;
                     self.early.keep(op, missing);
                 }
+                Place::Past => {}
                 Place::Wrong(why) => wrong = Some(format!("op {}: {why}", op.id())),
             }
         }
@@ -180,6 +196,9 @@ impl Replica {
         }
         if seq <= held {
             return Place::Held;
+        }
+        if op.time() <= self.log.horizon() {
+            return Place::Past;
         }
         if op.time() > self.clock.saturating_add(TIME_LEAP_MAX) {
             return Place::Wrong("its time is far ahead of the clock");
@@ -245,10 +264,10 @@ impl Replica {
     }
 
     /// A node serves once it holds its own `Add`: what that op has seen, all that its sponsor held, came before it.
-    fn caught_up(&mut self) {
+    pub(super) fn caught_up(&mut self) {
         let own = self.log.head(self.config.node).seq;
         let takes_back = self.takes_back && self.links.values().any(|link| link.holds_own > own);
-        if self.ready || !self.is_member() || takes_back {
+        if self.ready || !self.is_member() || takes_back || self.spoilt {
             return;
         }
         self.ready = true;
@@ -259,24 +278,27 @@ impl Replica {
     }
 
     pub(super) fn say_heads(&mut self, link: LinkId) {
-        self.effects.push(Effect::Send(link, Message::Heads(self.log.heads().collect())));
+        // What has holes is as good as nothing.
+        let heads = if self.spoilt { Vec::new() } else { self.log.heads().collect() };
+        self.effects.push(Effect::Send(link, Message::Heads(heads)));
     }
 
-    fn pump(&mut self, link: LinkId) {
+    /// Sends the peer the next of what it lacks, if the last has left.
+    pub(super) fn pump(&mut self, link: LinkId) {
+        self.next_piece(link);
         let Some(found) = self.links.get_mut(&link) else { return };
         let pulses = self.pulses.iter().map(|(node, (pulse, _))| (node, pulse));
         if let Some(batch) = found.next_batch(&self.log, pulses) {
             self.effects.push(Effect::Send(link, batch));
         }
+        if found.is_to_ask(self.config.node) {
+            self.effects.push(Effect::Send(link, Message::Ask));
+        }
     }
 
     pub(super) fn pump_all(&mut self) {
-        for (id, link) in &mut self.links {
-            let pulses = self.pulses.iter().map(|(node, (pulse, _))| (node, pulse));
-            if let Some(batch) = link.next_batch(&self.log, pulses) {
-                self.effects.push(Effect::Send(*id, batch));
-            }
-        }
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        links.into_iter().for_each(|link| self.pump(link));
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     mem,
 };
 
-use super::log::Log;
+use super::{dump::Pieces, log::Log};
 use crate::{
     op::{Hash, Head, NodeId, Op},
     wire::{BATCH_BYTES, Hello, Message, Pulse},
@@ -42,6 +42,14 @@ pub(super) struct Link {
     pub(super) holds_own: u64,
     /// This node's digest at the last beat that differed from the peer's.
     pub(super) differed: Option<Hash>,
+    /// Whether the peer has forgotten what this node lacks.
+    pub(super) dropped: bool,
+    /// The snapshot that the peer is being sent.
+    pub(super) transfer: Option<Pieces>,
+    /// The digest of the peer's log, and of its documents, at its last beat.
+    pub(super) said: Option<(Hash, u64)>,
+    /// Somebody waits until the peer holds so many of this node's ops.
+    pub(super) ask: Option<u64>,
 }
 
 impl Link {
@@ -59,6 +67,10 @@ impl Link {
             catch_up: None,
             holds_own: 0,
             differed: None,
+            dropped: false,
+            transfer: None,
+            said: None,
+            ask: None,
         }
     }
 
@@ -69,6 +81,23 @@ impl Link {
             |(origin, head): (NodeId, Head)| (sent.get(&origin).copied().unwrap_or(0) < head.seq).then_some(origin);
         self.behind = log.heads().filter_map(lacks).collect();
         self.sent = Some(sent);
+    }
+
+    /// The peer lacks what is forgotten here: until it has taken a snapshot, nothing else helps it.
+    pub(super) fn peer_needs_snapshot(&mut self) {
+        self.sent = None;
+        self.behind.clear();
+    }
+
+    /// Whether it is known what the peer holds.
+    pub(super) fn is_served(&self) -> bool {
+        self.sent.is_some()
+    }
+
+    /// Whether the peer is to be asked now how many of this node's ops it holds: once it was sent what somebody waits for.
+    pub(super) fn is_to_ask(&mut self, node: NodeId) -> bool {
+        let sent = self.sent.as_ref().and_then(|sent| sent.get(&node)).copied().unwrap_or(0);
+        self.ask.take_if(|seq| *seq <= sent).is_some()
     }
 
     /// The peer's digest is this node's: it holds the same, though its word about that may never have come.
@@ -99,7 +128,7 @@ impl Link {
 
     /// Whether there is more to send, or the last batch is still on its way.
     pub(super) fn is_behind(&self) -> bool {
-        !self.writable || !self.behind.is_empty()
+        !self.writable || !self.behind.is_empty() || self.transfer.is_some()
     }
 
     /// The pulses of these members that the peer was not sent yet; from now on it was.

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{
-    DIALLED_MAX, Effect, FOUND_AFTER_MS, FULL_MESH_MAX, LINKS_MAX, Link, LinkId, Replica, gossip::TIME_LEAP_MAX,
+    DIALLED_MAX, Effect, FOUND_AFTER_MS, FULL_MESH_MAX, LINKS_MAX, Link, LinkId, Replica,
+    gossip::TIME_LEAP_MAX,
     peers::Situation,
+    rebirth::{Loss, Orphan},
 };
 use crate::{
     document::check_newcomer,
@@ -26,7 +28,8 @@ impl Replica {
         let linked =
             self.links.values().filter_map(|link| link.peer.as_ref()).find(|peer| peer.urls.iter().any(|at| at == url));
         if linked.is_some_and(|peer| self.roster.is_evicted(peer.node)) {
-            return self.be_reborn(format!("{} gives way to those whom it had evicted", self.config.node));
+            let why = format!("{} gives way to those whom it had evicted", self.config.node);
+            return self.be_reborn(why, Loss::CutOff);
         }
         self.dial();
     }
@@ -87,7 +90,8 @@ impl Replica {
     pub(super) fn on_hello(&mut self, link: LinkId, hello: Hello) {
         self.give_up_pool_for(link, &hello);
         if self.gives_way_to(link, &hello) {
-            return self.be_reborn(format!("{} gives way to those whom it had evicted", self.config.node));
+            let why = format!("{} gives way to those whom it had evicted", self.config.node);
+            return self.be_reborn(why, Loss::CutOff);
         }
         if let Some((why, detail)) = self.objection(link, &hello) {
             self.refuse(link, why, detail);
@@ -96,8 +100,7 @@ impl Replica {
         let Some(found) = self.links.get_mut(&link) else { return };
         let first = found.peer.is_none();
         let asks = !first && hello.pool.is_none();
-        let (dialled, peer_is_member, peer_pool) = (found.dialled.clone(), hello.member, hello.pool.clone());
-        let sponsored = Newcomer { node: hello.node, name: hello.name.clone().into(), urls: hello.urls.clone() };
+        let (dialled, peer_pool) = (found.dialled.clone(), hello.pool.clone());
         let clock = hello.clock;
         self.peers.reached(&hello.urls);
         found.peer = Some(hello);
@@ -115,9 +118,6 @@ impl Replica {
             self.announce();
         } else {
             self.hear_clock(clock);
-        }
-        if !peer_is_member && self.ready && !self.roster.knows(sponsored.node) {
-            self.add(sponsored);
         }
         if self.pool.is_some() && (first || asks) {
             if asks {
@@ -208,18 +208,19 @@ impl Replica {
         if refusal.why == Why::Fork && self.takes_back && !self.ready && self.believes(link) {
             // It meant to take back what an old copy of its disk lacks, but has issued other ops in their place since.
             let node = self.config.node;
-            return self.be_reborn(format!("two nodes have issued ops as {node}: it comes back as another"));
+            let why = format!("two nodes have issued ops as {node}: it comes back as another");
+            return self.be_reborn(why, Loss::Fork);
         }
         if refusal.why == Why::Evicted && self.ready && self.believes(link) {
-            return self
-                .be_reborn(format!("the pool goes on without {}, which comes back as another", self.config.node));
+            let why = format!("the pool goes on without {}, which comes back as another", self.config.node);
+            return self.be_reborn(why, Loss::CutOff);
         }
         refusal.try_instead.iter().take(TRY_INSTEAD_MAX).for_each(|url| self.peers.give(url));
         self.drop_link(link, (!benign).then(|| format!("it refused: {}", refusal.detail)));
     }
 
-    /// Whatever kept a linked node out of the pool so far: a hello that was lost, a sponsor that vanished, or that its
-    /// peers were newcomers themselves when they met.
+    /// Makes a linked newcomer a member, once it is not far behind: from then on finality waits for it. Whatever kept it out so
+    /// far: a hello that was lost, a sponsor that vanished, or that its peers were newcomers themselves when they met.
     pub(super) fn ask_or_sponsor(&mut self) {
         if self.pool.is_none() {
             let greeted: Vec<LinkId> =
@@ -231,6 +232,7 @@ impl Replica {
         let newcomers: Vec<Newcomer<'static>> = self
             .links
             .values()
+            .filter(|link| link.is_served())
             .filter_map(|link| link.peer.as_ref())
             .filter(outside)
             .map(|peer| Newcomer { node: peer.node, name: peer.name.clone().into(), urls: peer.urls.clone() })
@@ -291,11 +293,13 @@ impl Replica {
         if self.pool.is_some() {
             // It came back under a new id, with the data, and nobody is there to sponsor it. Without the data, as one who
             // was reborn, it waits for those who have it.
-            if self.links.is_empty() && !self.is_member() && !self.log.is_empty() {
+            let alone = self.roster.all().values().all(|member| member.urls == self.config.urls);
+            if self.links.is_empty() && !self.is_member() && !self.log.is_empty() && (alone || !self.spoilt) {
                 // Where all members were this node itself, nobody can send what its disk has lost: what rests on that is
                 // issued again.
-                if self.roster.all().values().all(|member| member.urls == self.config.urls) {
-                    self.orphans.extend(self.early.take_all());
+                if alone {
+                    self.orphans.extend(self.early.take_all().into_iter().map(Orphan::of));
+                    self.spoilt = false;
                 }
                 self.add_oneself();
             }
@@ -366,7 +370,12 @@ impl Replica {
     }
 
     fn forget_link(&mut self, link: LinkId, problem: Option<String>) {
-        let Some(Link { dialled: Some(url), .. }) = self.links.remove(&link) else { return };
+        let Some(Link { dialled, transfer, .. }) = self.links.remove(&link) else { return };
+        if let Some(pieces) = transfer {
+            // Its receiver goes on where it broke off, if it comes back soon.
+            self.pin(pieces.time);
+        }
+        let Some(url) = dialled else { return };
         self.peers.dialled(&url, self.now.mono_ms, problem, &mut self.rng);
     }
 

@@ -1,6 +1,6 @@
-//! The log: every op held, and the heads that say how far.
+//! The log: the ops that are held since the horizon, and the heads that say how far.
 //!
-//! It is kept by origin, where seq finds an op at once and time rises with seq; stamp order is the merge of the
+//! Ops up to the horizon are forgotten; of each origin the head there stays, and its further ops follow that. The log is kept by origin, where seq finds an op at once and time rises with seq; stamp order is the merge of the
 //! origins. So an op costs one pointer here, a late op moves nothing, and "what is beyond these heads" needs no index.
 
 use std::{
@@ -14,33 +14,122 @@ use crate::op::{Hash, Head, NodeId, Op, OpId, Stamp};
 /// A hash is kept every so many seqs; those between are made again when two nodes compare.
 const HASH_EVERY: u64 = 64;
 
-/// All ops held.
+/// The ops of all origins.
 #[derive(Debug, Default)]
 pub struct Log {
     chains: BTreeMap<NodeId, Chain>,
+    /// The time up to which ops are forgotten.
+    horizon: u64,
+    /// How many ops it has taken, those that are forgotten among them.
     len: usize,
+    /// How many are there, and their bytes.
+    kept: usize,
+    kept_bytes: usize,
     /// Worked out when it is first asked for; every beat of every link asks.
     digest: OnceLock<Hash>,
 }
 
-/// The ops of one origin, from seq 1 without gaps.
+/// The ops of one origin, without gaps.
 #[derive(Debug, Default)]
 struct Chain {
+    /// The last op that is forgotten.
+    start: Head,
     ops: VecDeque<Op>,
     head: Head,
-    /// The running hash at seqs 0, 64, 128 …
-    hashes: Vec<Hash>,
+    /// The running hashes at the seqs behind the start that are multiples of 64.
+    hashes: VecDeque<Hash>,
+}
+
+impl Chain {
+    /// The place of a seq among the ops.
+    fn index(&self, seq: u64) -> Option<usize> {
+        usize::try_from(seq.checked_sub(self.start.seq)?.checked_sub(1)?).ok()
+    }
+
+    fn hash_at(&self, seq: u64) -> Option<Hash> {
+        let marks = (seq / HASH_EVERY).checked_sub(self.start.seq / HASH_EVERY)?;
+        let mut head = match marks.checked_sub(1) {
+            None => self.start,
+            Some(mark) => Head { seq: seq / HASH_EVERY * HASH_EVERY, hash: *self.hashes.get(mark as usize)? },
+        };
+        if seq < head.seq {
+            return None;
+        }
+        while head.seq < seq {
+            head = head.extended(self.ops.get(self.index(head.seq + 1)?)?);
+        }
+        Some(head.hash)
+    }
+
+    /// Forgets the ops up to a time.
+    fn forget(&mut self, horizon: u64) -> Vec<Op> {
+        let count = self.ops.partition_point(|op| op.time() <= horizon);
+        let seq = self.start.seq + count as u64;
+        let hash = self.hash_at(seq).expect("it is held as far as that");
+        let marks = (seq / HASH_EVERY - self.start.seq / HASH_EVERY) as usize;
+        self.hashes.drain(..marks);
+        self.start = Head { seq, hash };
+        self.ops.drain(..count).collect()
+    }
 }
 
 impl Log {
-    /// How many ops are held.
+    /// A log in which the ops up to a time are forgotten, as far as these heads say.
+    pub(super) fn behind(horizon: u64, heads: &[(NodeId, Head)]) -> Log {
+        let chain =
+            |(origin, head): &(NodeId, Head)| (*origin, Chain { start: *head, head: *head, ..Chain::default() });
+        let len = heads.iter().map(|(_, head)| head.seq as usize).sum();
+        Log { chains: heads.iter().map(chain).collect(), horizon, len, ..Log::default() }
+    }
+
+    /// How many ops it has taken, those that are forgotten among them.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing is held.
+    /// Whether it has taken none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// How many ops are there, and how many bytes they have.
+    pub fn kept(&self) -> (usize, usize) {
+        (self.kept, self.kept_bytes)
+    }
+
+    /// The time up to which ops are forgotten.
+    pub fn horizon(&self) -> u64 {
+        self.horizon
+    }
+
+    /// The last op of `origin` that is forgotten.
+    pub fn start(&self, origin: NodeId) -> Head {
+        self.chains.get(&origin).map_or(Head::default(), |chain| chain.start)
+    }
+
+    /// Whether one who holds no more than these heads needs ops that are forgotten.
+    pub(super) fn is_beyond(&self, heads: &[(NodeId, Head)]) -> bool {
+        let held: BTreeMap<NodeId, u64> = heads.iter().map(|(origin, head)| (*origin, head.seq)).collect();
+        self.chains.iter().any(|(origin, chain)| held.get(origin).copied().unwrap_or(0) < chain.start.seq)
+    }
+
+    /// How far the ops of each origin go up to a time, which must not be before the horizon.
+    pub(super) fn heads_at(&self, time: u64) -> Vec<(NodeId, Head)> {
+        let head = |(origin, chain): (&NodeId, &Chain)| {
+            let seq = chain.start.seq + chain.ops.partition_point(|op| op.time() <= time) as u64;
+            let hash = chain.hash_at(seq)?;
+            (seq > 0).then_some((*origin, Head { seq, hash }))
+        };
+        self.chains.iter().filter_map(head).collect()
+    }
+
+    /// Forgets the ops up to a time, and returns them.
+    pub(super) fn forget(&mut self, horizon: u64) -> Vec<Op> {
+        let forgotten: Vec<Op> = self.chains.values_mut().flat_map(|chain| chain.forget(horizon)).collect();
+        self.kept -= forgotten.len();
+        self.kept_bytes -= forgotten.iter().map(|op| op.bytes().len()).sum::<usize>();
+        self.horizon = horizon;
+        forgotten
     }
 
     /// How far the ops of `origin` are held.
@@ -66,56 +155,50 @@ impl Log {
         })
     }
 
-    /// An op, if it is held.
+    /// An op, if it is there.
     pub fn get(&self, id: OpId) -> Option<&Op> {
-        let index = usize::try_from(id.seq.checked_sub(1)?).ok()?;
-        self.chains.get(&id.origin)?.ops.get(index)
+        let chain = self.chains.get(&id.origin)?;
+        chain.ops.get(chain.index(id.seq)?)
     }
 
-    /// The last op of `origin`, if any is held.
+    /// The last op of `origin`, if any is there.
     pub fn last_of(&self, origin: NodeId) -> Option<&Op> {
         self.chains.get(&origin)?.ops.back()
     }
 
-    /// The running hash of `origin` at `seq`, if it is held as far as that.
+    /// The running hash of `origin` at `seq`, if it is held as far as that and not forgotten.
     pub fn hash_at(&self, origin: NodeId, seq: u64) -> Option<Hash> {
         if seq == 0 {
             return Some(Hash::default());
         }
         let chain = self.chains.get(&origin)?;
-        if seq == chain.head.seq {
-            return Some(chain.head.hash);
-        }
-        let kept = seq / HASH_EVERY;
-        let mut head = Head { seq: kept * HASH_EVERY, hash: *chain.hashes.get(kept as usize)? };
-        while head.seq < seq {
-            head = head.extended(chain.ops.get(head.seq as usize)?);
-        }
-        Some(head.hash)
+        if seq == chain.head.seq { Some(chain.head.hash) } else { chain.hash_at(seq) }
     }
 
     /// Takes the next op of its origin, with the head after it.
     pub fn append(&mut self, op: Op, head: Head) {
         let chain = self.chains.entry(op.origin()).or_default();
-        if chain.hashes.is_empty() {
-            chain.hashes.push(Hash::default());
-        }
         debug_assert_eq!(head, chain.head.extended(&op), "the caller extends the head that is here");
         chain.head = head;
         if chain.head.seq.is_multiple_of(HASH_EVERY) {
-            chain.hashes.push(chain.head.hash);
+            chain.hashes.push_back(chain.head.hash);
         }
-        chain.ops.push_back(op);
         self.len += 1;
+        self.kept += 1;
+        self.kept_bytes += op.bytes().len();
+        chain.ops.push_back(op);
         self.digest.take();
     }
 
-    /// The ops beyond the seqs that `known` gives for `origins`, in stamp order.
+    /// The ops beyond these seqs of their origins, in stamp order; of what is forgotten, nothing.
     pub fn beyond(&self, origins: impl Iterator<Item = (NodeId, u64)>) -> impl Iterator<Item = &Op> {
-        self.merged(origins.filter_map(|(origin, seq)| Some((origin, self.chains.get(&origin)?, seq as usize))))
+        self.merged(origins.filter_map(|(origin, seq)| {
+            let chain = self.chains.get(&origin)?;
+            Some((origin, chain, seq.saturating_sub(chain.start.seq) as usize))
+        }))
     }
 
-    /// All ops with a stamp past `after`, in stamp order; of one origin or of all.
+    /// All ops there are with a stamp past `after`, in stamp order; of one origin or of all.
     pub fn after(&self, after: Stamp, origin: Option<NodeId>) -> impl Iterator<Item = &Op> {
         let wanted = self.chains.iter().filter(move |(id, _)| origin.is_none_or(|origin| origin == **id));
         self.merged(wanted.map(move |(id, chain)| (*id, chain, chain.ops.partition_point(|op| op.stamp() <= after))))

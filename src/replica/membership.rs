@@ -1,7 +1,7 @@
 //! What a node does about members that leave: whom it listens to, whom it links with, and when it must itself come back
 //! as another.
 
-use super::{LinkId, Replica, gossip::SILENCE_MS};
+use super::{LinkId, Replica, gossip::SILENCE_MS, rebirth::Loss};
 use crate::{
     op::{Command, Eviction, NodeId},
     plant::{Rule, left_out},
@@ -59,7 +59,8 @@ impl Replica {
         // Not without someone who has what it gives up.
         let others = self.linked().any(|(peer, _)| assembly.remaining.contains(&peer));
         if assembly.outcast && others && !self.roster.is_retired(self.config.node) {
-            self.be_reborn(format!("{} is no part of the pool any more, and comes back as another", self.config.node));
+            let why = format!("{} is no part of the pool any more, and comes back as another", self.config.node);
+            self.be_reborn(why, Loss::CutOff);
         }
     }
 

@@ -3,6 +3,7 @@
 //! It rests on `op`, `document` and `wire`, and holds no socket, file, clock, task or lock. [`Replica::handle`] takes
 //! one event and the time, and returns effects; the shell and the simulator carry them out alike.
 
+mod dump;
 mod early;
 mod finality;
 mod gossip;
@@ -17,9 +18,12 @@ mod rebirth;
 mod recovery;
 mod roster;
 mod status;
+mod transfer;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use dump::{Dump, DumpGone};
 pub use early::{EARLY_BYTES_MAX, EARLY_OPS_MAX};
 pub use finality::Holdup;
 pub use link::LinkId;
@@ -30,9 +34,9 @@ pub use recovery::Recovery;
 pub use roster::{Assembly, Member, Roster};
 pub use status::{LinkState, MemberStatus};
 
-use self::{early::Early, finality::Finality, link::Link, peers::Peers};
+use self::{early::Early, finality::Finality, link::Link, peers::Peers, rebirth::Orphan, transfer::Fetch};
 use crate::{
-    document::{Fault, Reason, State, Verdict, check},
+    document::{Claim, Fault, Reason, State, Verdict, check, request},
     op::{Body, Command, DRAFT_BYTES_MAX, DocKey, Guard, Hash, Newcomer, NodeId, Op, OpError, OpId, PoolId, Stamp},
     plant::{Rule, left_out},
     record::{Identity, Record},
@@ -43,7 +47,7 @@ use crate::{
 /// How often the shell sends [`Event::Tick`], in milliseconds.
 pub const TICK_MS: u64 = 100;
 /// How long a [`Event::Pin`] lasts, in milliseconds.
-pub const PIN_MS: u64 = 30_000;
+pub const PIN_MS: u64 = 10_000;
 /// How many Lamport times a node reserves in its journal at once.
 pub const CEILING_STEP: u64 = 4_096;
 /// A node that founds its pool if it finds none looks for one this long.
@@ -121,6 +125,8 @@ pub enum Event {
     Cut(bool),
     /// Somebody waits until everything up to this time is final.
     Hurry(u64),
+    /// Somebody waits to hear which members hold this node's ops up to this seq.
+    Ask(u64),
     /// The journal has grown long: a snapshot is to take the place of what is in it.
     Compact,
     /// All records are stored: a snapshot that is under way may go on.
@@ -246,6 +252,10 @@ pub struct Counters {
     pub discrepancies: u64,
     /// Times that this node's documents were the wrong ones, and were folded anew.
     pub mended: u64,
+    /// Times that it began with a snapshot of a peer.
+    pub adopted: u64,
+    /// Times that a peer has said how many of this node's ops it holds, because somebody waits for that.
+    pub held: u64,
 }
 
 /// One node's part in the pool.
@@ -277,8 +287,23 @@ pub struct Replica {
     /// Whether ops of its own may come from peers: it came back from a journal that may be an old copy, and has issued
     /// nothing since.
     takes_back: bool,
-    /// What it issued under ids that it had to give up.
-    orphans: Vec<Op>,
+    /// How many ops of its own it came back with: an old copy of its disk is the past of another as far as that.
+    resumed_at: u64,
+    /// The ids that it had to give up, what it issued under them and has yet to issue again, and as what it has.
+    former: BTreeSet<NodeId>,
+    orphans: Vec<Orphan>,
+    reissued: BTreeMap<OpId, OpId>,
+    /// The snapshot that it is being sent, because it lacks what the others have forgotten.
+    fetch: Option<Fetch>,
+    /// Whether its documents have holes: a part of the snapshot in its journal was lost.
+    spoilt: bool,
+    /// Whether two others with the same log agree on other documents.
+    doubtful: bool,
+    /// The snapshot that it is writing to its journal, and the time of the last one.
+    compacting: Option<Dump>,
+    compacted: u64,
+    /// Times of snapshots that somebody takes, and until when these hold the log.
+    pins: BTreeMap<u64, u64>,
     /// Where an operator wants this node to be.
     moving_to: Option<String>,
     cut: bool,
@@ -318,7 +343,16 @@ impl Replica {
             tips: BTreeMap::new(),
             ready: false,
             takes_back: false,
+            resumed_at: 0,
+            former: BTreeSet::new(),
             orphans: Vec::new(),
+            reissued: BTreeMap::new(),
+            fetch: None,
+            spoilt: false,
+            doubtful: false,
+            compacting: None,
+            compacted: 0,
+            pins: BTreeMap::new(),
             moving_to: None,
             cut: false,
             links: BTreeMap::new(),
@@ -349,7 +383,10 @@ impl Replica {
             Event::Join(url) => self.on_join(&url),
             Event::Cut(cut) => self.on_cut(cut),
             Event::Hurry(time) => self.hurry(time.min(self.clock)),
-            Event::Compact | Event::Stored | Event::Pin(_) => {}
+            Event::Ask(seq) => self.ask(seq),
+            Event::Compact => self.on_compact(),
+            Event::Stored => self.go_on_compacting(),
+            Event::Pin(time) => self.pin(time),
             Event::Opened(link, dialled) => self.on_opened(link, dialled),
             Event::DialFailed(url, why) => self.peers.dialled(&url, now.mono_ms, Some(why), &mut self.rng),
             Event::Heard(link, message) => self.on_heard(link, message),
@@ -402,6 +439,9 @@ impl Replica {
         self.tips.clear();
         self.unseen.clear();
         (self.pool, self.ready, self.takes_back) = (None, false, false);
+        (self.fetch, self.compacting, self.compacted) = (None, None, 0);
+        (self.spoilt, self.doubtful) = (false, false);
+        self.pins.clear();
         self.effects.push(Effect::Store(Record::Forget));
     }
 
@@ -424,10 +464,10 @@ impl Replica {
             Standing::Joining | Standing::CatchingUp => return Err(Refused::NotReady),
         }
         draft.commands.iter().try_for_each(|command| self.admit(command))?;
-        if let Some(first) = draft.key.as_ref().and_then(|key| self.state.first_with_key(key)) {
-            let held = self.log.get(first).expect("the documents hold only ops of the log").body();
-            let same = held.guards == draft.guards && held.commands == draft.commands;
-            return if same { Ok(self.receipt(first).expect("held")) } else { Err(Refused::KeyReused(first)) };
+        let held = draft.key.as_ref().and_then(|key| self.state.claim(key));
+        if let Some(claim) = held.filter(|claim| !claim.has_ended(self.clock + 1)) {
+            let same = claim.request == request(&draft.guards, &draft.commands);
+            return if same { Ok(self.repeated(claim, &draft)) } else { Err(Refused::KeyReused(claim.op)) };
         }
         let Draft { key, guards, commands, present } = draft;
         let absent = |doc: &DocKey<'_>| self.state.get(&doc.collection, &doc.id).is_none();
@@ -531,21 +571,36 @@ impl Replica {
         self.roster.knows(self.config.node)
     }
 
-    /// The receipt of an op as it stands, if the op is held.
+    /// The receipt of an op as it stands, if the op is in the log; of one that this node has issued again, that of the later.
     pub fn receipt(&self, id: OpId) -> Option<Receipt> {
+        let id = self.reissued.get(&id).copied().unwrap_or(id);
         let op = self.log.get(id)?;
-        let body = op.body();
-        let mut met = BTreeSet::new();
-        let written = body.commands.iter().filter_map(Command::doc).filter(|doc| met.insert(*doc));
-        let documents = written.map(|doc| {
-            let text = self.state.text(&doc.collection, &doc.id);
-            let key = DocKey::new(doc.collection.to_string(), doc.id.to_string());
-            (key, text.map(|text| Version::of(text.as_str())))
-        });
-        let documents = documents.collect();
+        let documents = self.written(&op.body().commands);
         let verdict = self.state.verdict(op.stamp());
         let is_final = op.time() <= self.finality.frontier;
         Some(Receipt { op: id, stamp: op.stamp(), verdict, documents, created: false, is_final })
+    }
+
+    /// The receipt of the first op with a key, for the same request; it may be forgotten.
+    fn repeated(&self, claim: Claim, draft: &Draft) -> Receipt {
+        self.receipt(claim.op).unwrap_or_else(|| {
+            let why = || "it was rejected long ago; why is forgotten".to_string();
+            let verdict = if claim.applied { Ok(()) } else { Err(Reason::Command { index: 0, why: why() }) };
+            let documents = self.written(&draft.commands);
+            Receipt { op: claim.op, stamp: claim.stamp(), verdict, documents, created: false, is_final: true }
+        })
+    }
+
+    /// The documents that these commands write, as they stand.
+    fn written(&self, commands: &[Command<'_>]) -> Vec<(DocKey<'static>, Option<Version>)> {
+        let mut met = BTreeSet::new();
+        let written = commands.iter().filter_map(Command::doc).filter(|doc| met.insert(*doc));
+        let document = |doc: &DocKey<'_>| {
+            let text = self.state.text(&doc.collection, &doc.id);
+            let key = DocKey::new(doc.collection.to_string(), doc.id.to_string());
+            (key, text.map(|text| Version::of(text.as_str())))
+        };
+        written.map(document).collect()
     }
 
     /// How this node was set up.
@@ -611,12 +666,12 @@ impl Replica {
 
     /// The time up to which ops are forgotten: what they made is in the documents, but not how.
     pub fn horizon(&self) -> u64 {
-        0
+        self.log.horizon()
     }
 
     /// Whether a snapshot for the journal is under way: [`Event::Stored`] is waited for.
     pub fn is_compacting(&self) -> bool {
-        false
+        self.compacting.is_some()
     }
 
     /// Whether an operator has cut its links.

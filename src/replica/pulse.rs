@@ -27,8 +27,9 @@ impl Replica {
         self.hear_clock(beat.clock);
         self.on_pulses(link, &beat.pulses);
         let digest = self.log.digest();
+        self.links.get_mut(&link).into_iter().for_each(|link| link.said = Some((beat.digest, beat.state)));
         if beat.digest == digest && beat.state != self.state.digest() {
-            self.on_discrepancy(digest);
+            self.on_discrepancy(digest, beat.state);
         }
         let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
         let is_member = |peer: NodeId| self.roster.knows(peer) && !self.roster.is_gone(peer);
@@ -124,10 +125,13 @@ impl Replica {
         }
     }
 
-    /// A peer with the same log has other documents. Whose are wrong the log tells: they are folded anew from it, once for
-    /// a log, and replaced if that makes others.
-    fn on_discrepancy(&mut self, log: Hash) {
+    /// A peer with the same log has other documents. Whose are wrong the log tells, as far as it goes: they are folded anew
+    /// from it, once for a log, and replaced if that makes others. If it does not, what was forgotten may be wrong; then this
+    /// node is the one that must mend itself if two others agree against it, and it takes a snapshot from them.
+    fn on_discrepancy(&mut self, log: Hash, theirs: u64) {
+        let against = self.links.values().filter(|link| link.said == Some((log, theirs))).count();
         if self.refolded == Some(log) {
+            self.doubtful |= against >= 2;
             return;
         }
         self.refolded = Some(log);

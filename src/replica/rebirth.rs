@@ -1,13 +1,53 @@
 //! A node that finds that it is not the only one to have issued ops under its id: its disk was an old copy, or there are
 //! two of it. It gives the id up, comes back as a newcomer with what the pool holds, and issues again what only it had.
 
-use super::{Effect, Replica};
+use super::{Effect, Log, Replica};
 use crate::{
     op::{Command, Head, NodeId, Op, OpId},
     plant::{Rule, left_out},
     record::Record,
     wire::Why,
 };
+
+/// Why a node must come back as another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Another history of its id is held by others.
+    Fork,
+    /// The others go on without it, with what they have of it.
+    CutOff,
+    /// Its disk was an old copy, and what the others have of it is forgotten there.
+    Behind,
+}
+
+/// An op that this node issued under an id that it had to give up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Orphan {
+    pub(super) op: Op,
+    /// Whether the pool has another op in its place for sure: where the one there is forgotten, nobody could tell.
+    forked: bool,
+}
+
+impl Orphan {
+    pub(super) fn of(op: Op) -> Orphan {
+        Orphan { op, forked: false }
+    }
+
+    pub(super) fn forked(op: Op) -> Orphan {
+        Orphan { op, forked: true }
+    }
+
+    pub(super) fn record(&self) -> Record {
+        let op = self.op.clone();
+        if self.forked { Record::Fork(op) } else { Record::Orphan(op) }
+    }
+
+    /// Whether the pool holds it.
+    fn is_shared(&self, log: &Log) -> bool {
+        let OpId { origin, seq } = self.op.id();
+        log.get(self.op.id()) == Some(&self.op) || !self.forked && seq <= log.start(origin).seq
+    }
+}
 
 impl Replica {
     /// What a peer's word about this node's own ops says of its past; a text if it cannot go on as it is.
@@ -30,17 +70,22 @@ impl Replica {
     }
 
     /// Comes back under a new id.
-    pub(super) fn be_reborn(&mut self, why: String) {
+    pub(super) fn be_reborn(&mut self, why: String, loss: Loss) {
         let (node, Some(pool)) = (self.config.node, self.pool.clone()) else { return };
-        let own: Vec<Op> = self.log.beyond(std::iter::once((node, 0))).cloned().collect();
+        // What an old copy of a disk held the pool has, as far as that has ops of this id; what came since is its own.
+        let is_forked = |op: &Op| loss == Loss::Fork && op.id().seq > self.resumed_at;
+        let orphan = |op: &Op| Orphan { op: op.clone(), forked: is_forked(op) };
+        let own: Vec<Orphan> = self.log.beyond(std::iter::once((node, 0))).map(orphan).collect();
         let urls = self.roster.present().map(|(_, member)| member).flat_map(|member| member.urls.clone());
         urls.for_each(|url| self.peers.give(&url));
         let links: Vec<_> = self.links.keys().copied().collect();
         links.into_iter().for_each(|link| self.refuse(link, Why::Fork, why.clone()));
         // Before all else is void: a crash in between must not lose them.
-        self.effects.extend(own.iter().map(|op| Effect::Store(Record::Orphan(op.clone()))));
+        self.effects.extend(own.iter().map(|orphan| Effect::Store(orphan.record())));
         self.orphans.extend(own);
         self.forget();
+        self.former.insert(node);
+        self.resumed_at = 0;
         self.config.node = NodeId(uuid::Builder::from_random_bytes(self.rng.u128(..).to_le_bytes()).into_uuid());
         self.started_ms = Some(self.now.mono_ms);
         self.counters.reborn += 1;
@@ -52,22 +97,23 @@ impl Replica {
     /// the first op will never come from elsewhere, so that it counts once.
     pub(super) fn issue_orphans(&mut self) {
         for orphan in std::mem::take(&mut self.orphans) {
-            let body = orphan.body();
-            let shared = self.log.get(orphan.id()) == Some(&orphan);
-            if shared || body.commands.iter().any(Command::is_membership) {
+            let (op, body) = (&orphan.op, orphan.op.body());
+            if orphan.is_shared(&self.log) || body.commands.iter().any(Command::is_membership) {
                 continue;
             }
-            if !self.is_settled(orphan.id()) {
+            if !self.is_settled(op.id()) {
                 self.orphans.push(orphan);
                 continue;
             }
-            let again = || format!("again:{}", blake3::hash(orphan.bytes()).to_hex());
+            let again = || format!("again:{}", blake3::hash(op.bytes()).to_hex());
             let key = body.key.as_ref().map_or_else(again, ToString::to_string);
-            if self.state.first_with_key(&key).is_some() {
+            if let Some(claim) = self.state.claim(&key) {
+                self.reissued.insert(op.id(), claim.op);
                 continue;
             }
-            if let Ok(op) = self.next_op(&self.body(Some(key), body.guards, body.commands)) {
-                self.issue(&op);
+            if let Ok(again) = self.next_op(&self.body(Some(key), body.guards, body.commands)) {
+                self.reissued.insert(op.id(), again.id());
+                self.issue(&again);
             }
         }
     }

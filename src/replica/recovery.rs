@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Config, Replica, gossip::Place};
+use super::{Config, Replica, dump, gossip::Place, rebirth::Orphan};
 use crate::{
     op::{NodeId, Op},
+    plant::{Rule, left_out},
     record::{Identity, Record},
+    snapshot::{Part, Whole},
 };
 
 /// Ops are folded in batches of this many: late ones in a batch cost one replay a document.
@@ -14,26 +16,104 @@ const BATCH: usize = 4_096;
 /// A replica in the making: takes the records of a journal in their order.
 ///
 /// An op that cannot be placed, because a record before it is lost, waits like one that was heard early; what it rests
-/// on is fetched from the peers. So a damaged journal costs what was damaged and nothing more.
+/// on is fetched from the peers. So a damaged journal costs what was damaged and nothing more. A snapshot that begins is taken
+/// in beside what came before it, and takes its place once it is whole.
 #[derive(Debug)]
 pub struct Recovery {
+    made: Making,
+    next: Option<(Making, Whole)>,
+    /// Whether a whole snapshot came.
+    whole: bool,
+}
+
+#[derive(Debug)]
+struct Making {
     replica: Replica,
     batch: Vec<Op>,
     frontier: u64,
     /// Ids that the node had.
     ids: BTreeSet<NodeId>,
+    /// Whether documents are still coming: until then ops are placed, but not folded.
+    open: bool,
 }
 
 impl Recovery {
     /// Begins with a node that has no past; its id is the one in `config` unless the journal names another.
     pub fn new(config: Config) -> Recovery {
-        let mut replica = Replica::new(config);
-        replica.takes_back = true;
-        Recovery { replica, batch: Vec::with_capacity(BATCH), frontier: 0, ids: BTreeSet::new() }
+        Recovery { made: Making::new(config), next: None, whole: false }
     }
 
     /// Takes the next record.
     pub fn take(&mut self, record: Record) {
+        match record {
+            Record::Snapshot(part) => self.take_part(part),
+            Record::Forget => {
+                self.next = None;
+                self.made.take(Record::Forget);
+            }
+            record => {
+                if let Some((next, _)) = &mut self.next {
+                    next.take(record.clone());
+                }
+                self.made.take(record);
+            }
+        }
+    }
+
+    /// Whether it has met a snapshot that is whole. A journal whose beginning was cut off must have one.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// The node, ready to go on. With `anew` it does so under a new id: where the journal may lack ops that it has
+    /// issued, it would issue others in their places.
+    pub fn finish(mut self, anew: Option<NodeId>) -> Replica {
+        match self.next.take() {
+            // What is sound of a snapshot that lacks something is better than what was left of the time before it.
+            Some((next, _)) if anew.is_some() && next.replica.log.len() > self.made.replica.log.len() => {
+                let mut made = next;
+                made.replica.spoilt = true;
+                made.finish(anew)
+            }
+            _ => self.made.finish(anew),
+        }
+    }
+
+    fn take_part(&mut self, part: Part) {
+        match part {
+            Part::Base(base) => {
+                let mut next = Making::new(self.made.replica.config.clone());
+                next.ids.clone_from(&self.made.ids);
+                next.replica.rebase(&base);
+                next.frontier = base.time;
+                next.open = true;
+                self.next = Some((next, Whole::default()));
+            }
+            Part::Documents(documents) => {
+                if let Some((next, sum)) = &mut self.next {
+                    dump::add(sum, &documents);
+                    documents.into_iter().for_each(|document| next.replica.state.adopt(document));
+                }
+            }
+            Part::Whole(whole) => {
+                if self.next.as_ref().is_some_and(|(_, sum)| *sum == whole) || left_out(Rule::WholeOnly) {
+                    let Some((next, _)) = self.next.take() else { return };
+                    self.made = Making { open: false, ..next };
+                    self.whole = true;
+                }
+            }
+        }
+    }
+}
+
+impl Making {
+    fn new(config: Config) -> Making {
+        let mut replica = Replica::new(config);
+        replica.takes_back = true;
+        Making { replica, batch: Vec::with_capacity(BATCH), frontier: 0, ids: BTreeSet::new(), open: false }
+    }
+
+    fn take(&mut self, record: Record) {
         match record {
             Record::Identity(identity) => self.identify(identity),
             Record::Op(op) => self.take_op(op),
@@ -43,22 +123,21 @@ impl Recovery {
                 self.replica.clock = self.replica.clock.max(time);
             }
             Record::Frontier(time) => self.frontier = self.frontier.max(time),
-            Record::Orphan(op) | Record::Fork(op) => self.replica.orphans.push(op),
-            Record::Snapshot(_) => {}
+            Record::Orphan(op) => self.replica.orphans.push(Orphan::of(op)),
+            Record::Fork(op) => self.replica.orphans.push(Orphan::forked(op)),
             Record::Forget => {
                 self.batch.clear();
                 self.frontier = 0;
                 self.replica.forget();
                 self.replica.takes_back = true;
             }
+            Record::Snapshot(_) => {}
         }
         // Whatever taking them has to say was said before the crash.
         self.replica.effects.clear();
     }
 
-    /// The node, ready to go on. With `anew` it does so under a new id: where the journal may lack ops that it has
-    /// issued, it would issue others in their places.
-    pub fn finish(mut self, anew: Option<NodeId>) -> Replica {
+    fn finish(mut self, anew: Option<NodeId>) -> Replica {
         self.fold();
         let replica = &mut self.replica;
         if replica.log.is_empty() && replica.pool.is_some() {
@@ -68,7 +147,8 @@ impl Recovery {
         // What rests on a lost record of an id that the node has given up, it issues again, unless the others hold it.
         let given_up: Vec<NodeId> =
             self.ids.into_iter().filter(|id| anew.is_some() || *id != replica.config.node).collect();
-        replica.orphans.extend(replica.early.take_of(&given_up));
+        replica.orphans.extend(replica.early.take_of(&given_up).into_iter().map(Orphan::of));
+        replica.former.extend(given_up);
         if let Some(node) = anew {
             // What is lost may have been final: how far it is, whoever lets it in says.
             replica.rename(node);
@@ -81,6 +161,8 @@ impl Recovery {
             }
             replica.finality.recorded = self.frontier;
         }
+        replica.resumed_at = replica.log.head(replica.config.node).seq;
+        replica.compacted = replica.log.horizon();
         // Past all that was ever announced: so its pulses are newer than those of any run before.
         replica.clock += 1;
         replica.run = replica.clock;
@@ -109,10 +191,10 @@ impl Recovery {
                     self.batch.push(op);
                 }
                 Place::Waits(missing) => self.replica.early.keep_all(op, missing),
-                Place::Held | Place::Wrong(_) => {}
+                Place::Held | Place::Past | Place::Wrong(_) => {}
             }
         }
-        if self.batch.len() >= BATCH {
+        if self.batch.len() >= BATCH && !self.open {
             self.fold();
         }
     }

@@ -64,6 +64,8 @@ pub struct Roster {
     /// How many of them are present.
     present: usize,
     exits: BTreeMap<NodeId, Exit>,
+    /// The ops that say all this: they are few, and outlive the log's.
+    ops: BTreeMap<Stamp, Op>,
 }
 
 /// How far a node is, as far as it decides what the roster means for it.
@@ -95,9 +97,15 @@ impl Roster {
     pub(super) fn take(&mut self, op: &Op) -> bool {
         let taken = self.note(op);
         if taken {
+            self.ops.insert(op.stamp(), op.clone());
             self.present = self.present().count();
         }
         taken
+    }
+
+    /// The ops about members up to a time, in stamp order.
+    pub(super) fn ops_to(&self, time: u64) -> Vec<Op> {
+        self.ops.values().take_while(|op| op.time() <= time).cloned().collect()
     }
 
     fn note(&mut self, op: &Op) -> bool {

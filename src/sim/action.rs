@@ -23,6 +23,8 @@ pub enum Action {
     LeaveOut(Option<Rule>),
     /// The early buffers take no more than so many ops.
     EarlyMax(usize),
+    /// Idempotency keys are remembered for so long, and a slice of a snapshot has so many documents.
+    Squeeze(u64, usize),
     /// A node begins.
     Start(Birth),
     /// A node is gone, without a word; a silent one takes its machine with it, so that nothing answers there. Of the
@@ -32,6 +34,8 @@ pub enum Action {
     Stored(usize, u64),
     /// A node's disk runs full, or has room again.
     Full(usize, bool),
+    /// A node's journal has grown long.
+    Compact(usize),
     /// A node's timer goes off.
     Tick(usize),
     /// A client asks a node for an op.
@@ -89,8 +93,12 @@ pub struct Birth {
     pub durable: bool,
     /// The node whose journal it goes on from.
     pub journal: Option<usize>,
-    /// What is wrong with that journal.
+    /// How many of its first records are gone, because a snapshot stands for them.
+    pub cut: usize,
+    /// What is wrong with the rest of that journal.
     pub wrong: Wrong,
+    /// How many ops stay in its log.
+    pub retain: usize,
 }
 
 /// What can be wrong with a journal.
@@ -123,10 +131,12 @@ impl fmt::Display for Action {
         match self {
             Action::LeaveOut(rule) => write!(f, "leave-out {}", rule.map_or("none".into(), |rule| format!("{rule:?}"))),
             Action::EarlyMax(most) => write!(f, "early-max {most}"),
+            Action::Squeeze(span, slice) => write!(f, "squeeze {span} {slice}"),
             Action::Start(birth) => write!(f, "start {}", serde_json::to_string(birth).map_err(|_| fmt::Error)?),
             Action::Crash(node, silent, kept) => write!(f, "crash {node} {silent} {kept}"),
             Action::Stored(node, end) => write!(f, "stored {node} {end}"),
             Action::Full(node, full) => write!(f, "full {node} {full}"),
+            Action::Compact(node) => write!(f, "compact {node}"),
             Action::Tick(node) => write!(f, "tick {node}"),
             Action::Submit(node, draft) => write!(f, "submit {node} {}", draft_text(draft).ok_or(fmt::Error)?),
             Action::Cut(node, cut) => write!(f, "cut {node} {cut}"),
@@ -160,6 +170,7 @@ impl FromStr for Action {
         Ok(match verb {
             "leave-out" => Action::LeaveOut(rule(first).map_err(|()| bad())?),
             "early-max" => Action::EarlyMax(index()?),
+            "squeeze" => Action::Squeeze(first.parse().map_err(|_| bad())?, second.parse().map_err(|_| bad())?),
             "start" => Action::Start(serde_json::from_str(rest).map_err(|_| bad())?),
             "crash" => {
                 let (silent, kept) = second.split_once(' ').ok_or_else(bad)?;
@@ -168,6 +179,7 @@ impl FromStr for Action {
             }
             "stored" => message().map(|(node, end)| Action::Stored(node, end))?,
             "full" => Action::Full(index()?, flag()?),
+            "compact" => Action::Compact(index()?),
             "tick" => Action::Tick(index()?),
             "submit" => Action::Submit(index()?, draft(second).ok_or_else(bad)?),
             "cut" => Action::Cut(index()?, flag()?),

@@ -58,6 +58,8 @@ pub fn run_seed(seed: u64, left_out: Option<Rule>, events: Option<&mut Vec<Strin
     });
     plant::leave_out(None);
     plant::squeeze_early(usize::MAX);
+    plant::squeeze_span(u64::MAX);
+    plant::squeeze_slice(usize::MAX);
     report
 }
 
@@ -138,6 +140,8 @@ pub fn replay(text: &str) -> Result<Option<(usize, Violation)>, BadLine> {
     });
     plant::leave_out(None);
     plant::squeeze_early(usize::MAX);
+    plant::squeeze_span(u64::MAX);
+    plant::squeeze_slice(usize::MAX);
     Ok(applied.and_then(|result| result).err().map(|violation| (current, violation)))
 }
 

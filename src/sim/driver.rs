@@ -134,6 +134,7 @@ impl<'e> Driver<'e> {
     fn drive(&mut self, left_out: Option<Rule>) -> Result<(), Violation> {
         self.act(&Action::LeaveOut(left_out))?;
         self.act(&Action::EarlyMax(self.plan.early_max.unwrap_or(usize::MAX)))?;
+        self.act(&Action::Squeeze(self.plan.squeeze.0, self.plan.squeeze.1))?;
         self.open();
         while let Some(((at_ms, _), due)) = self.queue.pop_first() {
             self.now_ms = at_ms;
@@ -199,6 +200,9 @@ impl<'e> Driver<'e> {
             Due::Tick(node) => {
                 if self.world.nodes()[node].replica.is_some() {
                     self.act(&Action::Tick(node))?;
+                    if self.plan.durable && self.happens(self.plan.compact) {
+                        self.act(&Action::Compact(node))?;
+                    }
                     self.after(TICK_MS, Due::Tick(node));
                 }
             }
@@ -338,7 +342,8 @@ impl<'e> Driver<'e> {
         let last = self.world.nodes().iter().rposition(|node| node.birth.machine == machine);
         let kept = self.plan.durable && again && !(self.plan.disks_die && self.happens(300));
         let journal = last.filter(|_| kept);
-        let wrong = journal.map_or(Wrong::Nothing, |node| self.wrong(node));
+        let cut = journal.map_or(0, |node| self.cut_off(node));
+        let wrong = journal.map_or(Wrong::Nothing, |node| self.wrong(node, cut));
         let skew_ms = if self.plan.has(Fault::Skew) { self.rng.u64(..SKEW_MS) } else { 0 };
         *self.tally.fired.entry(Fault::Skew).or_default() += u64::from(skew_ms > 0);
         *self.tally.fired.entry(Fault::Restart).or_default() += u64::from(again);
@@ -356,7 +361,9 @@ impl<'e> Driver<'e> {
             wall_ms: EPOCH_MS + self.now_ms + skew_ms - if skew_ms > 0 { SKEW_MS / 2 } else { 0 },
             durable: self.plan.durable,
             journal,
+            cut,
             wrong,
+            retain: self.rng.choice(&self.plan.retain).copied().unwrap_or(usize::MAX),
         };
         let node = self.world.nodes().len();
         self.act(&Action::Start(birth))?;
@@ -365,14 +372,26 @@ impl<'e> Driver<'e> {
         Ok(())
     }
 
+    /// How many records of a journal are removed because a snapshot stands for them: all that can be, or fewer, if the node was
+    /// killed meanwhile.
+    fn cut_off(&mut self, node: usize) -> usize {
+        let most = self.world.nodes()[node].disk.needless();
+        if most == 0 || self.old_disks.contains_key(&node) {
+            return 0;
+        }
+        let cut = if self.rng.bool() { most } else { self.rng.usize(..=most) };
+        *self.tally.fired.entry(Fault::Shortened).or_default() += u64::from(cut > 0);
+        cut
+    }
+
     /// What has become of the journal of a node that was killed.
-    fn wrong(&mut self, node: usize) -> Wrong {
+    fn wrong(&mut self, node: usize, cut: usize) -> Wrong {
         if let Some(len) = self.old_disks.remove(&node) {
             return Wrong::Old(len);
         }
         // Someone must be left to take it in again, and once a run is enough for that.
         let member = |(_, replica): (usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
-        let len = self.world.nodes()[node].disk.len();
+        let len = self.world.nodes()[node].disk.len() - cut;
         let strikes = self.plan.has(Fault::Damage) && !self.tally.fired.contains_key(&Fault::Damage);
         if !strikes || len == 0 || !self.world.live().any(member) || !self.happens(300) {
             return Wrong::Nothing;

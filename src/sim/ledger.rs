@@ -16,6 +16,7 @@ use crate::{
     op::{Head, NodeId, Op, OpId, Stamp},
     record::Record,
     replica::{Effect, Replica},
+    snapshot::Part,
     wire::{Message, Pulse},
 };
 
@@ -55,6 +56,7 @@ struct Issued {
     head: Head,
     /// Everything that its origin held when it issued the op, and the op itself.
     holding: BTreeMap<NodeId, u64>,
+    op: Op,
 }
 
 /// What is remembered of one node from one step to the next.
@@ -63,8 +65,9 @@ pub struct Watch {
     heads: BTreeMap<NodeId, u64>,
     clock: u64,
     ops: usize,
-    /// How often the node has changed its id.
+    /// How often the node has changed its id, and how often it has begun with a snapshot.
     reborn: u64,
+    adopted: u64,
     /// Up to where all is final.
     frontier: u64,
     /// How far the changes were followed, and what a subscriber who follows them holds.
@@ -77,6 +80,9 @@ impl Ledger {
     pub fn check(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
         if watch.reborn != replica.counters().reborn {
             *watch = Watch { clock: watch.clock, ..Watch::default() }.anew(replica)?;
+        }
+        if watch.adopted != replica.counters().adopted {
+            watch.follow(replica);
         }
         a_clock_never_goes_back(watch, replica)?;
         if replica.log().len() != watch.ops {
@@ -136,10 +142,8 @@ impl Ledger {
                 }
             }
             Effect::Send(_, Message::Heads(heads)) => {
-                let is_stored =
-                    |id: OpId| stored.iter().any(|record| matches!(record, Record::Op(op) if op.id() == id));
                 for (origin, head) in heads.iter().filter(|(_, head)| head.seq > 0) {
-                    if !is_stored(OpId { origin: *origin, seq: head.seq }) {
+                    if !is_stored(OpId { origin: *origin, seq: head.seq }, stored) {
                         let detail = format!("{node} says that it holds {origin}.{}, which is not stored", head.seq);
                         return violated("what a node says it holds is stored", detail);
                     }
@@ -152,7 +156,8 @@ impl Ledger {
 
     /// What has become final is what became final elsewhere, in the same order and with the same verdicts.
     fn check_finals(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
-        let (from, to) = (watch.frontier, replica.frontier());
+        // What was final before this node began with a snapshot it cannot tell.
+        let (from, to) = (watch.frontier.max(replica.horizon()), replica.frontier());
         if to < from {
             return violated("the frontier never goes back", format!("it went from {from} to {to}"));
         }
@@ -177,7 +182,8 @@ impl Ledger {
     /// What was said to be final is so still.
     pub fn finals_stand(&self, replica: &Replica) -> Result<(), Violation> {
         let turned = |(stamp, (id, verdict)): &(&Stamp, &(OpId, Verdict))| {
-            replica.log().get(*id).is_none() || replica.state().verdict(**stamp) != *verdict
+            let stands = || replica.log().get(*id).is_some() && replica.state().verdict(**stamp) == *verdict;
+            stamp.time > replica.horizon() && !stands()
         };
         match self.finals.iter().find(turned) {
             Some(turned) if self.old.is_empty() => {
@@ -191,14 +197,15 @@ impl Ledger {
         let heads: Vec<(NodeId, Head)> = replica.log().heads().collect();
         heads_are_contiguous(watch, replica, &heads)?;
         let own = replica.config().node;
-        for seq in watch.heads.get(&own).copied().unwrap_or(0) + 1..=replica.log().head(own).seq {
+        let known = watch.heads.get(&own).copied().unwrap_or(0).max(replica.log().start(own).seq);
+        for seq in known + 1..=replica.log().head(own).seq {
             let op = replica.log().get(OpId { origin: own, seq }).expect("the heads are contiguous");
             self.enter(watch, op, &heads)?;
         }
         for (origin, head) in &heads {
             self.hashes_agree(*origin, *head)?;
             let before = watch.heads.get(origin).copied().unwrap_or(0);
-            for seq in before + 1..=head.seq {
+            for seq in before.max(replica.log().start(*origin).seq) + 1..=head.seq {
                 let op = replica.log().get(OpId { origin: *origin, seq }).expect("the heads are contiguous");
                 if op.time() <= watch.frontier && self.old.is_empty() {
                     let detail = format!(
@@ -242,7 +249,7 @@ impl Ledger {
         }
         watch.heads.insert(origin, seq);
         let head = last.map(|last| last.head).unwrap_or_default().extended(op);
-        chain.push(Issued { time: op.time(), head, holding: named });
+        chain.push(Issued { time: op.time(), head, holding: named, op: op.clone() });
         let held = self.chains[&origin].last().map(|issued| &issued.holding).expect("entered just now");
         for (other, seq) in held.iter().filter(|(other, _)| **other != origin) {
             self.time_is_past(op, OpId { origin: *other, seq: *seq })?;
@@ -305,6 +312,19 @@ impl Ledger {
         pairs
     }
 
+    /// All ops that a node holds or has forgotten; none where not all of them are known here.
+    pub fn ops_of<'a>(&'a self, replica: &'a Replica) -> Option<Vec<&'a Op>> {
+        if replica.horizon() == 0 {
+            return Some(replica.log().after(Stamp { time: 0, origin: NodeId(uuid::Uuid::nil()) }, None).collect());
+        }
+        let mut ops = Vec::new();
+        for (origin, head) in replica.log().heads() {
+            let chain = self.chains.get(&origin).filter(|_| !self.old.contains(&origin))?;
+            ops.extend(chain.get(..head.seq as usize)?.iter().map(|issued| &issued.op));
+        }
+        Some(ops)
+    }
+
     fn issued(&self, id: OpId) -> Option<&Issued> {
         self.chains.get(&id.origin)?.get(usize::try_from(id.seq.checked_sub(1)?).ok()?)
     }
@@ -316,9 +336,20 @@ impl Watch {
         self.heads = replica.log().heads().map(|(origin, head)| (origin, head.seq)).collect();
         self.ops = replica.log().len();
         self.reborn = replica.counters().reborn;
-        self.place = replica.state().changes().start();
-        a_subscriber_sees_every_change(&mut self, replica)?;
+        self.frontier = replica.horizon();
+        self.follow(replica);
         Ok(self)
+    }
+
+    /// A subscriber starts over with the documents that there are.
+    fn follow(&mut self, replica: &Replica) {
+        self.adopted = replica.counters().adopted;
+        self.place = replica.state().changes().end();
+        self.follower.clear();
+        for (name, _) in replica.state().collections() {
+            let (views, _) = replica.state().scan(name, None, usize::MAX);
+            self.follower.extend(views.into_iter().map(|view| ((view.collection, view.id), view.text)));
+        }
     }
 
     /// Compares what a subscriber has made of the changes with the documents.
@@ -363,7 +394,8 @@ fn heads_are_contiguous(watch: &Watch, replica: &Replica, heads: &[(NodeId, Head
         }
     }
     for (origin, head) in heads {
-        for seq in watch.heads.get(origin).copied().unwrap_or(0) + 1..=head.seq {
+        let known = watch.heads.get(origin).copied().unwrap_or(0).max(replica.log().start(*origin).seq);
+        for seq in known + 1..=head.seq {
             let id = OpId { origin: *origin, seq };
             let found = replica.log().get(id).map(Op::id);
             if found != Some(id) {
@@ -410,6 +442,23 @@ fn a_subscriber_sees_every_change(watch: &mut Watch, replica: &Replica) -> Resul
     }
     watch.place = changes.end();
     Ok(())
+}
+
+/// Whether an op is among these records, or a snapshot that is whole there stands for it.
+pub fn is_stored(id: OpId, records: &[Record]) -> bool {
+    let mut snapshot = false;
+    for record in records {
+        match record {
+            Record::Op(op) if op.id() == id => return true,
+            Record::Snapshot(Part::Base(base)) => {
+                let has = |(origin, head): &(NodeId, Head)| *origin == id.origin && head.seq >= id.seq;
+                snapshot = base.heads.iter().any(has);
+            }
+            Record::Snapshot(Part::Whole(_)) if snapshot => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 fn violated(invariant: &'static str, detail: String) -> Result<(), Violation> {

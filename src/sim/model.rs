@@ -10,11 +10,12 @@ use serde_json::{Map, Value};
 use super::Violation;
 use crate::{
     document::{
-        Reason, State,
+        KEY_SPAN, Reason, State,
         json::{self, DOCUMENT_BYTES_MAX},
         patch::Patch,
     },
     op::{Body, Command, DocKey, Guard, NodeId, Op, OpId, Stamp},
+    plant::span_squeezed,
     replica::Replica,
     version::Version,
 };
@@ -30,7 +31,7 @@ pub struct Model {
     documents: BTreeMap<Key, (Value, Stamp)>,
     rejected: BTreeMap<Stamp, Rejection>,
     members: BTreeMap<NodeId, (Stamp, String, Vec<String>)>,
-    keys: BTreeMap<String, OpId>,
+    keys: BTreeMap<String, (OpId, u64)>,
 }
 
 /// Why an op has no effect.
@@ -58,10 +59,12 @@ impl Model {
 
     fn take(&mut self, op: &Op, body: &Body<'_>) -> Result<(), Rejection> {
         if let Some(key) = &body.key {
-            if let Some(first) = self.keys.get(&**key) {
+            if let Some((first, time)) = self.keys.get(&**key)
+                && op.time() <= time.saturating_add(span_squeezed(KEY_SPAN))
+            {
                 return Err(Rejection::Repeated(*first));
             }
-            self.keys.insert(key.to_string(), op.id());
+            self.keys.insert(key.to_string(), (op.id(), op.time()));
         }
         for (index, guard) in body.guards.iter().enumerate() {
             self.guard(guard).map_err(|current| Rejection::Guard(index, current))?;
@@ -109,7 +112,10 @@ impl Model {
         self.compare_documents(state)?;
         let rejected: BTreeMap<Stamp, Rejection> =
             state.rejected().map(|(stamp, reason)| (*stamp, rejection(reason))).collect();
-        if let Some((stamp, ours)) = self.rejected.iter().find(|(stamp, ours)| rejected.get(stamp) != Some(ours)) {
+        let known = |(stamp, _): &(&Stamp, &Rejection)| stamp.time > replica.horizon();
+        if let Some((stamp, ours)) =
+            self.rejected.iter().filter(known).find(|(stamp, ours)| rejected.get(stamp) != Some(ours))
+        {
             let theirs = rejected.get(stamp);
             return differs(format!("op {stamp} must be rejected for {ours:?}, but the node says {theirs:?}"));
         }

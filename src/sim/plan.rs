@@ -55,11 +55,13 @@ pub enum Fault {
     OldDisk,
     /// An operator evicts a member, dead or alive.
     Evict,
+    /// A node comes back from a journal whose beginning a snapshot has replaced.
+    Shortened,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 24] = [
+    pub const ALL: [Fault; 25] = [
         Fault::Delay,
         Fault::Reorder,
         Fault::Duplicate,
@@ -84,6 +86,7 @@ impl Fault {
         Fault::Damage,
         Fault::OldDisk,
         Fault::Evict,
+        Fault::Shortened,
     ];
 }
 
@@ -126,6 +129,12 @@ pub struct Plan {
     pub disks_die: bool,
     /// How long a disk takes to store, least and most.
     pub disk_ms: (u64, u64),
+    /// How many ops stay in the logs of nodes: one of these for each node.
+    pub retain: Vec<usize>,
+    /// Per mille of ticks with which a journal is found too long.
+    pub compact: u32,
+    /// How long idempotency keys are remembered, and how many documents a slice of a snapshot has.
+    pub squeeze: (u64, usize),
 }
 
 /// What clients do: documents to choose from, and weights.
@@ -160,8 +169,15 @@ impl Plan {
         let mut faults: BTreeSet<Fault> = Fault::ALL.into_iter().filter(|_| chance(&mut rng, density)).collect();
         let durable = rng.bool();
         if !durable {
-            let disk =
-                [Fault::Comeback, Fault::Blackout, Fault::DiskFull, Fault::DiskError, Fault::Damage, Fault::OldDisk];
+            let disk = [
+                Fault::Comeback,
+                Fault::Blackout,
+                Fault::DiskFull,
+                Fault::DiskError,
+                Fault::Damage,
+                Fault::OldDisk,
+                Fault::Shortened,
+            ];
             faults.retain(|fault| !disk.contains(fault));
         }
         // The pool takes it for one history only if the lost part is on all other disks.
@@ -209,6 +225,14 @@ impl Plan {
             durable,
             disks_die,
             disk_ms: *rng.choice(&[(0, 0), (1, 5), (5, 50), (20, 400)]).unwrap_or(&(1, 5)),
+            retain: match rng.u32(..4) {
+                0 => vec![usize::MAX],
+                1 => vec![0],
+                2 => vec![0, 3, 30],
+                _ => vec![0, 20, 200, usize::MAX],
+            },
+            compact: *rng.choice(&[0, 5, 50]).unwrap_or(&5),
+            squeeze: (*rng.choice(&[20, 200, u64::MAX]).unwrap_or(&200), *rng.choice(&[1, 3, 1_000]).unwrap_or(&3)),
             faults,
         }
     }

@@ -179,5 +179,8 @@ fn plan(nodes: usize, seed: u64) -> Plan {
         durable: false,
         disks_die: false,
         disk_ms: (0, 0),
+        retain: vec![usize::MAX],
+        compact: 0,
+        squeeze: (u64::MAX, usize::MAX),
     }
 }

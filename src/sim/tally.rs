@@ -35,6 +35,10 @@ pub struct Tally {
     pub turned: u64,
     /// Ops without effect in the end.
     pub rejected: u64,
+    /// Ops that were forgotten.
+    pub forgotten: u64,
+    /// Snapshots that nodes began with.
+    pub adopted: u64,
     /// The longest that a pool took to come to rest after its storm.
     pub calm_ms: u64,
 }
@@ -47,12 +51,14 @@ impl Tally {
         self.early += counters.early;
         self.duplicates += counters.duplicates;
         self.repairs += counters.repairs;
+        self.adopted += counters.adopted;
         if let Some(replica) = &node.replica {
             let work = replica.state().work();
             self.rolled_back += work.rolled_back;
             self.dependent += work.dependent;
             self.turned += work.turned;
             self.rejected += replica.state().rejected().count() as u64;
+            self.forgotten += (replica.log().len() - replica.log().kept().0) as u64;
         }
     }
 
@@ -75,7 +81,7 @@ impl Tally {
         faults.chain(events).collect()
     }
 
-    fn fields(&mut self) -> [(&'static str, &mut u64); 13] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 15] {
         [
             ("seeds", &mut self.seeds),
             ("events", &mut self.events),
@@ -90,6 +96,8 @@ impl Tally {
             ("dependent replays", &mut self.dependent),
             ("turned verdicts", &mut self.turned),
             ("rejected ops", &mut self.rejected),
+            ("forgotten ops", &mut self.forgotten),
+            ("adopted snapshots", &mut self.adopted),
         ]
     }
 }

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Violation,
     action::{Action, Birth, Wrong},
-    ledger::{Ledger, Watch},
+    ledger::{Ledger, Watch, is_stored},
     model::Model,
 };
 use crate::{
+    document::{Reason, View},
     op::{Command, NodeId, Op, OpId, Stamp},
     plant,
     record::Record,
@@ -19,6 +20,7 @@ use crate::{
         Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Recovery, Refused, Replica, Retention,
         Standing,
     },
+    snapshot::Part,
     wire::{self, Message},
 };
 
@@ -83,6 +85,15 @@ impl Disk {
         };
         let added = self.records.iter().position(|record| matches!(record, Record::Op(op) if adds(op)));
         added.map_or(self.records.len(), |at| at + 1)
+    }
+
+    /// How many of its first records are needless, because a snapshot that is stored stands for them.
+    pub fn needless(&self) -> usize {
+        let is =
+            |wanted: fn(&Part) -> bool| move |record: &Record| matches!(record, Record::Snapshot(part) if wanted(part));
+        let stored = &self.records[..self.stored];
+        let whole = stored.iter().rposition(is(|part| matches!(part, Part::Whole(_)))).unwrap_or(0);
+        stored[..whole].iter().rposition(is(|part| matches!(part, Part::Base(_)))).unwrap_or(0)
     }
 
     /// How many records a crash may take back.
@@ -171,11 +182,19 @@ impl World {
         match action {
             Action::LeaveOut(rule) => plant::leave_out(*rule),
             Action::EarlyMax(most) => plant::squeeze_early(*most),
+            Action::Squeeze(span, slice) => {
+                plant::squeeze_span(*span);
+                plant::squeeze_slice(*slice);
+            }
             Action::Start(birth) => self.start(birth.clone())?,
             Action::Crash(node, silent, kept) => self.crash(*node, *silent, *kept),
             Action::Stored(node, end) => self.stored(*node, *end as usize, &mut outcomes)?,
             Action::Full(node, full) => {
                 self.nodes.get_mut(*node).into_iter().for_each(|node| node.disk.full = *full);
+            }
+            Action::Compact(node) => {
+                self.step(*node, Event::Compact, &mut outcomes)?;
+                self.go_on_compacting(*node, &mut outcomes)?;
             }
             Action::Tick(node) => self.step(*node, Event::Tick, &mut outcomes)?,
             Action::Submit(node, draft) => self.submit(*node, draft, &mut outcomes)?,
@@ -239,7 +258,8 @@ impl World {
     /// Whether there is a pool, on some disk or in some node.
     pub fn has_pool(&self) -> bool {
         // A founder that crashed before its own `Add` was stored has founded nothing.
-        let recorded = |node: &Node| node.disk.records.iter().any(|record| matches!(record, Record::Op(_)));
+        let founded = |record: &Record| matches!(record, Record::Op(_) | Record::Snapshot(Part::Whole(_)));
+        let recorded = |node: &Node| node.disk.records.iter().any(founded);
         self.nodes.iter().any(recorded)
     }
 
@@ -247,10 +267,7 @@ impl World {
     pub fn is_everywhere(&self, node: usize) -> bool {
         let Some(replica) = &self.nodes[node].replica else { return false };
         let own = OpId { origin: replica.node(), seq: replica.log().head(replica.node()).seq };
-        let holds = |other: &Node| {
-            let stored = &other.disk.records[..other.disk.stored];
-            stored.iter().any(|record| matches!(record, Record::Op(op) if op.id() == own))
-        };
+        let holds = |other: &Node| is_stored(own, &other.disk.records[..other.disk.stored]);
         self.live().all(|(other, _)| other == node || holds(&self.nodes[other]))
     }
 
@@ -288,8 +305,8 @@ impl World {
 
     /// Of the pool's ops, how many follow one of the same document that they had not seen.
     pub fn concurrent_pairs(&self) -> u64 {
-        let start = Stamp { time: 0, origin: NodeId(uuid::Uuid::nil()) };
-        self.live().next().map_or(0, |(_, replica)| self.ledger.concurrent_pairs(replica.log().after(start, None)))
+        let ops = self.live().next().and_then(|(_, replica)| self.ledger.ops_of(replica));
+        ops.map_or(0, |ops| self.ledger.concurrent_pairs(ops.into_iter()))
     }
 
     /// A hash over all that happened so far, what was sent and answered included.
@@ -315,6 +332,17 @@ impl World {
             Some(Parcel::Message(Message::Refusal(refusal))) => format!("refusal, {:?}", refusal.why),
             Some(Parcel::Message(Message::Heads(heads))) => format!("{} heads", heads.len()),
             Some(Parcel::Message(Message::Beat(beat))) => format!("beat at {}", beat.clock),
+            Some(Parcel::Message(Message::Dropped(time))) => format!("forgotten up to {time}"),
+            Some(Parcel::Message(Message::Fetch(begun))) => {
+                format!("asks for a snapshot, begun {:?}", begun.as_ref().map(|begun| begun.time))
+            }
+            Some(Parcel::Message(Message::Snapshot(time, part))) => match part {
+                Part::Base(_) => format!("snapshot of {time}"),
+                Part::Documents(documents) => format!("{} documents of {time}", documents.len()),
+                Part::Whole(_) => format!("end of the snapshot of {time}"),
+            },
+            Some(Parcel::Message(Message::Ask)) => "asks how far its ops are held".into(),
+            Some(Parcel::Message(Message::Held(seq))) => format!("holds {seq}"),
             Some(Parcel::Message(Message::Ops(ops, ..))) => {
                 let first: Vec<String> = ops
                     .iter()
@@ -363,21 +391,28 @@ impl World {
             found: birth.found,
             pool: birth.pool.clone(),
             seed: birth.seed,
-            retention: Retention::default(),
+            retention: Retention { ops: birth.retain, bytes: usize::MAX },
         });
         let mut journal =
             birth.journal.and_then(|node| Some(self.nodes.get(node)?.disk.records.clone())).unwrap_or_default();
+        journal.drain(..birth.cut.min(journal.len()));
         // Every start is to give it a new id until one is stored, lest one be lost in another crash.
         let mut lost = birth.journal.is_some_and(|node| self.nodes[node].disk.lost);
         match birth.wrong {
             Wrong::Nothing => {}
             Wrong::Damaged(at) => {
-                journal.remove(at);
+                if at < journal.len() {
+                    journal.remove(at);
+                }
                 lost = true;
             }
             Wrong::Old(len) => journal.truncate(len),
         }
         journal.iter().cloned().for_each(|record| recovery.take(record));
+        if birth.cut > 0 && !recovery.is_whole() && !lost {
+            let detail = format!("node {} comes back without its beginning", self.nodes.len());
+            return Err(Violation { invariant: "a journal is cut only behind a whole snapshot", detail });
+        }
         let replica = recovery.finish(lost.then_some(NodeId(birth.id)));
         let old = matches!(birth.wrong, Wrong::Old(_));
         let watch = if self.checks { self.ledger.resume(&replica, old)? } else { Watch::default() };
@@ -449,7 +484,20 @@ impl World {
         let Some(node) = self.nodes.get_mut(index).filter(|node| node.replica.is_some()) else { return Ok(()) };
         node.disk.stored = node.disk.stored.max(end.min(node.disk.records.len()));
         node.disk.busy = false;
-        self.release(index, outcomes)
+        self.release(index, outcomes)?;
+        self.go_on_compacting(index, outcomes)
+    }
+
+    /// The snapshot that a node is writing goes on when all before it is stored.
+    fn go_on_compacting(&mut self, index: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let goes_on = |node: &&mut Node| {
+            let compacts = node.replica.as_ref().is_some_and(Replica::is_compacting);
+            compacts && node.disk.unstored() == 0 && !node.disk.full
+        };
+        while self.nodes.get_mut(index).filter(goes_on).is_some() {
+            self.step(index, Event::Stored, outcomes)?;
+        }
+        Ok(())
     }
 
     fn release(&mut self, index: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
@@ -575,8 +623,10 @@ impl World {
 
     fn audit(&self, node: usize) -> Result<(), Violation> {
         let Some(Node { replica: Some(replica), watch, .. }) = self.nodes.get(node) else { return Ok(()) };
-        let start = Stamp { time: 0, origin: NodeId(uuid::Uuid::nil()) };
-        Model::fold(replica.log().after(start, None)).compare(replica)?;
+        // Of a node that came back from an old copy of its disk not all ops are known.
+        if let Some(ops) = self.ledger.ops_of(replica) {
+            Model::fold(ops.into_iter()).compare(replica)?;
+        }
         if self.checks { watch.a_subscriber_ends_with_the_documents(replica) } else { Ok(()) }
     }
 
@@ -652,7 +702,7 @@ fn send(
     if heard != message {
         return Err(Violation { invariant: "a message survives its frame", detail: format!("{message:?}") });
     }
-    let ops = matches!(heard, Message::Ops(..));
+    let ops = heard.is_batch();
     outcomes.push(Outcome::Sent { end: number, number: end.next, ops, close: false });
     end.out.insert(end.next, Parcel::Message(heard));
     end.next += 1;
@@ -675,16 +725,19 @@ fn same_states(ours: (usize, &Replica), theirs: (usize, &Replica)) -> Result<(),
         let detail = format!("nodes {} and {} differ in {what}", ours.0, theirs.0);
         Err(Violation { invariant: "equal logs make equal states", detail })
     };
+    let shown = |view: &View| (view.id.clone(), view.text.clone(), view.stamp);
     if !left.collections().eq(right.collections()) {
         return differs("their collections".into());
     }
     for (name, _) in left.collections() {
         let (left, right) = (left.scan(name, None, usize::MAX).0, right.scan(name, None, usize::MAX).0);
-        if let Some((left, right)) = left.iter().zip(&right).find(|(left, right)| left != right) {
+        if let Some((left, right)) = left.iter().zip(&right).find(|(left, right)| shown(left) != shown(right)) {
             return differs(format!("{left:?} and {right:?}"));
         }
     }
-    if !left.rejected().eq(right.rejected()) {
+    let horizon = ours.1.horizon().max(theirs.1.horizon());
+    let known = |(stamp, _): &(&Stamp, &Reason)| stamp.time > horizon;
+    if !left.rejected().filter(known).eq(right.rejected().filter(known)) {
         return differs("the rejected ops".into());
     }
     if left.digest() != right.digest() {
@@ -711,7 +764,10 @@ fn answer_is_right(
         Err(refused) => return wrong(format!("{refused:?}, and yet {issued} ops were issued")),
         Ok(receipt) => receipt,
     };
-    let Some(op) = replica.log().get(receipt.op) else { return wrong(format!("{} is not held", receipt.op)) };
+    let Some(op) = replica.log().get(receipt.op) else {
+        let forgotten = draft.key.is_some() && receipt.stamp.time <= replica.horizon() && issued == 0;
+        return if forgotten { Ok(()) } else { wrong(format!("{} is not held", receipt.op)) };
+    };
     let body = op.body();
     let carried =
         body.commands == draft.commands && body.guards == draft.guards && body.key.as_deref() == draft.key.as_deref();

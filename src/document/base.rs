@@ -1,0 +1,165 @@
+//! The state at the horizon: forgetting the ops up to it, and handing over what they made.
+//!
+//! Once ops are final and nobody asks for them any more, what they made of the documents is all that is left of them. A
+//! state can begin with such documents, too, and goes on from there as if it had been given the ops.
+
+use std::{collections::BTreeSet, ops::Bound, sync::Arc};
+
+use compact_str::CompactString;
+
+use super::{
+    State, Text,
+    claim::{Claim, KEYS},
+    history::{Document, touched},
+    state::mark,
+};
+use crate::{
+    op::{Body, DocKey, NodeId, Op, Stamp},
+    plant::{Rule, left_out, slice_squeezed},
+    snapshot::{BaseDocument, PART_BYTES},
+};
+
+/// How many ops are folded at once when all are folded anew.
+const REFOLD_BATCH: usize = 4_096;
+/// Most documents that one look takes in, existing or not.
+const LOOK_MAX: usize = 4_096;
+/// Keys looked at for each op that is forgotten: more than one, so that those that have ended grow no faster than they go.
+const SWEPT_PER_OP: usize = 2;
+
+/// Some documents of a snapshot.
+#[derive(Debug)]
+pub struct Slice {
+    /// The documents, in the order of their keys.
+    pub documents: Vec<BaseDocument>,
+    /// The key to go on behind; none at the end.
+    pub next: Option<DocKey<'static>>,
+}
+
+impl State {
+    /// Forgets ops: all that it holds with times up to `horizon`. Each of them must be final.
+    pub fn forget(&mut self, ops: &[Op], horizon: u64) {
+        let bodies: Vec<Body<'_>> = ops.iter().map(Op::body).collect();
+        let keys: BTreeSet<DocKey<'_>> = bodies.iter().flat_map(touched).collect();
+        for key in keys {
+            let Some(collection) = self.collections.get_mut(&*key.collection) else { continue };
+            let Some(document) = collection.documents.get_mut(&*key.id) else { continue };
+            let count = document.place_of(horizon);
+            let base = if count == document.ops.len() {
+                document.text.clone()
+            } else {
+                document.text_at(&key, count, &self.rejected, |bench, op| bench.carry_out_again(op, &op.body()))
+            };
+            document.forget(count, base, &self.rejected);
+            if document.is_gone() {
+                collection.documents.remove(&*key.id);
+            }
+            if collection.documents.is_empty() {
+                self.collections.remove(&*key.collection);
+            }
+        }
+        self.rejected = self.rejected.split_off(&Stamp { time: horizon + 1, origin: NodeId(uuid::Uuid::nil()) });
+        self.sweep(SWEPT_PER_OP * ops.len(), horizon);
+    }
+
+    /// Looks at so many idempotency keys, in turn, and forgets those that no further op is held against.
+    fn sweep(&mut self, most: usize, horizon: u64) {
+        let Some(keys) = self.collections.get_mut(KEYS) else { return };
+        let from = self.swept.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let ended = |document: &Document| {
+            document.ops.is_empty() && document.text.as_ref().is_some_and(|text| Claim::read(text).has_ended(horizon))
+        };
+        let behind = keys.documents.range::<CompactString, _>((from, Bound::Unbounded)).take(most);
+        let looked: Vec<(CompactString, bool)> = behind.map(|(id, key)| (id.clone(), ended(key))).collect();
+        let last = looked.last().filter(|_| looked.len() == most);
+        self.swept = last.map(|(id, _)| id.clone());
+        for (id, _) in looked.into_iter().filter(|(_, ended)| *ended) {
+            keys.documents.remove(&id);
+        }
+    }
+
+    /// Takes a document that ops which are not to be had have made. The state must hold no op of it.
+    pub fn adopt(&mut self, document: BaseDocument) {
+        let BaseDocument { collection, id, text, stamp } = document;
+        self.adopt_text(&collection, &id, Text::own(text), stamp);
+    }
+
+    fn adopt_text(&mut self, collection: &str, id: &str, text: Text, stamp: Stamp) {
+        let name = self.collection(collection);
+        let collection = self.collections.get_mut(&name).expect("made above");
+        if &*name != KEYS {
+            collection.count += 1;
+            self.count += 1;
+            self.digest = self.digest.wrapping_add(mark(&DocKey::new(&*name, id), &text));
+        }
+        collection.documents.insert(CompactString::new(id), Document::base(text, stamp));
+    }
+
+    /// The same state, in the place of another: who follows the changes learns that he must start over.
+    #[must_use]
+    pub fn follow(mut self, before: &State) -> State {
+        self.changes = before.changes.broken_off();
+        self
+    }
+
+    /// The documents behind a key as they are at a time, for a snapshot; not before the horizon.
+    pub fn slice(&self, after: Option<&DocKey<'_>>, time: u64) -> Slice {
+        let first = after.map_or("", |after| &after.collection);
+        let (mut documents, mut bytes, mut looked) = (Vec::new(), 0, 0);
+        for (name, collection) in self.collections.range::<str, _>((Bound::Included(first), Bound::Unbounded)) {
+            let from = after.filter(|after| *after.collection == **name);
+            let from = from.map_or(Bound::Unbounded, |after| Bound::Excluded(&*after.id));
+            for (id, document) in collection.documents.range::<str, _>((from, Bound::Unbounded)) {
+                if let Some((text, stamp)) = self.document_at(name, id, document, time) {
+                    bytes += name.len() + id.len() + text.len();
+                    let (collection, id, text) = (name.to_string(), id.to_string(), text.as_str().to_string());
+                    documents.push(BaseDocument { collection, id, text, stamp });
+                }
+                looked += 1;
+                if bytes >= PART_BYTES || looked == slice_squeezed(LOOK_MAX) {
+                    return Slice { documents, next: Some(DocKey::new(name.to_string(), id.to_string())) };
+                }
+            }
+        }
+        Slice { documents, next: None }
+    }
+
+    fn document_at(&self, name: &Arc<str>, id: &str, document: &Document, time: u64) -> Option<(Text, Stamp)> {
+        let place = if left_out(Rule::SnapshotAt) { document.ops.len() } else { document.place_of(time) };
+        let text = if place == document.ops.len() {
+            document.text.clone()
+        } else {
+            let again = |bench: &mut super::workbench::Workbench<'_>, op: &Op| bench.carry_out_again(op, &op.body());
+            document.text_at(&DocKey::new(&**name, id), place, &self.rejected, again)
+        };
+        let stamp = document.stamp_at(place, &self.rejected);
+        Some((text?, stamp.unwrap_or(super::history::NEVER)))
+    }
+
+    /// The same made anew, from what is at the horizon and these ops, all that it holds: what the documents should be.
+    #[must_use]
+    pub fn refolded<'a>(&self, ops: impl Iterator<Item = &'a Op>) -> State {
+        let mut state = State::default().follow(self);
+        for (name, collection) in &self.collections {
+            for (id, document) in &collection.documents {
+                if let Some((text, stamp)) = document.at_base() {
+                    state.adopt_text(name, id, text, stamp);
+                }
+            }
+        }
+        let mut batch: Vec<Op> = Vec::with_capacity(REFOLD_BATCH);
+        for op in ops {
+            batch.push(op.clone());
+            if batch.len() == REFOLD_BATCH {
+                state.insert(&batch);
+                batch.clear();
+            }
+        }
+        state.insert(&batch);
+        state
+    }
+
+    /// The sum of a document of a snapshot, as it goes into the digest.
+    pub fn mark_of(document: &BaseDocument) -> u64 {
+        mark(&DocKey::new(&*document.collection, &*document.id), &Text::own(document.text.as_str()))
+    }
+}

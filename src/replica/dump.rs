@@ -1,0 +1,208 @@
+//! Making a snapshot: for the node's own journal, for a backup, and for a newcomer.
+//!
+//! A snapshot is of one time, but it is made in slices while the node goes on: what the documents were at that time the log
+//! tells as long as it reaches back to it, and a pin keeps it from being forgotten meanwhile. So a cursor is all there is
+//! to keep.
+
+use std::collections::BTreeMap;
+
+use super::{Effect, PIN_MS, Replica, log::Log, roster::Roster};
+use crate::{
+    document::State,
+    op::{DocKey, NodeId, Op, Stamp},
+    plant::{Rule, left_out},
+    record::Record,
+    snapshot::{Base, BaseDocument, PART_BYTES, Part, Whole},
+    wire::Begun,
+};
+
+/// Most ops that are forgotten at a time, some milliseconds of work; with every tick more than a node takes in.
+const FORGOTTEN_MAX: usize = 8_192;
+
+/// The pieces of a snapshot, one after the other.
+#[derive(Clone, Debug)]
+pub(super) struct Pieces {
+    /// Its time.
+    pub(super) time: u64,
+    next: Next,
+    whole: Whole,
+}
+
+#[derive(Clone, Debug)]
+enum Next {
+    Base,
+    Documents(Option<DocKey<'static>>),
+    Whole,
+    Nothing,
+}
+
+impl Pieces {
+    /// From the beginning.
+    pub(super) fn new(time: u64) -> Pieces {
+        Pieces { time, next: Next::Base, whole: Whole::default() }
+    }
+
+    /// From behind a document, for one who has what comes before it.
+    pub(super) fn behind(Begun { time, after, sum }: Begun) -> Pieces {
+        let after = after.map(|(collection, id)| DocKey::new(collection, id));
+        Pieces { time, next: Next::Documents(after), whole: sum }
+    }
+
+    pub(super) fn next(&mut self, state: &State, log: &Log, roster: &Roster) -> Option<Part> {
+        match &self.next {
+            Next::Base => {
+                self.next = Next::Documents(None);
+                let (heads, membership) = (log.heads_at(self.time), roster.ops_to(self.time));
+                Some(Part::Base(Base { time: self.time, heads, membership, documents: state.count() as u64 }))
+            }
+            Next::Documents(after) => {
+                let slice = state.slice(after.as_ref(), self.time);
+                add(&mut self.whole, &slice.documents);
+                self.next = slice.next.map_or(Next::Whole, |key| Next::Documents(Some(key)));
+                Some(Part::Documents(slice.documents))
+            }
+            Next::Whole => {
+                self.next = Next::Nothing;
+                Some(Part::Whole(self.whole))
+            }
+            Next::Nothing => None,
+        }
+    }
+}
+
+/// Adds documents to what is to be told, or was, of the whole.
+pub(super) fn add(whole: &mut Whole, documents: &[BaseDocument]) {
+    whole.documents += documents.len() as u64;
+    whole.digest = documents.iter().map(State::mark_of).fold(whole.digest, u64::wrapping_add);
+}
+
+/// A snapshot for a journal, as it is being made: what a node needs to go on from it, the ops behind it among that.
+#[derive(Clone, Debug)]
+pub struct Dump {
+    pieces: Pieces,
+    /// The ops that were held when it was begun. Those that come later are recorded as they come.
+    heads: BTreeMap<NodeId, u64>,
+    /// The last of them that it has.
+    last: Stamp,
+    /// What ends it, once the documents are through.
+    whole: Option<Part>,
+}
+
+/// The log no longer reaches back to the time of the snapshot. It is to be begun anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DumpGone;
+
+impl Dump {
+    /// Its time.
+    pub fn time(&self) -> u64 {
+        self.pieces.time
+    }
+}
+
+impl Replica {
+    /// Begins a snapshot of all that this node holds; none if that is nothing. Whoever goes on with it sends
+    /// [`super::Event::Pin`] now and then.
+    pub fn dump(&self) -> Option<Dump> {
+        self.identity().filter(|_| !self.log.is_empty())?;
+        let time = self.log.horizon();
+        let heads = self.log.heads().map(|(origin, head)| (origin, head.seq)).collect();
+        let last = Stamp { time, origin: NodeId(uuid::Uuid::max()) };
+        Some(Dump { pieces: Pieces::new(time), heads, last, whole: None })
+    }
+
+    /// The next records of a snapshot; none at its end.
+    pub fn dump_next(&self, dump: &mut Dump) -> Result<Vec<Record>, DumpGone> {
+        if self.log.horizon() > dump.time() {
+            return Err(DumpGone);
+        }
+        if dump.whole.is_none() {
+            match dump.pieces.next(&self.state, &self.log, &self.roster) {
+                None => return Ok(Vec::new()),
+                Some(whole @ Part::Whole(_)) => dump.whole = Some(whole),
+                Some(part) => {
+                    let is_base = matches!(part, Part::Base(_));
+                    let own = if is_base { self.own_records() } else { Vec::new() };
+                    return Ok(std::iter::once(Record::Snapshot(part)).chain(own).collect());
+                }
+            }
+        }
+        let ops = self.dump_ops(dump);
+        if ops.is_empty() {
+            return Ok(dump.whole.take().map(Record::Snapshot).into_iter().collect());
+        }
+        Ok(ops)
+    }
+
+    fn dump_ops(&self, dump: &mut Dump) -> Vec<Record> {
+        let (mut ops, mut bytes) = (Vec::new(), 0);
+        for op in self.log.after(dump.last, None) {
+            if bytes >= PART_BYTES {
+                break;
+            }
+            dump.last = op.stamp();
+            if dump.heads.get(&op.origin()).is_some_and(|seq| op.id().seq <= *seq) {
+                bytes += op.bytes().len();
+                ops.push(Record::Op(op.clone()));
+            }
+        }
+        ops
+    }
+
+    /// What the journal says of this node besides its ops.
+    pub(super) fn own_records(&self) -> Vec<Record> {
+        let identity = self.identity().map(Record::Identity);
+        let times = [Record::Ceiling(self.ceiling), Record::Frontier(self.finality.frontier)];
+        identity.into_iter().chain(times).chain(self.orphans.iter().map(super::rebirth::Orphan::record)).collect()
+    }
+
+    /// The journal has grown long. A snapshot helps only where ops were forgotten since the last one.
+    pub(super) fn on_compact(&mut self) {
+        if self.compacting.is_none() && self.log.horizon() > self.compacted {
+            self.compacting = self.dump();
+            self.go_on_compacting();
+        }
+    }
+
+    /// Records the next slice of the snapshot that is under way.
+    pub(super) fn go_on_compacting(&mut self) {
+        let Some(mut dump) = self.compacting.take() else { return };
+        match self.dump_next(&mut dump) {
+            Ok(records) if records.is_empty() => self.compacted = dump.time(),
+            Ok(records) => {
+                self.effects.extend(records.into_iter().map(Effect::Store));
+                self.compacting = Some(dump);
+            }
+            // Something else has taken its place.
+            Err(DumpGone) => {}
+        }
+    }
+
+    /// The log keeps what comes after this time for a while, for somebody who takes a snapshot of it.
+    pub(super) fn pin(&mut self, time: u64) {
+        self.pins.insert(time, self.now.mono_ms + PIN_MS);
+    }
+
+    /// Forgets final ops that need not stay in the log.
+    pub(super) fn settle(&mut self) {
+        let now_ms = self.now.mono_ms;
+        self.pins.retain(|_, until_ms| *until_ms > now_ms);
+        let sending = self.links.values().filter_map(|link| link.transfer.as_ref()).map(|pieces| pieces.time);
+        let pinned = self.pins.keys().copied().chain(self.compacting.as_ref().map(Dump::time)).chain(sending).min();
+        let frontier = if left_out(Rule::ForgetFinal) { self.clock } else { self.finality.frontier };
+        let limit = frontier.min(pinned.unwrap_or(u64::MAX));
+        let (kept, kept_bytes) = self.log.kept();
+        let (ops, bytes) = (self.config.retention.ops, self.config.retention.bytes);
+        let (ops, bytes) = (kept.saturating_sub(ops), kept_bytes.saturating_sub(bytes));
+        let (mut horizon, mut count, mut freed) = (self.log.horizon(), 0, 0);
+        for op in self.log.after(Stamp { time: horizon, origin: NodeId(uuid::Uuid::max()) }, None) {
+            if op.time() > limit || count == FORGOTTEN_MAX || (count >= ops && freed >= bytes) {
+                break;
+            }
+            (horizon, count, freed) = (op.time(), count + 1, freed + op.bytes().len());
+        }
+        if count > 0 {
+            let forgotten: Vec<Op> = self.log.forget(horizon);
+            self.state.forget(&forgotten, horizon);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Snapshots on links: sent to one who lacks ops that are forgotten here, and taken in by one who begins with nothing.
+//!
+//! The receiver asks, one peer at a time; what broke off it goes on with at any peer whose log reaches back to the time of
+//! what it has. Each piece is recorded as it comes, so that a whole one needs no second writing, and one that is not
+//! whole counts for nothing. The documents come into a state of their own, which takes the place of the node's when it is
+//! whole: nobody reads half of it.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Effect, LinkId, Log, Replica,
+    dump::{self, Pieces},
+    gossip::{HEADS_MAX, Place},
+    rebirth::{Loss, Orphan},
+    roster::Roster,
+};
+use crate::{
+    document::State,
+    op::{Head, NodeId, Op},
+    record::Record,
+    snapshot::{Base, BaseDocument, Part, Whole},
+    wire::{Begun, Message, Why},
+};
+
+/// A peer that was asked for a snapshot and sends nothing of it for this long is not waited for.
+const PATIENCE_MS: u64 = 10_000;
+
+/// A snapshot that this node has asked for.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    /// Whom it has asked; none if that link is gone.
+    link: Option<LinkId>,
+    heard_ms: u64,
+    incoming: Option<Incoming>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+struct Incoming {
+    base: Base,
+    state: State,
+    sum: Whole,
+    /// Collection and id of the last document that came.
+    last: Option<(String, String)>,
+}
+
+impl Incoming {
+    fn take(&mut self, documents: Vec<BaseDocument>) {
+        dump::add(&mut self.sum, &documents);
+        if let Some(last) = documents.last() {
+            self.last = Some((last.collection.clone(), last.id.clone()));
+        }
+        documents.into_iter().for_each(|document| self.state.adopt(document));
+    }
+
+    /// Whether these documents go on behind what came before.
+    fn precedes(&self, documents: &[BaseDocument]) -> bool {
+        let key = |document: &BaseDocument| (document.collection.clone(), document.id.clone());
+        documents.first().is_none_or(|first| self.last < Some(key(first)))
+            && documents.windows(2).all(|pair| key(&pair[0]) < key(&pair[1]))
+    }
+}
+
+impl Replica {
+    /// The peer has forgotten what this node lacks.
+    pub(super) fn on_dropped(&mut self, link: LinkId, horizon: u64) {
+        let Some(found) = self.links.get_mut(&link) else { return };
+        let first = !std::mem::replace(&mut found.dropped, true);
+        let newcomer = self.log.head(self.config.node).seq == 0 && !self.ready;
+        if newcomer || self.spoilt {
+            self.fetch();
+        } else if self.finality.complete < horizon && self.believes(link) {
+            let node = self.config.node;
+            self.be_reborn(format!("the pool has gone on without {node}, which comes back as another"), Loss::Behind);
+        } else if first {
+            // It answered an old word: this node has promised to hold all up to there since.
+            self.say_heads(link);
+        }
+    }
+
+    /// Asks for a snapshot where one is needed, of one peer at a time.
+    pub(super) fn fetch(&mut self) {
+        let now_ms = self.now.mono_ms;
+        let needs = self.pool.is_some() && (self.spoilt || self.doubtful || !self.ready && self.is_told_to_fetch());
+        if !needs {
+            if self.ready {
+                self.fetch = None;
+            }
+            return;
+        }
+        let waits = |fetch: &Fetch| {
+            fetch.link.is_some_and(|link| self.links.contains_key(&link)) && now_ms < fetch.heard_ms + PATIENCE_MS
+        };
+        if self.fetch.as_ref().is_some_and(waits) {
+            return;
+        }
+        let last = self.fetch.as_ref().and_then(|fetch| fetch.link);
+        let serves = |(_, link): &(&LinkId, &super::Link)| {
+            let member = link.peer.as_ref().is_some_and(|peer| peer.member && !self.roster.is_gone(peer.node));
+            member && (link.dropped || self.spoilt || self.doubtful)
+        };
+        let mut others: Vec<LinkId> = self.links.iter().filter(serves).map(|(id, _)| *id).collect();
+        // The one that fell silent is asked again last.
+        others.sort_by_key(|link| Some(*link) == last);
+        let Some(link) = others.first().copied() else { return };
+        let incoming = self.fetch.take().and_then(|fetch| fetch.incoming);
+        let begun = incoming.as_ref().map(|Incoming { base, sum, last, .. }| Begun {
+            time: base.time,
+            after: last.clone(),
+            sum: *sum,
+        });
+        self.fetch = Some(Fetch { link: Some(link), heard_ms: now_ms, incoming });
+        self.effects.push(Effect::Send(link, Message::Fetch(begun)));
+    }
+
+    /// Whether there is nobody whose log has all that this newcomer lacks.
+    fn is_told_to_fetch(&self) -> bool {
+        let mut links = self.links.values();
+        links.any(|link| link.dropped) && !self.links.values().any(|link| link.catch_up.is_some() && !link.dropped)
+    }
+
+    /// A peer asks for a snapshot.
+    pub(super) fn on_fetch(&mut self, link: LinkId, begun: Option<Begun>) {
+        if !self.ready || self.spoilt {
+            return;
+        }
+        let frontier = self.finality.frontier;
+        let known = |begun: &Begun| (self.log.horizon()..=frontier).contains(&begun.time);
+        let pieces = begun.filter(known).map_or_else(|| Pieces::new(frontier), Pieces::behind);
+        if let Some(found) = self.links.get_mut(&link) {
+            found.transfer = Some(pieces);
+        }
+        self.pump(link);
+    }
+
+    /// The next piece for a peer that has asked.
+    pub(super) fn next_piece(&mut self, link: LinkId) {
+        let Some(found) = self.links.get_mut(&link).filter(|link| link.writable) else { return };
+        let Some(mut pieces) = found.transfer.take() else { return };
+        if self.log.horizon() > pieces.time {
+            return self.effects.push(Effect::Send(link, Message::Dropped(self.log.horizon())));
+        }
+        let time = pieces.time;
+        let Some(part) = pieces.next(&self.state, &self.log, &self.roster) else { return self.pin(time) };
+        found.writable = false;
+        found.transfer = Some(pieces);
+        self.effects.push(Effect::Send(link, Message::Snapshot(time, part)));
+    }
+
+    /// A piece of a snapshot came.
+    pub(super) fn on_snapshot(&mut self, link: LinkId, time: u64, part: Part) {
+        let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.link == Some(link)) else { return };
+        fetch.heard_ms = self.now.mono_ms;
+        let stored = Record::Snapshot(part.clone());
+        match (part, &mut fetch.incoming) {
+            (Part::Base(base), _) => {
+                if base.time != time || base.heads.len() > HEADS_MAX || !base.heads.is_sorted_by(|a, b| a.0 < b.0) {
+                    return self.refuse(link, Why::Broken, "a snapshot that begins wrongly".into());
+                }
+                fetch.incoming = Some(Incoming { base, state: State::default(), sum: Whole::default(), last: None });
+                self.effects.push(Effect::Store(stored));
+                let own = self.own_records();
+                self.effects.extend(own.into_iter().map(Effect::Store));
+            }
+            (Part::Documents(documents), Some(incoming))
+                if incoming.base.time == time && incoming.precedes(&documents) =>
+            {
+                incoming.take(documents);
+                self.effects.push(Effect::Store(stored));
+            }
+            (Part::Whole(whole), Some(incoming)) if incoming.base.time == time && incoming.sum == whole => {
+                let incoming = self.fetch.take().and_then(|fetch| fetch.incoming).expect("it is there");
+                self.install(incoming, stored);
+            }
+            _ => {
+                self.fetch = None;
+                self.refuse(link, Why::Broken, "a piece of a snapshot that does not follow the one before".into());
+            }
+        }
+    }
+
+    /// Begins with a snapshot; what this node holds beyond it stays.
+    fn install(&mut self, Incoming { base, state, .. }: Incoming, whole: Record) {
+        let heads: std::collections::BTreeMap<NodeId, Head> = base.heads.iter().copied().collect();
+        let forked =
+            |origin: NodeId, head: Head| self.log.hash_at(origin, head.seq).is_some_and(|hash| hash != head.hash);
+        let forked: BTreeSet<NodeId> =
+            base.heads.iter().filter(|(origin, head)| forked(*origin, *head)).map(|(origin, _)| *origin).collect();
+        let seqs = self.log.heads().map(|(origin, _)| (origin, heads.get(&origin).map_or(0, |head| head.seq)));
+        let (kept, lost): (Vec<Op>, Vec<Op>) =
+            self.log.beyond(seqs).cloned().partition(|op| op.time() > base.time && !forked.contains(&op.origin()));
+        // What it issued under ids that it has given up, and nobody else has taken, it issues again.
+        let former = lost.into_iter().filter(|op| self.former.contains(&op.origin()));
+        let orphans: Vec<Orphan> = former.map(Orphan::of).collect();
+        self.effects.extend(orphans.iter().map(|orphan| Effect::Store(orphan.record())));
+        self.orphans.extend(orphans);
+        self.state = state.follow(&self.state);
+        self.rebase(&base);
+        let mut batch = Vec::new();
+        for op in kept {
+            if matches!(self.place(&op), Place::Next) {
+                self.append(&op, None, self.log.head(op.origin()).extended(&op));
+                batch.push(op);
+            }
+        }
+        self.state.insert(&batch);
+        self.effects.push(Effect::Store(whole));
+        (self.spoilt, self.doubtful, self.compacting) = (false, false, None);
+        self.compacted = base.time;
+        self.counters.adopted += 1;
+        self.links.values_mut().for_each(|link| link.dropped = false);
+        self.announce();
+        self.caught_up();
+    }
+
+    /// Goes on from the ops that a base stands for, as if it held them.
+    pub(super) fn rebase(&mut self, base: &Base) {
+        let node = self.config.node;
+        self.log = Log::behind(base.time, &base.heads);
+        self.roster = Roster::default();
+        base.membership.iter().for_each(|op| {
+            self.roster.take(op);
+        });
+        self.roster_moved = true;
+        self.early = super::Early::default();
+        self.tips = base.heads.iter().map(|(origin, head)| (*origin, head.seq)).collect();
+        self.unseen = self.tips.clone();
+        self.unseen.remove(&node);
+        self.clock = self.clock.max(base.time);
+        self.finality.reach(base.time);
+    }
+
+    /// How many documents of a snapshot that is coming in are here, and about how many these are.
+    pub fn fetch_progress(&self) -> Option<(u64, u64)> {
+        let incoming = self.fetch.as_ref()?.incoming.as_ref()?;
+        Some((incoming.sum.documents, incoming.base.documents.max(incoming.sum.documents)))
+    }
+}

@@ -1,0 +1,48 @@
+//! Waiting until a number of members hold an op: peers that were sent it are asked, and answer once it is stored there.
+
+use super::{Effect, LinkId, Replica};
+use crate::{
+    op::{NodeId, OpId},
+    wire::Message,
+};
+
+impl Replica {
+    /// Asks the linked peers how many of this node's ops they hold, each as soon as it was sent as many as this.
+    pub(super) fn ask(&mut self, seq: u64) {
+        for link in self.links.values_mut().filter(|link| link.holds_own < seq) {
+            link.ask = link.ask.max(Some(seq));
+        }
+        self.pump_all();
+    }
+
+    pub(super) fn on_ask(&mut self, link: LinkId) {
+        if let Some(peer) = self.links.get(&link).and_then(|link| link.peer.as_ref()) {
+            let held = self.log.head(peer.node).seq;
+            self.effects.push(Effect::Send(link, Message::Held(held)));
+        }
+    }
+
+    pub(super) fn on_held(&mut self, link: LinkId, seq: u64) {
+        let own = self.log.head(self.config.node).seq;
+        if let Some(link) = self.links.get_mut(&link) {
+            link.holds_own = link.holds_own.max(seq.min(own));
+            self.counters.held += 1;
+        }
+    }
+
+    /// How many members are known to hold an op of this node, itself among them.
+    pub fn holders(&self, op: OpId) -> usize {
+        let node = self.config.node;
+        if op.origin != node || self.log.head(node).seq < op.seq {
+            return 0;
+        }
+        let time = self.log.get(op).map_or(0, crate::op::Op::time);
+        let linked = |other: NodeId| self.linked_to(other).and_then(|link| self.links.get(&link));
+        let holds = |other: NodeId| {
+            other == node
+                || linked(other).is_some_and(|link| link.holds_own >= op.seq)
+                || self.finality.is_complete(other, time)
+        };
+        self.roster.present().filter(|(other, _)| holds(**other)).count()
+    }
+}
