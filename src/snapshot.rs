@@ -16,8 +16,8 @@ pub const PART_BYTES: usize = 256 << 10;
 pub enum Part {
     /// The first.
     Base(Base),
-    /// Some documents, in the order of their keys.
-    Documents(Vec<BaseDocument>),
+    /// Some documents.
+    Documents(Slice),
     /// The last.
     Whole(Whole),
 }
@@ -34,6 +34,20 @@ pub struct Base {
     /// About how many documents there will be, for those who watch the progress.
     pub documents: u64,
 }
+
+/// The documents of a snapshot from one key to another, in the order of their keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// The key behind which they come; none for the first.
+    pub after: Option<Key>,
+    /// The documents there are.
+    pub documents: Vec<BaseDocument>,
+    /// The key behind which the next slice goes on; none for the last.
+    pub next: Option<Key>,
+}
+
+/// Collection and id of a document.
+pub type Key = (String, String);
 
 /// A document as the ops that a snapshot stands for have made it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

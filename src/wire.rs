@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::{
     document::{self, Fault},
     op::{Hash, Head, NodeId, OP_BYTES_MAX, Op, OpError, PoolId},
-    snapshot::{Part, Whole},
+    snapshot::{Key, Part, Whole},
 };
 
 /// The protocol version this node speaks. Version 1, without snapshots, was never released.
@@ -63,8 +63,8 @@ impl Message {
 pub struct Begun {
     /// The time of the snapshot.
     pub time: u64,
-    /// Collection and id of the last document that came.
-    pub after: Option<(String, String)>,
+    /// The key up to which all has come.
+    pub after: Option<Key>,
     /// How many documents came, and the digest over them.
     pub sum: Whole,
 }
@@ -264,8 +264,8 @@ fn message(wire: Wire<'_>) -> Result<Message, WireError> {
         Wire::Ask => Ok(Message::Ask),
         Wire::Held(seq) => Ok(Message::Held(seq)),
         Wire::Snapshot(time, part) => {
-            if let Part::Documents(documents) = &part {
-                documents.iter().try_for_each(document::check_base).map_err(WireError::Content)?;
+            if let Part::Documents(slice) = &part {
+                slice.documents.iter().try_for_each(document::check_base).map_err(WireError::Content)?;
             }
             if let Part::Base(base) = &part {
                 let mut ops = base.membership.iter();

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     op::{Body, DocKey, NodeId, Op, Stamp},
     plant::{Rule, left_out, slice_squeezed},
-    snapshot::{BaseDocument, PART_BYTES},
+    snapshot::{BaseDocument, Key, PART_BYTES, Slice},
 };
 
 /// How many ops are folded at once when all are folded anew.
@@ -25,15 +25,6 @@ const REFOLD_BATCH: usize = 4_096;
 const LOOK_MAX: usize = 4_096;
 /// Keys looked at for each op that is forgotten: more than one, so that those that have ended grow no faster than they go.
 const SWEPT_PER_OP: usize = 2;
-
-/// Some documents of a snapshot.
-#[derive(Debug)]
-pub struct Slice {
-    /// The documents, in the order of their keys.
-    pub documents: Vec<BaseDocument>,
-    /// The key to go on behind; none at the end.
-    pub next: Option<DocKey<'static>>,
-}
 
 impl State {
     /// Forgets ops: all that it holds with times up to `horizon`. Each of them must be final.
@@ -102,12 +93,12 @@ impl State {
     }
 
     /// The documents behind a key as they are at a time, for a snapshot; not before the horizon.
-    pub fn slice(&self, after: Option<&DocKey<'_>>, time: u64) -> Slice {
-        let first = after.map_or("", |after| &after.collection);
+    pub fn slice(&self, after: Option<Key>, time: u64) -> Slice {
         let (mut documents, mut bytes, mut looked) = (Vec::new(), 0, 0);
+        let first = after.as_ref().map_or("", |(collection, _)| collection);
         for (name, collection) in self.collections.range::<str, _>((Bound::Included(first), Bound::Unbounded)) {
-            let from = after.filter(|after| *after.collection == **name);
-            let from = from.map_or(Bound::Unbounded, |after| Bound::Excluded(&*after.id));
+            let from = after.as_ref().filter(|(collection, _)| **collection == **name);
+            let from = from.map_or(Bound::Unbounded, |(_, id)| Bound::Excluded(&**id));
             for (id, document) in collection.documents.range::<str, _>((from, Bound::Unbounded)) {
                 if let Some((text, stamp)) = self.document_at(name, id, document, time) {
                     bytes += name.len() + id.len() + text.len();
@@ -116,11 +107,12 @@ impl State {
                 }
                 looked += 1;
                 if bytes >= PART_BYTES || looked == slice_squeezed(LOOK_MAX) {
-                    return Slice { documents, next: Some(DocKey::new(name.to_string(), id.to_string())) };
+                    let next = Some((name.to_string(), id.to_string()));
+                    return Slice { after, documents, next };
                 }
             }
         }
-        Slice { documents, next: None }
+        Slice { after, documents, next: None }
     }
 
     fn document_at(&self, name: &Arc<str>, id: &str, document: &Document, time: u64) -> Option<(Text, Stamp)> {

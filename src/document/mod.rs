@@ -15,7 +15,6 @@ mod state;
 mod text;
 mod workbench;
 
-pub use base::Slice;
 pub use changes::{CHANGES_MAX, Change, Changes};
 pub use check::{Fault, URLS_MAX, check, check_base, check_collection, check_id, check_newcomer};
 pub use claim::{Claim, KEY_SPAN, request};

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use super::{Effect, PIN_MS, Replica, log::Log, roster::Roster};
 use crate::{
     document::State,
-    op::{DocKey, NodeId, Op, Stamp},
+    op::{NodeId, Op, Stamp},
     plant::{Rule, left_out},
     record::Record,
-    snapshot::{Base, BaseDocument, PART_BYTES, Part, Whole},
+    snapshot::{Base, BaseDocument, Key, PART_BYTES, Part, Whole},
     wire::Begun,
 };
 
@@ -31,7 +31,7 @@ pub(super) struct Pieces {
 #[derive(Clone, Debug)]
 enum Next {
     Base,
-    Documents(Option<DocKey<'static>>),
+    Documents(Option<Key>),
     Whole,
     Nothing,
 }
@@ -44,7 +44,6 @@ impl Pieces {
 
     /// From behind a document, for one who has what comes before it.
     pub(super) fn behind(Begun { time, after, sum }: Begun) -> Pieces {
-        let after = after.map(|(collection, id)| DocKey::new(collection, id));
         Pieces { time, next: Next::Documents(after), whole: sum }
     }
 
@@ -56,10 +55,10 @@ impl Pieces {
                 Some(Part::Base(Base { time: self.time, heads, membership, documents: state.count() as u64 }))
             }
             Next::Documents(after) => {
-                let slice = state.slice(after.as_ref(), self.time);
+                let slice = state.slice(after.clone(), self.time);
                 add(&mut self.whole, &slice.documents);
-                self.next = slice.next.map_or(Next::Whole, |key| Next::Documents(Some(key)));
-                Some(Part::Documents(slice.documents))
+                self.next = slice.next.clone().map_or(Next::Whole, |key| Next::Documents(Some(key)));
+                Some(Part::Documents(slice))
             }
             Next::Whole => {
                 self.next = Next::Nothing;

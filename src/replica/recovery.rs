@@ -89,10 +89,10 @@ impl Recovery {
                 next.open = true;
                 self.next = Some((next, Whole::default()));
             }
-            Part::Documents(documents) => {
+            Part::Documents(slice) => {
                 if let Some((next, sum)) = &mut self.next {
-                    dump::add(sum, &documents);
-                    documents.into_iter().for_each(|document| next.replica.state.adopt(document));
+                    dump::add(sum, &slice.documents);
+                    slice.documents.into_iter().for_each(|document| next.replica.state.adopt(document));
                 }
             }
             Part::Whole(whole) => {

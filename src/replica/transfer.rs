@@ -18,7 +18,7 @@ use crate::{
     document::State,
     op::{Head, NodeId, Op},
     record::Record,
-    snapshot::{Base, BaseDocument, Part, Whole},
+    snapshot::{Base, BaseDocument, Key, Part, Slice, Whole},
     wire::{Begun, Message, Why},
 };
 
@@ -30,7 +30,8 @@ const PATIENCE_MS: u64 = 10_000;
 pub(super) struct Fetch {
     /// Whom it has asked; none if that link is gone.
     link: Option<LinkId>,
-    heard_ms: u64,
+    /// When something came last, or it was asked; none if it is to be asked again at once.
+    heard_ms: Option<u64>,
     incoming: Option<Incoming>,
 }
 
@@ -40,25 +41,38 @@ struct Incoming {
     base: Base,
     state: State,
     sum: Whole,
-    /// Collection and id of the last document that came.
-    last: Option<(String, String)>,
+    /// The key up to which all has come; none before the first slice.
+    reached: Option<Key>,
+    /// Whether the last slice has come.
+    ended: bool,
 }
 
 impl Incoming {
-    fn take(&mut self, documents: Vec<BaseDocument>) {
-        dump::add(&mut self.sum, &documents);
-        if let Some(last) = documents.last() {
-            self.last = Some((last.collection.clone(), last.id.clone()));
-        }
-        documents.into_iter().for_each(|document| self.state.adopt(document));
+    /// Takes a slice, if it is the next.
+    fn take(&mut self, slice: Slice) {
+        dump::add(&mut self.sum, &slice.documents);
+        self.ended = slice.next.is_none();
+        self.reached = slice.next;
+        slice.documents.into_iter().for_each(|document| self.state.adopt(document));
     }
 
-    /// Whether these documents go on behind what came before.
-    fn precedes(&self, documents: &[BaseDocument]) -> bool {
-        let key = |document: &BaseDocument| (document.collection.clone(), document.id.clone());
-        documents.first().is_none_or(|first| self.last < Some(key(first)))
-            && documents.windows(2).all(|pair| key(&pair[0]) < key(&pair[1]))
+    fn is_next(&self, time: u64, slice: &Slice) -> bool {
+        self.base.time == time && !self.ended && self.reached == slice.after
     }
+
+    fn begun(&self) -> Begun {
+        Begun { time: self.base.time, after: self.reached.clone(), sum: self.sum }
+    }
+}
+
+/// Whether the documents of a slice are in their order, and where it says they are.
+fn is_orderly(slice: &Slice) -> bool {
+    let key = |document: &BaseDocument| (document.collection.clone(), document.id.clone());
+    let within = |document: &BaseDocument| {
+        let key = Some(key(document));
+        key > slice.after && (slice.next.is_none() || key <= slice.next)
+    };
+    slice.documents.iter().all(within) && slice.documents.is_sorted_by(|a, b| key(a) < key(b))
 }
 
 impl Replica {
@@ -89,7 +103,8 @@ impl Replica {
             return;
         }
         let waits = |fetch: &Fetch| {
-            fetch.link.is_some_and(|link| self.links.contains_key(&link)) && now_ms < fetch.heard_ms + PATIENCE_MS
+            let linked = fetch.link.is_some_and(|link| self.links.contains_key(&link));
+            linked && fetch.heard_ms.is_some_and(|heard_ms| now_ms < heard_ms + PATIENCE_MS)
         };
         if self.fetch.as_ref().is_some_and(waits) {
             return;
@@ -104,12 +119,8 @@ impl Replica {
         others.sort_by_key(|link| Some(*link) == last);
         let Some(link) = others.first().copied() else { return };
         let incoming = self.fetch.take().and_then(|fetch| fetch.incoming);
-        let begun = incoming.as_ref().map(|Incoming { base, sum, last, .. }| Begun {
-            time: base.time,
-            after: last.clone(),
-            sum: *sum,
-        });
-        self.fetch = Some(Fetch { link: Some(link), heard_ms: now_ms, incoming });
+        let begun = incoming.as_ref().map(Incoming::begun);
+        self.fetch = Some(Fetch { link: Some(link), heard_ms: Some(now_ms), incoming });
         self.effects.push(Effect::Send(link, Message::Fetch(begun)));
     }
 
@@ -150,32 +161,41 @@ impl Replica {
     /// A piece of a snapshot came.
     pub(super) fn on_snapshot(&mut self, link: LinkId, time: u64, part: Part) {
         let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.link == Some(link)) else { return };
-        fetch.heard_ms = self.now.mono_ms;
+        fetch.heard_ms = Some(self.now.mono_ms);
         let stored = Record::Snapshot(part.clone());
         match (part, &mut fetch.incoming) {
             (Part::Base(base), _) => {
                 if base.time != time || base.heads.len() > HEADS_MAX || !base.heads.is_sorted_by(|a, b| a.0 < b.0) {
                     return self.refuse(link, Why::Broken, "a snapshot that begins wrongly".into());
                 }
-                fetch.incoming = Some(Incoming { base, state: State::default(), sum: Whole::default(), last: None });
+                fetch.incoming = Some(Incoming {
+                    base,
+                    state: State::default(),
+                    sum: Whole::default(),
+                    reached: None,
+                    ended: false,
+                });
                 self.effects.push(Effect::Store(stored));
                 let own = self.own_records();
                 self.effects.extend(own.into_iter().map(Effect::Store));
             }
-            (Part::Documents(documents), Some(incoming))
-                if incoming.base.time == time && incoming.precedes(&documents) =>
-            {
-                incoming.take(documents);
+            (Part::Documents(slice), Some(incoming)) if incoming.is_next(time, &slice) => {
+                if !is_orderly(&slice) {
+                    self.fetch = None;
+                    return self.refuse(link, Why::Broken, "a snapshot whose documents are out of order".into());
+                }
+                incoming.take(slice);
                 self.effects.push(Effect::Store(stored));
             }
-            (Part::Whole(whole), Some(incoming)) if incoming.base.time == time && incoming.sum == whole => {
+            (Part::Whole(whole), Some(incoming)) if incoming.base.time == time && incoming.ended => {
                 let incoming = self.fetch.take().and_then(|fetch| fetch.incoming).expect("it is there");
+                if incoming.sum != whole {
+                    return self.refuse(link, Why::Broken, "a snapshot that does not add up".into());
+                }
                 self.install(incoming, stored);
             }
-            _ => {
-                self.fetch = None;
-                self.refuse(link, Why::Broken, "a piece of a snapshot that does not follow the one before".into());
-            }
+            // A piece was lost on the way: the next tick asks for what comes behind those that are here.
+            _ => fetch.heard_ms = None,
         }
     }
 

@@ -338,7 +338,7 @@ impl World {
             }
             Some(Parcel::Message(Message::Snapshot(time, part))) => match part {
                 Part::Base(_) => format!("snapshot of {time}"),
-                Part::Documents(documents) => format!("{} documents of {time}", documents.len()),
+                Part::Documents(slice) => format!("{} documents of {time}", slice.documents.len()),
                 Part::Whole(_) => format!("end of the snapshot of {time}"),
             },
             Some(Parcel::Message(Message::Ask)) => "asks how far its ops are held".into(),
