@@ -39,8 +39,8 @@ pub enum Message {
     Ops(Vec<Op>, Vec<(NodeId, Head)>, Vec<(NodeId, Pulse)>),
     /// The sender is alive.
     Beat(Beat),
-    /// What the receiver lacks is forgotten here, up to this time: there is only a snapshot to be had.
-    Dropped(u64),
+    /// Up to these heads the sender has forgotten all ops: one who lacks any of them can have a snapshot.
+    Dropped(Vec<(NodeId, Head)>),
     /// "Send me a snapshot", or the rest of one, if that can be.
     Fetch(Option<Begun>),
     /// A piece of the snapshot of this time.
@@ -199,7 +199,7 @@ enum Wire<'a> {
     Heads(Vec<(NodeId, Head)>),
     Ops(#[serde(borrow)] Vec<Raw<'a>>, Vec<(NodeId, Head)>, Vec<(NodeId, Pulse)>),
     Beat(Beat),
-    Dropped(u64),
+    Dropped(Vec<(NodeId, Head)>),
     Fetch(Option<Begun>),
     Snapshot(u64, Part),
     Ask,
@@ -226,7 +226,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
             Wire::Ops(ops.iter().map(|op| Raw(op.bytes())).collect(), heads.clone(), pulses.clone())
         }
         Message::Beat(beat) => Wire::Beat(beat.clone()),
-        Message::Dropped(time) => Wire::Dropped(*time),
+        Message::Dropped(heads) => Wire::Dropped(heads.clone()),
         Message::Fetch(begun) => Wire::Fetch(begun.clone()),
         Message::Snapshot(time, part) => Wire::Snapshot(*time, part.clone()),
         Message::Ask => Wire::Ask,
@@ -259,7 +259,7 @@ fn message(wire: Wire<'_>) -> Result<Message, WireError> {
     match wire {
         Wire::Heads(heads) => Ok(Message::Heads(heads)),
         Wire::Beat(beat) => Ok(Message::Beat(beat)),
-        Wire::Dropped(time) => Ok(Message::Dropped(time)),
+        Wire::Dropped(heads) => Ok(Message::Dropped(heads)),
         Wire::Fetch(begun) => Ok(Message::Fetch(begun)),
         Wire::Ask => Ok(Message::Ask),
         Wire::Held(seq) => Ok(Message::Held(seq)),

@@ -83,7 +83,7 @@ impl Replica {
                 self.on_pulses(link, &pulses);
             }
             Message::Beat(beat) => self.on_beat(link, &beat),
-            Message::Dropped(horizon) => self.on_dropped(link, horizon),
+            Message::Dropped(heads) => self.on_dropped(link, &heads),
             Message::Fetch(begun) => self.on_fetch(link, begun),
             Message::Snapshot(time, part) => self.on_snapshot(link, time, part),
             Message::Ask => self.on_ask(link),
@@ -106,8 +106,11 @@ impl Replica {
         if let Some(detail) = heads.iter().find_map(|(origin, head)| self.fork(*origin, *head)) {
             return self.refuse(link, Why::Fork, detail);
         }
+        if self.is_tainted(link, heads) {
+            return;
+        }
         if self.log.is_beyond(heads) {
-            let dropped = Message::Dropped(self.log.horizon());
+            let dropped = Message::Dropped(self.log.starts());
             self.links.get_mut(&link).into_iter().for_each(Link::peer_needs_snapshot);
             return self.effects.push(Effect::Send(link, dropped));
         }
@@ -271,6 +274,7 @@ impl Replica {
             return;
         }
         self.ready = true;
+        self.fetch = None;
         // It holds all that its sponsor did, so what was final there is so here.
         self.finality.reach(self.roster.joined_at(self.config.node));
         self.links.values_mut().for_each(|link| link.catch_up = None);

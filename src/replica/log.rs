@@ -113,6 +113,12 @@ impl Log {
         self.chains.iter().any(|(origin, chain)| held.get(origin).copied().unwrap_or(0) < chain.start.seq)
     }
 
+    /// The last op of each origin that is forgotten, where there is one.
+    pub(super) fn starts(&self) -> Vec<(NodeId, Head)> {
+        let starts = self.chains.iter().map(|(origin, chain)| (*origin, chain.start));
+        starts.filter(|(_, start)| start.seq > 0).collect()
+    }
+
     /// How far the ops of each origin go up to a time, which must not be before the horizon.
     pub(super) fn heads_at(&self, time: u64) -> Vec<(NodeId, Head)> {
         let head = |(origin, chain): (&NodeId, &Chain)| {

@@ -3,7 +3,7 @@
 
 use super::{LinkId, Replica, gossip::SILENCE_MS, rebirth::Loss};
 use crate::{
-    op::{Command, Eviction, NodeId},
+    op::{Command, Eviction, Head, NodeId},
     plant::{Rule, left_out},
     wire::{Hello, Why},
 };
@@ -21,6 +21,24 @@ impl Replica {
         let rooted = |peer| !self.ready || self.finality.assembly.remaining.contains(&peer);
         let remains = |peer| self.roster.knows(peer) && !self.roster.is_gone(peer) && rooted(peer);
         !peer.is_some_and(remains)
+    }
+
+    /// Whether a newcomer with these heads was given what an evicted member went on with when the others had cut it off. It
+    /// cannot become a member with that, for all that members hold counts; it has to begin anew.
+    pub(super) fn is_tainted(&mut self, link: LinkId, heads: &[(NodeId, Head)]) -> bool {
+        let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
+        if !self.ready || peer.is_none_or(|peer| self.roster.knows(peer)) {
+            return false;
+        }
+        // As long as an eviction is not effective, whoever takes more of the evicted one answers again.
+        let pending = &self.finality.assembly.pending;
+        let past = |(origin, head): &&(NodeId, Head)| {
+            !pending.contains(origin) && self.roster.is_past_fences(*origin, head.seq)
+        };
+        let Some((origin, _)) = heads.iter().find(past) else { return false };
+        let detail = format!("it holds what {origin} did when it was evicted already: it begins anew");
+        self.refuse(link, Why::Evicted, detail);
+        true
     }
 
     /// Why there is no link with this node any more, if the pool goes on without it.

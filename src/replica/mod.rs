@@ -669,6 +669,11 @@ impl Replica {
         self.log.horizon()
     }
 
+    /// Whether its documents have holes, which a snapshot from a peer is to fill. It serves nobody.
+    pub fn is_spoilt(&self) -> bool {
+        self.spoilt
+    }
+
     /// Whether a snapshot for the journal is under way: [`Event::Stored`] is waited for.
     pub fn is_compacting(&self) -> bool {
         self.compacting.is_some()

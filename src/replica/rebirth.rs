@@ -73,9 +73,10 @@ impl Replica {
     pub(super) fn be_reborn(&mut self, why: String, loss: Loss) {
         let (node, Some(pool)) = (self.config.node, self.pool.clone()) else { return };
         // What an old copy of a disk held the pool has, as far as that has ops of this id; what came since is its own.
-        let is_forked = |op: &Op| loss == Loss::Fork && op.id().seq > self.resumed_at;
+        let is_forked = |op: &Op| loss == Loss::Fork && op.origin() == node && op.id().seq > self.resumed_at;
         let orphan = |op: &Op| Orphan { op: op.clone(), forked: is_forked(op) };
-        let own: Vec<Orphan> = self.log.beyond(std::iter::once((node, 0))).map(orphan).collect();
+        let ids = self.former.iter().copied().chain([node]).map(|id| (id, 0));
+        let own: Vec<Orphan> = self.log.beyond(ids).map(orphan).collect();
         let urls = self.roster.present().map(|(_, member)| member).flat_map(|member| member.urls.clone());
         urls.for_each(|url| self.peers.give(&url));
         let links: Vec<_> = self.links.keys().copied().collect();

@@ -182,6 +182,11 @@ impl Roster {
         self.is_retired(node) || self.is_evicted(node)
     }
 
+    /// Whether somebody who holds so many ops of `node` holds more than all who cut that one off did.
+    pub(super) fn is_past_fences(&self, node: NodeId, held: u64) -> bool {
+        self.exits.get(&node).is_some_and(|exit| !exit.evicted.is_empty() && held > exit.most_held())
+    }
+
     /// Up to which time all was final where `node` was let in.
     pub(super) fn joined_at(&self, node: NodeId) -> u64 {
         self.members.get(&node).map_or(0, |member| member.frontier)

@@ -76,18 +76,21 @@ fn is_orderly(slice: &Slice) -> bool {
 }
 
 impl Replica {
-    /// The peer has forgotten what this node lacks.
-    pub(super) fn on_dropped(&mut self, link: LinkId, horizon: u64) {
+    /// The peer has forgotten ops, and thinks that this node lacks some.
+    pub(super) fn on_dropped(&mut self, link: LinkId, forgotten: &[(NodeId, Head)]) {
+        let lacks = forgotten.iter().any(|(origin, head)| self.log.head(*origin).seq < head.seq);
         let Some(found) = self.links.get_mut(&link) else { return };
         let first = !std::mem::replace(&mut found.dropped, true);
+        // An old copy of a disk may be from before it knew the peer.
+        let stranger = found.peer.as_ref().is_some_and(|peer| peer.member && !self.roster.knows(peer.node));
         let newcomer = self.log.head(self.config.node).seq == 0 && !self.ready;
-        if newcomer || self.spoilt {
+        if self.spoilt || newcomer && lacks {
             self.fetch();
-        } else if self.finality.complete < horizon && self.believes(link) {
+        } else if lacks && (stranger || self.believes(link)) {
             let node = self.config.node;
             self.be_reborn(format!("the pool has gone on without {node}, which comes back as another"), Loss::Behind);
         } else if first {
-            // It answered an old word: this node has promised to hold all up to there since.
+            // It answered an old word.
             self.say_heads(link);
         }
     }
@@ -149,7 +152,7 @@ impl Replica {
         let Some(found) = self.links.get_mut(&link).filter(|link| link.writable) else { return };
         let Some(mut pieces) = found.transfer.take() else { return };
         if self.log.horizon() > pieces.time {
-            return self.effects.push(Effect::Send(link, Message::Dropped(self.log.horizon())));
+            return self.effects.push(Effect::Send(link, Message::Dropped(self.log.starts())));
         }
         let time = pieces.time;
         let Some(part) = pieces.next(&self.state, &self.log, &self.roster) else { return self.pin(time) };
@@ -192,7 +195,11 @@ impl Replica {
                 if incoming.sum != whole {
                     return self.refuse(link, Why::Broken, "a snapshot that does not add up".into());
                 }
-                self.install(incoming, stored);
+                // A member takes only what it held itself: else it could lose what it has told of.
+                let (time, own) = (incoming.base.time, self.log.horizon()..=self.finality.complete);
+                if !self.ready || own.contains(&time) && self.log.heads_at(time) == incoming.base.heads {
+                    self.install(incoming, stored);
+                }
             }
             // A piece was lost on the way: the next tick asks for what comes behind those that are here.
             _ => fetch.heard_ms = None,

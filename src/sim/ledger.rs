@@ -31,6 +31,8 @@ pub struct Ledger {
     /// The final ops of the pool, with their verdicts, as the node that first came so far has them; up to this time.
     finals: BTreeMap<Stamp, (OpId, Verdict)>,
     final_to: u64,
+    /// Before this time they are not all there: nodes have vanished that alone knew some.
+    final_from: u64,
 }
 
 /// What a crash must not take back.
@@ -158,8 +160,12 @@ impl Ledger {
     fn check_finals(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
         // What was final before this node began with a snapshot it cannot tell.
         let (from, to) = (watch.frontier.max(replica.horizon()), replica.frontier());
-        if to < from {
-            return violated("the frontier never goes back", format!("it went from {from} to {to}"));
+        if from > self.final_to {
+            self.final_from = from;
+        }
+        let from = from.max(self.final_from);
+        if to < watch.frontier {
+            return violated("the frontier never goes back", format!("it went from {} to {to}", watch.frontier));
         }
         let behind = |time| Stamp { time, origin: NodeId(uuid::Uuid::max()) };
         let ops = replica.log().after(behind(from), None).take_while(|op| op.time() <= to);
@@ -344,6 +350,8 @@ impl Watch {
     /// A subscriber starts over with the documents that there are.
     fn follow(&mut self, replica: &Replica) {
         self.adopted = replica.counters().adopted;
+        // What the snapshot has no place for is gone.
+        self.heads.iter_mut().for_each(|(origin, seq)| *seq = replica.log().head(*origin).seq.min(*seq));
         self.place = replica.state().changes().end();
         self.follower.clear();
         for (name, _) in replica.state().collections() {
