@@ -273,6 +273,11 @@ impl Replica {
         if self.ready || !self.is_member() || takes_back || self.spoilt {
             return;
         }
+        self.advance();
+        if let Some(origin) = self.past_fences(self.log.heads()) {
+            let why = format!("it was given what {origin} did when it was evicted already: it begins anew");
+            return self.be_reborn(why, Loss::CutOff);
+        }
         self.ready = true;
         self.fetch = None;
         // It holds all that its sponsor did, so what was final there is so here.

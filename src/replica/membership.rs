@@ -19,8 +19,10 @@ impl Replica {
         // Not from one who has retired, either: what it passes on comes behind no fence of its own. A newcomer, which has no
         // frontier yet, cannot tell who is rooted.
         let rooted = |peer| !self.ready || self.finality.assembly.remaining.contains(&peer);
+        // Nor from a newcomer that has not announced anything yet: it may have been given what it must not keep.
+        let speaks = |peer| !self.ready || self.pulses.get(&peer).is_some_and(|(pulse, _)| pulse.count > (0, 0));
         let remains = |peer| self.roster.knows(peer) && !self.roster.is_gone(peer) && rooted(peer);
-        !peer.is_some_and(remains)
+        !peer.is_some_and(|peer| remains(peer) && speaks(peer))
     }
 
     /// Whether a newcomer with these heads was given what an evicted member went on with when the others had cut it off. It
@@ -30,15 +32,20 @@ impl Replica {
         if !self.ready || peer.is_none_or(|peer| self.roster.knows(peer)) {
             return false;
         }
-        // As long as an eviction is not effective, whoever takes more of the evicted one answers again.
-        let pending = &self.finality.assembly.pending;
-        let past = |(origin, head): &&(NodeId, Head)| {
-            !pending.contains(origin) && self.roster.is_past_fences(*origin, head.seq)
-        };
-        let Some((origin, _)) = heads.iter().find(past) else { return false };
+        let Some(origin) = self.past_fences(heads.iter().copied()) else { return false };
         let detail = format!("it holds what {origin} did when it was evicted already: it begins anew");
         self.refuse(link, Why::Evicted, detail);
         true
+    }
+
+    /// Of whom somebody with these heads holds more than all who cut that one off. As long as an eviction is not effective,
+    /// whoever takes more answers again, and nothing is wrong.
+    pub(super) fn past_fences(&self, mut heads: impl Iterator<Item = (NodeId, Head)>) -> Option<NodeId> {
+        let pending = &self.finality.assembly.pending;
+        let past = heads.find(|(origin, head)| {
+            !pending.contains(origin) && self.roster.is_past_fences(*origin, head.seq)
+        });
+        past.map(|(origin, _)| origin)
     }
 
     /// Why there is no link with this node any more, if the pool goes on without it.
