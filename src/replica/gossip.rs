@@ -43,6 +43,7 @@ impl Replica {
             self.pump_all();
         }
         self.settle();
+        self.choose_host();
         self.fetch();
         let silent: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| now_ms >= link.heard_ms + SILENCE_MS).map(|(id, _)| *id).collect();
@@ -123,6 +124,7 @@ impl Replica {
                 found.catch_up = Some(heads.iter().map(|(origin, head)| (*origin, head.seq)).collect());
             }
         }
+        self.choose_host();
         self.caught_up();
         self.ask_or_sponsor();
         self.pump(link);
@@ -148,6 +150,9 @@ impl Replica {
                 let detail = format!("two histories of node {}: its op {} differs between us", op.origin(), stated.seq);
                 return self.refuse(link, Why::Fork, detail);
             }
+        }
+        if !self.ready && self.host != Some(link) {
+            return;
         }
         let mut fresh = Vec::with_capacity(ops.len());
         let mut coming: VecDeque<Op> = ops.into();
@@ -273,20 +278,40 @@ impl Replica {
         if self.ready || !self.is_member() || takes_back || self.spoilt {
             return;
         }
-        self.advance();
-        if let Some(origin) = self.past_fences(self.log.heads()) {
+        let node = self.config.node;
+        let past = |(origin, head): &(NodeId, Head)| self.roster.began_past_fences(node, *origin, head.seq);
+        let given = self.log.heads().find(past).map(|(origin, _)| origin).filter(|_| !self.takes_back);
+        if let Some(origin) = given {
             let why = format!("it was given what {origin} did when it was evicted already: it begins anew");
             return self.be_reborn(why, Loss::CutOff);
         }
         self.ready = true;
-        self.fetch = None;
+        (self.fetch, self.host) = (None, None);
         // It holds all that its sponsor did, so what was final there is so here.
         self.finality.reach(self.roster.joined_at(self.config.node));
         self.links.values_mut().for_each(|link| link.catch_up = None);
         self.announce();
     }
 
+    /// A node that is not ready takes all it lacks from one member, its host: of two sides of a pool that go on without each
+    /// other it must not mix what they hold.
+    pub(super) fn choose_host(&mut self) {
+        let serves = |link: &Link| link.catch_up.is_some() && link.peer.as_ref().is_some_and(|peer| peer.member);
+        if self.ready || self.host.and_then(|host| self.links.get(&host)).is_some_and(serves) {
+            return;
+        }
+        let gone = |link: &Link| link.peer.as_ref().is_some_and(|peer| self.roster.is_gone(peer.node));
+        let hosts = self.links.iter().filter(|(_, link)| serves(link));
+        self.host = hosts.min_by_key(|(id, link)| (gone(link), **id)).map(|(id, _)| *id);
+        if let Some(host) = self.host {
+            self.say_heads(host);
+        }
+    }
+
     pub(super) fn say_heads(&mut self, link: LinkId) {
+        if !self.ready && self.host != Some(link) {
+            return;
+        }
         // What has holes is as good as nothing.
         let heads = if self.spoilt { Vec::new() } else { self.log.heads().collect() };
         self.effects.push(Effect::Send(link, Message::Heads(heads)));

@@ -12,7 +12,9 @@ impl Replica {
     /// Whether the ops of `origin` are not taken on this link: once a member is evicted, only what the remaining members
     /// hold of it counts, and a fence says how much that is.
     pub(super) fn is_closed_to(&self, link: LinkId, origin: NodeId) -> bool {
-        if !self.roster.is_evicted(origin) || left_out(Rule::FencedSource) {
+        // A newcomer begins with what its host holds, all of it and nothing else.
+        let newcomer = !self.ready && self.log.head(self.config.node).seq == 0;
+        if !self.roster.is_evicted(origin) || newcomer || left_out(Rule::FencedSource) {
             return false;
         }
         let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
@@ -32,20 +34,12 @@ impl Replica {
         if !self.ready || peer.is_none_or(|peer| self.roster.knows(peer)) {
             return false;
         }
-        let Some(origin) = self.past_fences(heads.iter().copied()) else { return false };
+        let node = self.config.node;
+        let past = |(origin, head): &&(NodeId, Head)| self.roster.is_past_fences(node, *origin, head.seq);
+        let Some((origin, _)) = heads.iter().find(past) else { return false };
         let detail = format!("it holds what {origin} did when it was evicted already: it begins anew");
         self.refuse(link, Why::Evicted, detail);
         true
-    }
-
-    /// Of whom somebody with these heads holds more than all who cut that one off. As long as an eviction is not effective,
-    /// whoever takes more answers again, and nothing is wrong.
-    pub(super) fn past_fences(&self, mut heads: impl Iterator<Item = (NodeId, Head)>) -> Option<NodeId> {
-        let pending = &self.finality.assembly.pending;
-        let past = heads.find(|(origin, head)| {
-            !pending.contains(origin) && self.roster.is_past_fences(*origin, head.seq)
-        });
-        past.map(|(origin, _)| origin)
     }
 
     /// Why there is no link with this node any more, if the pool goes on without it.

@@ -293,6 +293,8 @@ pub struct Replica {
     former: BTreeSet<NodeId>,
     orphans: Vec<Orphan>,
     reissued: BTreeMap<OpId, OpId>,
+    /// Whom it takes all it lacks from, until it is ready.
+    host: Option<LinkId>,
     /// The snapshot that it is being sent, because it lacks what the others have forgotten.
     fetch: Option<Fetch>,
     /// Whether its documents have holes: a part of the snapshot in its journal was lost.
@@ -347,6 +349,7 @@ impl Replica {
             former: BTreeSet::new(),
             orphans: Vec::new(),
             reissued: BTreeMap::new(),
+            host: None,
             fetch: None,
             spoilt: false,
             doubtful: false,

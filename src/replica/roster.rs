@@ -182,9 +182,15 @@ impl Roster {
         self.is_retired(node) || self.is_evicted(node)
     }
 
-    /// Whether somebody who holds so many ops of `node` holds more than all who cut that one off did.
-    pub(super) fn is_past_fences(&self, node: NodeId, held: u64) -> bool {
-        self.exits.get(&node).is_some_and(|exit| !exit.evicted.is_empty() && held > exit.most_held())
+    /// Whether a newcomer that `sponsor` adds cannot have so many ops of `node`: it would begin with more of one who was evicted
+    /// than all who cut that one off had, the sponsor among them.
+    pub(super) fn is_past_fences(&self, sponsor: NodeId, node: NodeId, held: u64) -> bool {
+        self.exits.get(&node).is_some_and(|exit| exit.fences.contains_key(&sponsor) && held > exit.most_held())
+    }
+
+    /// The same of a newcomer that has been added.
+    pub(super) fn began_past_fences(&self, newcomer: NodeId, node: NodeId, held: u64) -> bool {
+        self.exits.get(&node).is_some_and(|exit| self.came_after(newcomer, exit) && held > exit.most_held())
     }
 
     /// Up to which time all was final where `node` was let in.

@@ -127,10 +127,9 @@ impl Replica {
         self.effects.push(Effect::Send(link, Message::Fetch(begun)));
     }
 
-    /// Whether there is nobody whose log has all that this newcomer lacks.
+    /// Whether the one that this newcomer takes all from has forgotten some of it.
     fn is_told_to_fetch(&self) -> bool {
-        let mut links = self.links.values();
-        links.any(|link| link.dropped) && !self.links.values().any(|link| link.catch_up.is_some() && !link.dropped)
+        self.host.and_then(|host| self.links.get(&host)).is_some_and(|host| host.dropped)
     }
 
     /// A peer asks for a snapshot.
