@@ -253,7 +253,12 @@ impl Replica {
         self.unseen = self.tips.clone();
         self.unseen.remove(&node);
         self.clock = self.clock.max(base.time);
-        self.finality.reach(base.time);
+        if self.ready {
+            self.finality.reach(base.time);
+        } else {
+            // What it knew before its documents had holes is told anew.
+            (self.finality.frontier, self.finality.complete) = (base.time, base.time);
+        }
     }
 
     /// How many documents of a snapshot that is coming in are here, and about how many these are.

@@ -352,6 +352,7 @@ impl Watch {
         self.adopted = replica.counters().adopted;
         // What the snapshot has no place for is gone.
         self.heads.iter_mut().for_each(|(origin, seq)| *seq = replica.log().head(*origin).seq.min(*seq));
+        self.frontier = self.frontier.min(replica.frontier());
         self.place = replica.state().changes().end();
         self.follower.clear();
         for (name, _) in replica.state().collections() {
