@@ -26,6 +26,7 @@ mod load;
 mod members;
 mod output;
 mod serve;
+mod size;
 mod status;
 mod tx;
 mod watch;
