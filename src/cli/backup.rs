@@ -20,9 +20,8 @@ use super::{
     data, output,
 };
 use crate::{
-    op::OP_BYTES_MAX,
     record::Record,
-    storage::{self, StoreError},
+    storage::{self, RECORD_BYTES_MAX, StoreError},
 };
 
 /// Records that wait to be written; full, they stop the reading.
@@ -150,7 +149,7 @@ async fn receive(mut answer: Incoming, sender: SyncSender<Record>) -> Result<(),
             if length == 0 {
                 return Ok(());
             }
-            if length > OP_BYTES_MAX + 1 {
+            if length > RECORD_BYTES_MAX {
                 return Err(unreadable());
             }
             if buffer.len() < 4 + length {
