@@ -25,6 +25,8 @@ struct Progress {
 /// so that a stream which broke off is not taken for one.
 pub async fn show(State(api): State<Api>, uri: Uri) -> Result<impl IntoResponse, Problem> {
     Query::of(&uri, &[])?;
+    // What the copy begins with must not be forgotten before it is known what that is.
+    api.node.pin(0).await?;
     let dump = api.read(|replica| replica.dump()).await?.ok_or(Refused::NotReady)?;
     let progress = Progress { node: api.node, dump, ended: false };
     let pieces = stream::unfold(progress, |mut progress| async {

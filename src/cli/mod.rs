@@ -16,8 +16,10 @@ macro_rules! examples {
     };
 }
 
+mod audit;
 mod backup;
 mod bench;
+mod chapter;
 mod check;
 mod client;
 mod data;

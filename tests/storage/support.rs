@@ -13,7 +13,7 @@ use std::{
 use lamplight::{
     op::{Body, Command, DocKey, Head, NodeId, Op, OpId, PoolId, Stamp},
     record::{Identity, Record},
-    snapshot::{Base, BaseDocument, Part, Whole},
+    snapshot::{Base, BaseDocument, Part, Slice, Whole},
     storage::{Disk, Found, Layout, Options, Status, Store, SyncMode},
 };
 use uuid::Uuid;
@@ -96,7 +96,7 @@ pub fn base(time: u64) -> Record {
 pub fn part(time: u64, n: u64, bytes: usize) -> Record {
     let (collection, stamp) = ("notes".into(), Stamp { time, origin: node(7) });
     let document = BaseDocument { collection, id: format!("n{n}"), text: format!("\"{}\"", "y".repeat(bytes)), stamp };
-    Record::Snapshot(Part::Documents(vec![document]))
+    Record::Snapshot(Part::Documents(Slice { documents: vec![document], ..Slice::default() }))
 }
 
 /// The end of a snapshot of so many documents.
