@@ -11,7 +11,7 @@ use super::{Api, Problem, query::Query};
 use crate::{
     node::{Node, Stopped},
     record::Record,
-    replica::{Dump, DumpGone, Refused},
+    replica::{Dump, DumpGone, Refused, Replica},
 };
 
 /// How far a backup is.
@@ -27,7 +27,7 @@ pub async fn show(State(api): State<Api>, uri: Uri) -> Result<impl IntoResponse,
     Query::of(&uri, &[])?;
     // What the copy begins with must not be forgotten before it is known what that is.
     api.node.pin(0).await?;
-    let dump = api.read(|replica| replica.dump()).await?.ok_or(Refused::NotReady)?;
+    let dump = api.read(Replica::dump).await?.ok_or(Refused::NotReady)?;
     let progress = Progress { node: api.node, dump, ended: false };
     let pieces = stream::unfold(progress, |mut progress| async {
         let piece = progress.next().await?;

@@ -116,7 +116,7 @@ impl Audit {
             ));
             return;
         }
-        let before = std::mem::replace(&mut self.chapter, Chapter::default());
+        let before = std::mem::take(&mut self.chapter);
         let refolded = before.refold(&base, &chapter, &mut self.broken);
         (self.chapter, self.orphans) = (chapter, orphans);
         self.snapshots.push(Snapshot { time, documents: whole.documents, refolded });

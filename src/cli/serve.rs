@@ -71,7 +71,8 @@ pub struct ServeArgs {
     retain_bytes: Size,
     /// How much the journal grows, beyond twice its last snapshot, before a new snapshot of the data takes the place of
     /// what is in it: in bytes, or with KiB, MiB or GiB. Less makes a shorter journal and a quicker start, and more to
-    /// write: with any value, as much for snapshots as for all else at most. Each snapshot holds all documents.
+    /// write, for each snapshot holds all documents: with 0 about as much again as all else, or twice that where documents
+    /// are only added.
     #[arg(long, env = "LAMPLIGHT_SNAPSHOT_BYTES", value_name = "SIZE", default_value_t = Size(Layout::default().snapshot_bytes))]
     snapshot_bytes: Size,
 }

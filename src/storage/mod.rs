@@ -59,8 +59,8 @@ pub struct Layout {
     /// How much must fit beyond what is appended for there to be room, in bytes. Default: the longest op and 1 MiB.
     pub reserve_bytes: u64,
     /// How much the journal may grow, beyond twice its last snapshot, before a new one is wanted, in bytes. Less is a
-    /// shorter journal, that is read sooner at a start; more is less to write: with any value, as much for snapshots as
-    /// for all else at the most. Default: 64 MiB.
+    /// shorter journal, that is read sooner at a start; more is less to write. From 0 on, for even then snapshots take no
+    /// more than all else, or twice that where documents are only added. Default: 64 MiB.
     pub snapshot_bytes: u64,
 }
 
