@@ -25,6 +25,9 @@ const KILLS: usize = 200;
 /// Documents that each writer may write between two kills. Without a bound a slow machine writes more while a node
 /// starts, has more to read at the next start, and never gets to the end.
 const EACH_ROUND: usize = 16;
+/// Bounds so small that a node forgets nearly all that is final, and writes a snapshot and cuts its journal every few
+/// seconds, and so in the midst of kills.
+const FORGETFUL: [&str; 4] = ["--snapshot-bytes", "32KiB", "--retain-ops", "200"];
 
 /// Where a node of the test is, whatever process it is just now.
 #[derive(Clone)]
@@ -33,6 +36,7 @@ struct Place {
     port: u16,
     dir: PathBuf,
     join: Vec<String>,
+    more: &'static [&'static str],
 }
 
 impl Place {
@@ -47,6 +51,7 @@ impl Place {
             port: ports[index],
             dir: root.join(format!("n{index}")),
             join: (0..NODES).filter(|other| index > 0 && *other != index).map(url).collect(),
+            more: &[],
         };
         (0..NODES).map(place).collect()
     }
@@ -64,7 +69,16 @@ impl Place {
         let (listen, dir) = (format!("127.0.0.1:{}", self.port), self.dir.to_str().unwrap().to_string());
         let mut args = vec!["--listen", &*listen, "--data", &*dir, "--name", &*self.name];
         self.join.iter().for_each(|url| args.extend(["--join", url]));
+        args.extend(self.more);
         Process::serve(&args)
+    }
+
+    /// How many segments of its journal were cut off.
+    fn segments_cut(&self) -> u64 {
+        let names =
+            std::fs::read_dir(&self.dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let first = names.filter_map(|name| name.strip_prefix("journal-")?.parse::<u64>().ok()).min();
+        first.unwrap() - 1
     }
 
     /// Flips a bit in the first segment of its journal: at this byte, or in the midst of what it holds.
@@ -120,7 +134,9 @@ async fn write(writer: usize, base: String, http: Http, told: Arc<Mutex<Told>>, 
             r#"{{"commands":[{{"patch":{{"collection":"counters","id":"w{writer}","patch":
             [{{"op":"increment","path":"/n","by":1}}]}}}}]}}"#
         );
-        let add = http.try_call(Method::POST, &format!("{base}/v1/tx"), add).await;
+        // One writer at each node has all nodes hurry with finality: what is final is forgotten, and makes snapshots.
+        let wait = if writer < NODES { "?wait=final&timeout=200ms" } else { "" };
+        let add = http.try_call(Method::POST, &format!("{base}/v1/tx{wait}"), add).await;
         let acknowledged = note(&base, &told, add.as_ref());
         {
             let mut told = told.lock().unwrap();
@@ -156,7 +172,8 @@ fn say(line: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_was_acknowledged_outlives_hundreds_of_kills() {
-    let (http, places) = (Http::new(), Place::all("kills"));
+    let (http, mut places) = (Http::new(), Place::all("kills"));
+    places.iter_mut().for_each(|place| place.more = &FORGETFUL);
     let mut running: Vec<Process> = places.iter().map(Place::start).collect();
     http.formed(&running.iter().collect::<Vec<_>>(), NODES).await;
     for writer in 0..WRITERS {
@@ -185,6 +202,10 @@ async fn whatever_was_acknowledged_outlives_hundreds_of_kills() {
             assert!(clock >= before, "{} comes back at {clock}, but had told {before}", places[victim].name);
         }
         course.kills.store(kill, Ordering::Relaxed);
+        if kill % 10 == 0 {
+            // Time enough for all to link, and for something to become final, at least now and then.
+            tokio::time::sleep(Duration::from_millis(rng.u64(500..1500))).await;
+        }
         if kill % 50 == 0 {
             say(&format!("{kill} of {KILLS} kills, {} ops acknowledged", told.lock().unwrap().ops.len()));
         }
@@ -214,6 +235,13 @@ async fn whatever_was_acknowledged_outlives_hundreds_of_kills() {
             let counted = counter["n"].as_u64().unwrap();
             assert!((*acknowledged..=*asked).contains(&counted), "{counted} of {acknowledged} to {asked} are counted");
         }
+    }
+    running.iter_mut().for_each(Process::kill);
+    for place in &places {
+        let cut = place.segments_cut();
+        say(&format!("{}: {cut} segments cut off", place.name));
+        assert!(cut >= 5, "hardly any snapshots: {} has cut off {cut} segments", place.name);
+        assert!(program(&["check", "--data", place.dir.to_str().unwrap()], 0).contains("Snapshot of time"));
     }
     places[0].remove();
 }

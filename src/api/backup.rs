@@ -1,9 +1,7 @@
 //! `GET /v1/backup`: all that a node holds, as the records of a journal, while it goes on working.
 //!
-//! What is sent is fixed at the first look: the ops up to the heads of that moment. They rest on nothing else, so in
-//! stamp order they make a whole journal, whatever comes in meanwhile.
-
-use std::collections::BTreeMap;
+//! What is sent is fixed at the first look: a snapshot, and the ops behind it. The node keeps these ops in its log for as
+//! long as somebody reads on.
 
 use axum::{body::Body, extract::State, http::Uri, http::header, response::IntoResponse};
 use bytes::Bytes;
@@ -12,21 +10,14 @@ use futures_util::stream;
 use super::{Api, Problem, query::Query};
 use crate::{
     node::{Node, Stopped},
-    op::NodeId,
-    record::{Identity, Record},
-    replica::{Refused, Replica},
+    record::Record,
+    replica::{Dump, DumpGone, Refused, Replica},
 };
-
-/// One look at the log takes ops of about this many bytes: some hundreds of microseconds of the node's task.
-const LOOK_BYTES: usize = 256 << 10;
 
 /// How far a backup is.
 struct Progress {
     node: Node,
-    /// Of each origin, the seq that was sent last and the one that is the last to be.
-    heads: BTreeMap<NodeId, (u64, u64)>,
-    /// What goes before the ops; taken once it is sent.
-    first: Option<Bytes>,
+    dump: Dump,
     ended: bool,
 }
 
@@ -34,16 +25,10 @@ struct Progress {
 /// so that a stream which broke off is not taken for one.
 pub async fn show(State(api): State<Api>, uri: Uri) -> Result<impl IntoResponse, Problem> {
     Query::of(&uri, &[])?;
-    let (identity, heads) = api
-        .read(|replica| {
-            let (pool, pool_name) = replica.pool().cloned()?;
-            let heads = replica.log().heads().map(|(origin, head)| (origin, (0, head.seq))).collect();
-            Some((Identity { node: replica.node(), pool, pool_name }, heads))
-        })
-        .await?
-        .ok_or(Refused::NotReady)?;
-    let first = framed([Record::Identity(identity)].into_iter());
-    let progress = Progress { node: api.node, heads, first: Some(first), ended: false };
+    // What the copy begins with must not be forgotten before it is known what that is.
+    api.node.pin(0).await?;
+    let dump = api.read(Replica::dump).await?.ok_or(Refused::NotReady)?;
+    let progress = Progress { node: api.node, dump, ended: false };
     let pieces = stream::unfold(progress, |mut progress| async {
         let piece = progress.next().await?;
         Some((piece, progress))
@@ -52,72 +37,73 @@ pub async fn show(State(api): State<Api>, uri: Uri) -> Result<impl IntoResponse,
 }
 
 impl Progress {
-    async fn next(&mut self) -> Option<Result<Bytes, StoppedEarly>> {
-        if let Some(first) = self.first.take() {
-            return Some(Ok(first));
-        }
+    async fn next(&mut self) -> Option<Result<Bytes, BrokenOff>> {
         if self.ended {
             return None;
         }
-        let heads = std::mem::take(&mut self.heads);
-        match self.node.read(move |replica, _| look(replica, heads)).await {
-            Ok((heads, bytes)) if bytes.is_empty() => {
-                (self.heads, self.ended) = (heads, true);
-                Some(Ok(Bytes::from_static(&[0; 4])))
-            }
-            Ok((heads, bytes)) => {
-                self.heads = heads;
-                Some(Ok(bytes))
-            }
-            Err(Stopped) => {
-                self.ended = true;
-                Some(Err(StoppedEarly))
-            }
+        let piece = self.look().await;
+        self.ended = piece.as_ref().map_or(true, |piece| **piece == END);
+        Some(piece)
+    }
+
+    /// The next records, or the end.
+    async fn look(&mut self) -> Result<Bytes, BrokenOff> {
+        // Anew with each piece: nothing is kept for a client that has gone away.
+        self.node.pin(self.dump.time()).await?;
+        let mut dump = self.dump.clone();
+        let look = self.node.read(move |replica, _| replica.dump_next(&mut dump).map(|records| (dump, records)));
+        let (dump, records) = look.await??;
+        self.dump = dump;
+        if records.is_empty() {
+            return Ok(Bytes::from_static(&END));
         }
+        Ok(framed(&records))
     }
 }
 
-/// The next ops in stamp order, and how far it is then.
-fn look(replica: &Replica, mut heads: BTreeMap<NodeId, (u64, u64)>) -> (BTreeMap<NodeId, (u64, u64)>, Bytes) {
-    let behind = heads.iter().filter(|(_, (sent, last))| sent < last).map(|(origin, (sent, _))| (*origin, *sent));
-    let behind: Vec<(NodeId, u64)> = behind.collect();
-    let (mut found, mut bytes) = (Vec::new(), 0);
-    for op in replica.log().beyond(behind.into_iter()) {
-        let Some((sent, last)) = heads.get_mut(&op.origin()) else { continue };
-        // Past its head an origin has only newer ops; the others may still have older ones.
-        if op.id().seq > *last {
-            continue;
-        }
-        *sent = op.id().seq;
-        bytes += op.bytes().len();
-        found.push(op.clone());
-        if bytes >= LOOK_BYTES {
-            break;
-        }
-    }
-    (heads, framed(found.into_iter().map(Record::Op)))
-}
+/// What stands behind the last record.
+const END: [u8; 4] = [0; 4];
 
-fn framed(records: impl Iterator<Item = Record>) -> Bytes {
+fn framed(records: &[Record]) -> Bytes {
     let mut bytes = Vec::new();
     for record in records {
         let start = bytes.len();
         bytes.extend_from_slice(&[0; 4]);
         record.encode(&mut bytes);
-        let length = u32::try_from(bytes.len() - start - 4).expect("an op is far shorter");
+        let length = u32::try_from(bytes.len() - start - 4).expect("a record is far shorter");
         bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
     }
     bytes.into()
 }
 
-/// The node stops before all is sent; the client sees the stream break off.
+/// Why a backup is not sent to its end; the client sees the stream break off.
 #[derive(Debug)]
-struct StoppedEarly;
+enum BrokenOff {
+    /// The node stops.
+    Stopped,
+    /// The client took so long over a piece that the node no longer keeps the next ones.
+    TooSlow,
+}
 
-impl std::fmt::Display for StoppedEarly {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the node has stopped")
+impl From<Stopped> for BrokenOff {
+    fn from(_: Stopped) -> BrokenOff {
+        BrokenOff::Stopped
     }
 }
 
-impl std::error::Error for StoppedEarly {}
+impl From<DumpGone> for BrokenOff {
+    fn from(_: DumpGone) -> BrokenOff {
+        BrokenOff::TooSlow
+    }
+}
+
+impl std::fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            BrokenOff::Stopped => "the node has stopped",
+            BrokenOff::TooSlow => "the backup was read too slowly",
+        })
+    }
+}
+
+impl std::error::Error for BrokenOff {}

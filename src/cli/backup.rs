@@ -20,9 +20,9 @@ use super::{
     data, output,
 };
 use crate::{
-    op::OP_BYTES_MAX,
     record::Record,
-    storage::{self, StoreError},
+    snapshot::Part,
+    storage::{self, RECORD_BYTES_MAX, StoreError},
 };
 
 /// Records that wait to be written; full, they stop the reading.
@@ -96,14 +96,17 @@ pub async fn restore(args: RestoreArgs) -> Result<(), Failure> {
         let (sender, receiver) = sync_channel(RECORDS_MAX);
         let (target, fresh) = (dir.clone(), !dir.exists());
         let writer = std::thread::spawn(move || storage::copy(&target, receiver));
+        let mut whole = false;
         let found = storage::read(&backup, &mut |record| {
+            whole |= matches!(record, Record::Snapshot(Part::Whole(_)));
             // The writer has failed, which it says below.
             let _ = sender.send(record);
         });
         drop(sender);
         let written = writer.join().map_err(|_| Failure::new("the writer of the data directory panicked"))?;
         let read = match found {
-            Ok(found) if found.damage.is_empty() && found.records > 0 => Ok(found.records),
+            // Also the directory of a node that was stopped is one, whose beginning may be a snapshot.
+            Ok(found) if found.damage.is_empty() && found.records > 0 && (whole || !found.cut) => Ok(found.records),
             Ok(_) => Err(Failure::new(format!(
                 "{} is no sound backup: lamplight check --data {0} says what is wrong",
                 backup.display()
@@ -150,7 +153,7 @@ async fn receive(mut answer: Incoming, sender: SyncSender<Record>) -> Result<(),
             if length == 0 {
                 return Ok(());
             }
-            if length > OP_BYTES_MAX + 1 {
+            if length > RECORD_BYTES_MAX {
                 return Err(unreadable());
             }
             if buffer.len() < 4 + length {

@@ -1,22 +1,23 @@
 //! `check`: whether the journal of a node that does not run is sound. It changes nothing.
 //!
-//! The bytes are the storage's to judge. Here the ops are judged against each other: what `replica` sees to before an op
-//! comes into the log must hold for the log that is read.
+//! `storage` judges the bytes, `audit` what the records say. Here it is put into words.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Failure, output};
+use super::{
+    Failure,
+    audit::{Audit, Snapshot},
+    chapter::Origin,
+    output,
+};
 use crate::{
-    op::{Head, NodeId, Op},
-    record::{Identity, Record},
+    op::NodeId,
+    record::Identity,
     storage::{self, Found},
 };
-
-/// Most broken rules that are named: a file that is broken throughout needs no longer list.
-const BROKEN_MAX: usize = 100;
 
 /// Flags of `check`.
 #[derive(Args, Debug)]
@@ -24,6 +25,9 @@ const BROKEN_MAX: usize = 100;
 Examples:
   lamplight check --data /var/lib/lamplight
   lamplight check --data /var/lib/lamplight --json | jq .heads
+
+Ops are checked against each other, each snapshot against its own end, and against the ops before it while they are still
+there: folded anew, they must make its documents. That takes about the memory of the node, and of a second one meanwhile.
 
 The node must not be running. Nothing is changed: what is damaged is mended, and a copy of it kept, when the node
 starts. An incomplete end, as a crash or a power cut leaves it, is no damage.
@@ -40,119 +44,27 @@ pub struct CheckArgs {
 
 /// Checks a journal and says what it found.
 pub fn check(args: CheckArgs) -> Result<(), Failure> {
-    let mut log = Log::default();
+    let mut audit = Audit::default();
     let found =
-        storage::read(&args.data, &mut |record| log.record(&record)).map_err(|e| Failure::new(e.to_string()))?;
-    log.end();
+        storage::read(&args.data, &mut |record| audit.record(record)).map_err(|e| Failure::new(e.to_string()))?;
+    audit.end();
     let at = args.data.display();
     if found == Found::default() {
         return Err(Failure::new(format!("{at} holds no journal, or an empty one")));
     }
-    let said = if args.json { log.to_json(&found).to_string() } else { log.described(&found) };
+    let said = if args.json { audit.to_json(&found).to_string() } else { audit.described(&found) };
     output::line(&said)?;
-    if found.damage.is_empty() && log.broken == 0 {
+    if audit.is_sound(&found) {
         return Ok(());
     }
-    let (places, rules) = (found.damage.len(), log.broken);
+    let lost = !audit.has_beginning(found.cut);
+    let (places, rules) = (found.damage.len() + usize::from(lost), audit.broken.count);
     Err(Failure::new(format!("the journal in {at} is damaged: {places} damaged places, {rules} broken rules")))
 }
 
-/// What the records of a journal come to.
-#[derive(Debug, Default)]
-struct Log {
-    identity: Option<Identity>,
-    ops: u64,
-    origins: BTreeMap<NodeId, Origin>,
-    /// Ops before which something is missing so far.
-    waiting: Vec<Op>,
-    /// Ops that are to be issued again under another id.
-    orphans: u64,
-    /// How many ops break a rule, and the first of them in words.
-    broken: u64,
-    words: Vec<String>,
-}
-
-/// The ops of one node.
-#[derive(Clone, Copy, Debug, Default)]
-struct Origin {
-    head: Head,
-    time: u64,
-    /// Some are missing, so that the head's hash says nothing.
-    gap: bool,
-}
-
-impl Log {
-    fn record(&mut self, record: &Record) {
-        match record {
-            Record::Identity(identity) => self.identity = Some(identity.clone()),
-            Record::Op(op) => self.op(op),
-            Record::Ceiling(_) | Record::Frontier(_) | Record::Snapshot(_) => {}
-            Record::Orphan(_) | Record::Fork(_) => self.orphans += 1,
-            Record::Forget => {
-                self.end();
-                (self.identity, self.ops) = (None, 0);
-                self.origins.clear();
-            }
-        }
-    }
-
-    /// An op that comes before what it rests on waits: where the journal was damaged, that may have come again later.
-    fn op(&mut self, op: &Op) {
-        if self.holds(op) {
-            return;
-        }
-        if self.objection(op).is_some() {
-            self.waiting.push(op.clone());
-            return;
-        }
-        self.take(op);
-        while let Some(at) = self.waiting.iter().position(|op| self.objection(op).is_none()) {
-            let op = self.waiting.remove(at);
-            self.take(&op);
-        }
-    }
-
-    /// Nothing more comes: what still waits breaks a rule.
-    fn end(&mut self) {
-        for op in std::mem::take(&mut self.waiting) {
-            if let Some(words) = self.objection(&op).filter(|_| !self.holds(&op)) {
-                self.breaks(words);
-                self.take(&op);
-            }
-        }
-    }
-
-    fn holds(&self, op: &Op) -> bool {
-        self.origins.get(&op.origin()).is_some_and(|origin| op.id().seq <= origin.head.seq)
-    }
-
-    fn objection(&self, op: &Op) -> Option<String> {
-        let id = op.id();
-        let before = self.origins.get(&id.origin).copied().unwrap_or_default();
-        if id.seq != before.head.seq + 1 {
-            return Some(format!("op {id} comes after seq {} of its node", before.head.seq));
-        }
-        if op.time() <= before.time {
-            return Some(format!("op {id} has time {}, and the one before it {}", op.time(), before.time));
-        }
-        op.body().seen.into_iter().find_map(|(other, seq)| {
-            let held = self.origins.get(&other).map_or(0, |origin| origin.head.seq);
-            (held < seq).then(|| format!("op {id} has seen {other}.{seq}, but only seq {held} comes before it"))
-        })
-    }
-
-    fn take(&mut self, op: &Op) {
-        self.ops += 1;
-        let before = self.origins.get(&op.origin()).copied().unwrap_or_default();
-        let gap = before.gap || op.id().seq != before.head.seq + 1;
-        self.origins.insert(op.origin(), Origin { head: before.head.extended(op), time: op.time(), gap });
-    }
-
-    fn breaks(&mut self, words: String) {
-        self.broken += 1;
-        if self.words.len() < BROKEN_MAX {
-            self.words.push(words);
-        }
+impl Audit {
+    fn is_sound(&self, found: &Found) -> bool {
+        found.damage.is_empty() && self.broken.count == 0 && self.has_beginning(found.cut)
     }
 
     /// For people.
@@ -161,12 +73,22 @@ impl Log {
         if let Some(Identity { node, pool, pool_name }) = &self.identity {
             lines.push(format!("Node {node} of the pool {pool_name} ({pool})"));
         }
-        let (ops, origins) = (self.ops, self.origins.len());
-        lines.push(format!("{} records, {} bytes; {ops} ops of {origins} nodes", found.records, found.bytes));
+        let (ops, origins) = (self.chapter.len(), self.chapter.origins.len());
+        let behind = if self.snapshots.is_empty() { "" } else { " behind the last snapshot" };
+        lines.push(format!("{} records, {} bytes; {ops} ops of {origins} nodes{behind}", found.records, found.bytes));
+        lines.extend(self.snapshots.iter().map(Snapshot::described));
+        lines.extend(self.unfinished().map(|time| {
+            format!(
+                "A snapshot of time {time} has begun and is not whole: it counts for nothing, and will be made again"
+            )
+        }));
         lines.extend(found.torn.iter().map(|torn| format!("Incomplete end, as a crash leaves it: {torn}")));
         lines.extend(found.damage.iter().map(|damage| format!("Damage: {damage}")));
-        lines.extend(self.words.iter().map(|words| format!("Broken rule: {words}")));
-        if found.damage.is_empty() && self.broken == 0 {
+        if !self.has_beginning(found.cut) {
+            lines.push("Damage: the beginning is lost, and no whole snapshot stands in its place".into());
+        }
+        lines.extend(self.broken.words.iter().map(|words| format!("Broken rule: {words}")));
+        if self.is_sound(found) {
             lines.push("Sound: each checksum is right, and each op follows what it must follow.".into());
         }
         lines.join("\n")
@@ -184,17 +106,21 @@ impl Log {
             json!({ "file": file, "offset": offset, "record": record, "why": why.to_string() })
         };
         json!({
-            "sound": found.damage.is_empty() && self.broken == 0,
+            "sound": self.is_sound(found),
             "node": self.identity.as_ref().map(|identity| identity.node.to_string()),
             "pool": self.identity.as_ref().map(|identity| identity.pool.to_string()),
             "pool_name": self.identity.as_ref().map(|identity| &identity.pool_name),
             "records": found.records,
             "bytes": found.bytes,
-            "ops": self.ops,
-            "heads": self.origins.iter().map(head).collect::<serde_json::Map<_, _>>(),
+            "cut": found.cut,
+            "beginning": self.has_beginning(found.cut),
+            "snapshots": self.snapshots.iter().map(|snapshot| snapshot.to_json()).collect::<Vec<_>>(),
+            "unfinished_snapshot": self.unfinished(),
+            "ops": self.chapter.len(),
+            "heads": self.chapter.origins.iter().map(head).collect::<serde_json::Map<_, _>>(),
             "torn": found.torn.as_ref().map(torn),
             "damage": found.damage.iter().map(damage).collect::<Vec<_>>(),
-            "broken": self.words,
+            "broken": self.broken.words,
         })
     }
 }

@@ -14,7 +14,7 @@ use super::Failure;
 use crate::{
     op::NodeId,
     replica::{Config, Recovery, Replica},
-    storage::{Found, Store, SyncMode},
+    storage::{Found, Layout, Options, Store, SyncMode},
 };
 
 /// In a directory that may hold less than its node has issued: during which boot of the machine it did not.
@@ -30,6 +30,15 @@ pub enum Sync {
     Interval,
     /// Once the system has it, which puts it on the disk when it likes. A kill loses nothing, a power cut more.
     Never,
+}
+
+/// How to keep a node's data.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeping {
+    /// When a write is acknowledged.
+    pub sync: Sync,
+    /// How much the journal grows before a snapshot takes the place of what is in it: [`Layout::snapshot_bytes`].
+    pub snapshot_bytes: u64,
 }
 
 /// A data directory in use.
@@ -83,15 +92,25 @@ impl Mark {
 }
 
 /// Opens a data directory, or makes it, and the node in it, which `config` describes.
-pub fn open(dir: &Path, sync: Sync, config: Config) -> Result<(Replica, Data), Failure> {
+pub fn open(dir: &Path, keeping: Keeping, config: Config) -> Result<(Replica, Data), Failure> {
     let began = Instant::now();
     let wanted = config.pool.clone();
     let mut recovery = Recovery::new(config);
-    let (store, found) = Store::open(dir, mode(sync), &mut |record| recovery.take(record)).map_err(|error| {
+    let Keeping { sync, snapshot_bytes } = keeping;
+    let layout = Layout { snapshot_bytes, ..Layout::default() };
+    let options = Options { sync: mode(sync), layout, ..Options::default() };
+    let (mut store, found) = Store::open_with(dir, options, &mut |record| recovery.take(record)).map_err(|error| {
         Failure::new(format!("{error}. Choose another directory with --data, or keep no data with --memory"))
     })?;
     report(dir, &found);
-    let lost = if !found.damage.is_empty() {
+    let beginning_lost = found.cut && !recovery.is_whole();
+    if beginning_lost {
+        // Until there is one, every start is to find out.
+        store.lack_beginning();
+        let dir = dir.display();
+        tracing::error!(%dir, "the beginning of the journal is lost, and no whole snapshot stands in its place; what is sound is kept, the rest is asked of the peers");
+    }
+    let lost = if !found.damage.is_empty() || beginning_lost {
         Some("the journal is damaged")
     } else if outlived_its_boot(dir) {
         Some("the machine went down while the node ran with --sync interval or never")

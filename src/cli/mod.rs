@@ -16,8 +16,10 @@ macro_rules! examples {
     };
 }
 
+mod audit;
 mod backup;
 mod bench;
+mod chapter;
 mod check;
 mod client;
 mod data;
@@ -26,6 +28,7 @@ mod load;
 mod members;
 mod output;
 mod serve;
+mod size;
 mod status;
 mod tx;
 mod watch;

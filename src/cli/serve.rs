@@ -16,13 +16,15 @@ use uuid::Uuid;
 
 use super::{
     Failure,
-    data::{self, Data, Mark, Sync},
+    data::{self, Data, Keeping, Mark, Sync},
+    size::Size,
 };
 use crate::{
     api::{self, Api},
     node::{Node, Tcp},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
+    storage::Layout,
 };
 
 /// Where a node listens, and its clients ask, when nothing else is said.
@@ -58,6 +60,21 @@ pub struct ServeArgs {
     /// When a write is acknowledged.
     #[arg(long, env = "LAMPLIGHT_SYNC", value_name = "WHEN", value_enum, default_value_t)]
     sync: Sync,
+    /// How many operations stay in the log once they are final, as far as --retain-bytes lets them: for those who look
+    /// back (history, the log, old cursors) and for peers who have fallen behind, who else get all documents anew. Each
+    /// costs its length and some 40 bytes of memory. What is not final always stays.
+    #[arg(long, env = "LAMPLIGHT_RETAIN_OPS", value_name = "N", default_value_t = Retention::default().ops)]
+    retain_ops: usize,
+    /// How many bytes of final operations stay in the log, as far as --retain-ops lets them: in bytes, or with KiB, MiB
+    /// or GiB. They are in memory and in each snapshot of the journal.
+    #[arg(long, env = "LAMPLIGHT_RETAIN_BYTES", value_name = "SIZE", default_value_t = Size(Retention::default().bytes as u64))]
+    retain_bytes: Size,
+    /// How much the journal grows, beyond twice its last snapshot, before a new snapshot of the data takes the place of
+    /// what is in it: in bytes, or with KiB, MiB or GiB. Less makes a shorter journal and a quicker start, and more to
+    /// write, for each snapshot holds all documents: with 0 about as much again as all else, or twice that where documents
+    /// are only added.
+    #[arg(long, env = "LAMPLIGHT_SNAPSHOT_BYTES", value_name = "SIZE", default_value_t = Size(Layout::default().snapshot_bytes))]
+    snapshot_bytes: Size,
 }
 
 /// Flags of `demo`.
@@ -81,13 +98,17 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
         join: args.join.iter().map(|url| url.trim_end_matches('/').to_string()).collect(),
         pool: args.pool,
         seed: fastrand::u64(..),
-        retention: Retention::default(),
+        retention: Retention {
+            ops: args.retain_ops,
+            bytes: usize::try_from(args.retain_bytes.0).unwrap_or(usize::MAX),
+        },
     };
+    let keeping = Keeping { sync: args.sync, snapshot_bytes: args.snapshot_bytes.0 };
     let stop = stop_on_signal()?;
     let (replica, data) = if args.memory {
         (Replica::new(config), None)
     } else {
-        let opened = tokio::task::spawn_blocking(move || data::open(&args.data, args.sync, config)).await;
+        let opened = tokio::task::spawn_blocking(move || data::open(&args.data, keeping, config)).await;
         let (replica, data) = opened.map_err(|panic| Failure::new(panic.to_string()))??;
         (replica, Some(data))
     };

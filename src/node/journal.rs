@@ -61,6 +61,22 @@ impl Journal {
         }
     }
 
+    /// Whether it has grown so long that a snapshot should take the place of what is in it.
+    pub(super) fn is_long(&self) -> bool {
+        match self {
+            Journal::Memory => false,
+            Journal::Disk(store, _) => store.is_long(),
+        }
+    }
+
+    /// Whether it takes the next records of a snapshot, and one more op behind them.
+    pub(super) fn has_snapshot_room(&self) -> bool {
+        match self {
+            Journal::Memory => false,
+            Journal::Disk(store, _) => store.snapshot_room(),
+        }
+    }
+
     /// Waits until more is stored, there is room again, or it fails.
     pub(super) async fn changed(&mut self) {
         let Journal::Disk(_, status) = self else { return std::future::pending().await };

@@ -47,6 +47,9 @@ const LINK_INPUTS_MAX: usize = 64;
 const WAITING_MAX: usize = 16_384;
 /// How many inputs are handled before the others get a turn.
 const TURN: usize = 64;
+/// How long a node waits before it asks again for a snapshot that has not begun: as long as nothing is final that the last
+/// one did not hold, there is none to write.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 /// How long a stopping node goes on sending what its peers do not hold yet.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -123,6 +126,8 @@ impl Node {
             next_ticket: 0,
             latest,
             publisher,
+            slice_end: 0,
+            snapshot_asked: None,
             started: Instant::now(),
             stopping: stopping.clone(),
         };
@@ -176,6 +181,11 @@ impl Node {
     /// Cuts the links, or joins them again.
     pub async fn cut(&self, cut: bool) -> Result<(), Stopped> {
         self.0.requests.send(Request::Command(Event::Cut(cut))).await.map_err(|_| Stopped)
+    }
+
+    /// Says that somebody takes what comes after a time, piece by piece: it stays in the log a while.
+    pub async fn pin(&self, time: u64) -> Result<(), Stopped> {
+        self.0.requests.send(Request::Command(Event::Pin(time))).await.map_err(|_| Stopped)
     }
 
     /// Says that somebody waits until everything up to a time is final.
@@ -273,6 +283,10 @@ struct Task<N> {
     /// What is published, or will be once it is stored.
     latest: Published,
     publisher: watch::Sender<Published>,
+    /// The end of the journal behind the last slice of a snapshot.
+    slice_end: u64,
+    /// When the last snapshot was asked for.
+    snapshot_asked: Option<Instant>,
     started: Instant,
     stopping: CancellationToken,
 }
@@ -290,6 +304,7 @@ impl<N: Network> Task<N> {
         // The first event founds the pool, where there is nowhere to look for one.
         self.event(Event::Tick);
         while self.journal.failure().is_none() {
+            self.compact();
             self.end_turn();
             if farewell.is_some_and(|end| !self.owes_anything() || Instant::now() >= end) {
                 break;
@@ -385,6 +400,23 @@ impl<N: Network> Task<N> {
         } else if now.discrepancies > before.discrepancies {
             tracing::error!("a peer holds the same log and other documents: those here are what the log makes of them");
         }
+    }
+
+    /// Has a snapshot take the place of a long journal: a slice of it with a turn, and the next when that one is stored. On
+    /// a full disk it waits.
+    fn compact(&mut self) {
+        if self.stopping.is_cancelled() || self.journal.stored() < self.slice_end || !self.journal.has_snapshot_room() {
+            return;
+        }
+        if self.replica.is_compacting() {
+            self.event(Event::Stored);
+        } else if self.journal.is_long() && self.snapshot_asked.is_none_or(|asked| asked.elapsed() >= SNAPSHOT_RETRY) {
+            self.snapshot_asked = Some(Instant::now());
+            self.event(Event::Compact);
+        } else {
+            return;
+        }
+        self.slice_end = self.journal.end();
     }
 
     /// Hands the turn's records to the disk, and lets out what is stored.

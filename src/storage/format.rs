@@ -15,16 +15,15 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::op::OP_BYTES_MAX;
-
 /// The version of the format that this program writes, and the only one it reads.
 pub const VERSION: u32 = 1;
 /// Length of both copies of a header, in bytes: where the first frame starts.
 pub const HEADER_BYTES: usize = 2 * COPY_BYTES;
 /// Length of what stands before a frame's payload, in bytes.
 pub const HEAD_BYTES: usize = 16;
-/// Longest payload, in bytes: the longest op and what a record says about it. A longer one is bad.
-pub const PAYLOAD_BYTES_MAX: usize = OP_BYTES_MAX + (64 << 10);
+/// Longest payload, in bytes: far past the longest op, for the base of a snapshot names all who were ever members. A
+/// longer one is bad.
+pub const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 /// Longest segment, in bytes; what a file holds beyond it is bad. Bounds what a reader takes into memory at once.
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
@@ -135,7 +134,7 @@ pub fn open_frame(bytes: &mut Vec<u8>) -> usize {
 /// [`seal`], which knows where the frame goes.
 pub fn close_frame(bytes: &mut [u8], start: usize) {
     let length = bytes.len() - start - HEAD_BYTES;
-    assert!(length <= PAYLOAD_BYTES_MAX, "a record is at most an op and what it says about it");
+    assert!(length <= PAYLOAD_BYTES_MAX, "no record is longer");
     bytes[start + 4..start + 8].copy_from_slice(&(length as u32).to_le_bytes());
 }
 

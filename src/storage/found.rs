@@ -12,6 +12,9 @@ pub struct Found {
     /// An end that a crash has left incomplete. That is normal: nothing in it was said to be stored, if each sync was
     /// waited for. It is dropped when the journal is opened for writing.
     pub torn: Option<Torn>,
+    /// It does not begin with the first record that was ever appended. What came before was cut off behind a snapshot, or
+    /// has gone: whoever knows what the records mean can tell, by whether they make a whole beginning.
+    pub cut: bool,
     /// Places where something that was stored is no longer there, in order; at most [`DAMAGE_MAX`] of them. Opening the
     /// journal for writing keeps the bad files aside and mends the journal, so that they are reported once.
     pub damage: Vec<Damage>,

@@ -3,8 +3,9 @@
 //! A directory holds the file `lock`, which keeps a second process out, and segments `journal-00000001` …, whose bytes
 //! `format` describes. `reader` reads them, `mender` mends what a crash or a bad disk has done to them, and `writer` is
 //! the one thread that appends. A [`Store`] is what the rest of the program sees of that. What the records mean is not
-//! known here.
+//! known here, but for where a snapshot begins and ends: what lies before a whole one is removed by `cutter`.
 
+mod cutter;
 mod disk;
 mod error;
 mod format;
@@ -14,8 +15,10 @@ mod reader;
 mod writer;
 
 use std::{
+    collections::VecDeque,
     fs::{self, File, TryLockError},
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     thread::{self, JoinHandle},
@@ -25,12 +28,14 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use cutter::Cutter;
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::StoreError;
+pub use format::PAYLOAD_BYTES_MAX as RECORD_BYTES_MAX;
 pub use found::{DAMAGE_MAX, Damage, Found, Torn, Why};
-use writer::{Pending, Segment, Shared, Writer};
+use writer::{Cut, Marks, Pending, Segment, Shared, Writer};
 
-use crate::{op::OP_BYTES_MAX, record::Record};
+use crate::{op::OP_BYTES_MAX, record::Record, snapshot::Part};
 
 /// When appended records count as stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,11 +58,18 @@ pub struct Layout {
     pub segment_bytes: u64,
     /// How much must fit beyond what is appended for there to be room, in bytes. Default: the longest op and 1 MiB.
     pub reserve_bytes: u64,
+    /// How much the journal may grow, beyond twice its last snapshot, before a new one is wanted, in bytes. Less is a
+    /// shorter journal, that is read sooner at a start; more is less to write. From 0 on, for even then snapshots take no
+    /// more than all else, or twice that where documents are only added. Default: 64 MiB.
+    pub snapshot_bytes: u64,
 }
+
+/// How much the next records of a snapshot may take, in bytes: a part, with the longest document on top.
+const SLICE_BYTES: u64 = 2 << 20;
 
 impl Default for Layout {
     fn default() -> Layout {
-        Layout { segment_bytes: 16 << 20, reserve_bytes: OP_BYTES_MAX as u64 + (1 << 20) }
+        Layout { segment_bytes: 16 << 20, reserve_bytes: OP_BYTES_MAX as u64 + (1 << 20), snapshot_bytes: 64 << 20 }
     }
 }
 
@@ -85,6 +97,9 @@ pub struct Status {
     pub stored: u64,
     /// Whether the space that is made ready takes an op more. It comes back by itself when the disk has space again.
     pub room: bool,
+    /// How long it is, in bytes: from the beginning of its first segment on. What is behind a whole snapshot is removed
+    /// little by little.
+    pub length: u64,
     /// Why nothing is stored any more. The journal must be closed; when it is opened again, what it holds is known.
     pub failed: Option<String>,
 }
@@ -97,7 +112,14 @@ pub struct Status {
 pub struct Store {
     buffer: Vec<u8>,
     end: u64,
-    reserve_bytes: u64,
+    layout: Layout,
+    /// Where the snapshot that is being appended begins.
+    base: Option<u64>,
+    /// Where the last whole one lies; if there is none, nothing where the journal begins.
+    snapshot: Range<u64>,
+    /// A snapshot is wanted, however short the journal is.
+    lacks_beginning: bool,
+    marks: Marks,
     shared: Arc<Shared>,
     status: watch::Receiver<Status>,
     writer: Option<JoinHandle<Result<(), StoreError>>>,
@@ -134,7 +156,10 @@ impl Store {
         let current = survey.pieces.iter().rfind(|piece| !piece.blank).filter(|piece| !piece.mended);
         // The space of a spare may not be its own yet, if a crash came while it was made: with no size it is made anew.
         let spare = survey.pieces.last().filter(|piece| piece.blank).map(segment).transpose()?;
+        let written = survey.pieces.iter().rposition(|piece| !piece.blank).map_or(0, |last| last + 1);
+        let segments: VecDeque<_> = survey.pieces[..written].iter().map(|piece| (piece.number, piece.start)).collect();
         let mut writer = Writer {
+            cutter: Cutter::new(segments),
             current: current.map(segment).transpose()?,
             spare: spare.map(|spare| Segment { size: 0, ..spare }),
             disk: Arc::clone(&options.disk),
@@ -155,8 +180,15 @@ impl Store {
         writer.prepare()?;
         let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run());
         let writer = Some(thread.map_err(StoreError::io("start the thread that writes to", dir))?);
-        let (buffer, end, reserve_bytes) = (Vec::new(), survey.position, options.layout.reserve_bytes);
-        Ok((Store { buffer, end, reserve_bytes, shared, status, writer, _lock: lock }, found))
+        let end = survey.position;
+        // Counted from the end, for before it something may be missing.
+        let place = |bytes: u64| end.saturating_sub(survey.found.bytes - bytes);
+        let snapshot = survey.snapshot.map_or(place(0)..place(0), |at| place(at.start)..place(at.end));
+        let (buffer, base, marks, layout) = (Vec::new(), None, Marks::default(), options.layout);
+        let lacks_beginning = false;
+        let store =
+            Store { buffer, end, layout, base, snapshot, lacks_beginning, marks, shared, status, writer, _lock: lock };
+        Ok((store, found))
     }
 
     /// Appends a record, in memory. It goes to the disk with the next [`Store::flush`].
@@ -164,7 +196,20 @@ impl Store {
         let start = format::open_frame(&mut self.buffer);
         record.encode(&mut self.buffer);
         format::close_frame(&mut self.buffer, start);
+        let place = self.end;
         self.end += (self.buffer.len() - start) as u64;
+        match record {
+            Record::Snapshot(Part::Base(_)) => (self.base, self.marks.base) = (Some(place), Some(place)),
+            Record::Snapshot(Part::Whole(_)) => {
+                if let Some(base) = self.base.take() {
+                    self.marks.cut = Some(Cut { base, end: self.end });
+                    self.snapshot = base..self.end;
+                    self.lacks_beginning = false;
+                }
+            }
+            Record::Forget => self.base = None,
+            _ => {}
+        }
     }
 
     /// Position behind the last appended record, in bytes.
@@ -175,15 +220,36 @@ impl Store {
     /// Hands all that was appended to the thread that writes.
     pub fn flush(&mut self) {
         if !self.buffer.is_empty() {
-            self.shared.push(&mut self.buffer);
+            self.shared.push(&mut self.buffer, &mut self.marks);
         }
     }
 
     /// Whether there is room for one more op, whatever its length, behind what is appended: [`Status::room`], to the
     /// record.
     pub fn room(&self) -> bool {
+        self.takes(self.layout.reserve_bytes)
+    }
+
+    /// Whether the next records of a snapshot leave the room that ops need.
+    pub fn snapshot_room(&self) -> bool {
+        self.takes(self.layout.reserve_bytes + SLICE_BYTES)
+    }
+
+    fn takes(&self, bytes: u64) -> bool {
         let limit = self.shared.limit.load(Ordering::Acquire);
-        self.status.borrow().failed.is_none() && self.end + self.reserve_bytes <= limit
+        self.status.borrow().failed.is_none() && self.end + bytes <= limit
+    }
+
+    /// Whether the journal has grown so long that a snapshot should take the place of what is in it.
+    pub fn is_long(&self) -> bool {
+        let Range { start, end } = self.snapshot;
+        self.lacks_beginning || self.end - start > 2 * (end - start) + self.layout.snapshot_bytes
+    }
+
+    /// Says that the records which were read do not make a whole beginning: a snapshot is wanted, so that the next start
+    /// finds one.
+    pub fn lack_beginning(&mut self) {
+        self.lacks_beginning = true;
     }
 
     /// How far it is, as it changes.

@@ -20,7 +20,10 @@ use super::{
     format::{self, Framed, HEAD_BYTES, HEADER_BYTES, Headed, Header, SEGMENT_BYTES_MAX},
     found::{DAMAGE_MAX, Damage, Found, Torn, Why},
 };
-use crate::record::{Record, RecordError};
+use crate::{
+    record::{Record, RecordError},
+    snapshot::Part,
+};
 
 /// Records are handed from thread to thread in batches of so many bytes, and so many batches wait at most.
 const BATCH_BYTES: usize = 256 << 10;
@@ -37,6 +40,8 @@ pub(super) struct Survey {
     pub salt: Option<u64>,
     /// The piece, and the place in it, from which on all is torn.
     pub torn: Option<(usize, usize)>,
+    /// Where the last snapshot that came to its end lies, counted as [`Found::bytes`] is.
+    pub snapshot: Option<Range<u64>>,
 }
 
 /// One file of a journal.
@@ -116,6 +121,8 @@ struct Scan {
     holes: VecDeque<Hole>,
     /// Sound records so far, also those held back.
     records: u64,
+    /// Where the last base of a snapshot starts, counted as [`Found::bytes`] is.
+    base: Option<u64>,
     survey: Survey,
 }
 
@@ -129,8 +136,9 @@ struct Hole {
 
 impl Scan {
     fn new(salt: Option<u64>, batches: SyncSender<Vec<Record>>) -> Scan {
-        let survey = Survey { found: Found::default(), pieces: Vec::new(), position: 0, salt, torn: None };
-        Scan { batches, batch: Vec::new(), batch_bytes: 0, holes: VecDeque::new(), records: 0, survey }
+        let found = Found::default();
+        let survey = Survey { found, pieces: Vec::new(), position: 0, salt, torn: None, snapshot: None };
+        Scan { batches, batch: Vec::new(), batch_bytes: 0, holes: VecDeque::new(), records: 0, base: None, survey }
     }
 
     fn journal(mut self, dir: &Path, numbers: &[u64]) -> Result<Survey, StoreError> {
@@ -155,6 +163,7 @@ impl Scan {
     fn segment(&mut self, number: u64, path: PathBuf, size: u64, bytes: &[u8]) -> Result<(), StoreError> {
         let position = self.survey.position;
         let last = self.survey.pieces.last().map_or(0, |piece| piece.number);
+        self.survey.found.cut |= last == 0 && number > 1;
         let blank = format::is_blank(bytes);
         self.survey.pieces.push(Piece {
             number,
@@ -229,6 +238,8 @@ impl Scan {
         if let Some(before) = open.filter(|_| start > position) {
             // What is missing is in the hole at the end of that piece.
             self.survey.pieces[before].end = start;
+            self.piece().start = start;
+        } else if self.survey.pieces.len() == 1 && self.survey.found.cut {
             self.piece().start = start;
         } else if start != position {
             // The piece is mended by moving it to where the one before it ends.
@@ -347,8 +358,15 @@ impl Scan {
     }
 
     fn emit(&mut self, record: Record, length: usize) {
-        self.survey.found.records += 1;
-        self.survey.found.bytes += (HEAD_BYTES + length) as u64;
+        let found = &mut self.survey.found;
+        let start = found.bytes;
+        found.records += 1;
+        found.bytes += (HEAD_BYTES + length) as u64;
+        match (&record, self.base) {
+            (Record::Snapshot(Part::Base(_)), _) => self.base = Some(start),
+            (Record::Snapshot(Part::Whole(_)), Some(base)) => self.survey.snapshot = Some(base..found.bytes),
+            _ => {}
+        }
         self.batch.push(record);
         self.batch_bytes += length;
         if self.batch_bytes >= BATCH_BYTES {

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::{
     Layout, Status, StoreError, SyncMode,
+    cutter::Cutter,
     disk::{Disk, DiskFile, is_full},
     format::{self, HEAD_BYTES, HEADER_BYTES, Header},
 };
@@ -41,9 +42,36 @@ pub(super) struct Shared {
 struct Queue {
     /// Frames without their heads filled in, to be written in this order.
     frames: Vec<u8>,
+    marks: Marks,
     closing: bool,
     /// The thread has ended: nothing is taken any more.
     ended: bool,
+}
+
+/// What of the frames is of a snapshot, by their positions. Only the last one counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Marks {
+    /// Where one begins.
+    pub base: Option<u64>,
+    /// One that is whole.
+    pub cut: Option<Cut>,
+}
+
+/// That all before a position is needless once all before another is on the disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    /// Where the snapshot begins.
+    pub base: u64,
+    /// Where it ends.
+    pub end: u64,
+}
+
+impl Marks {
+    /// Takes newer ones, and leaves none.
+    fn take_over(&mut self, newer: &mut Marks) {
+        let Marks { base, cut } = mem::take(newer);
+        *self = Marks { base: base.or(self.base), cut: cut.or(self.cut) };
+    }
 }
 
 impl Shared {
@@ -52,8 +80,9 @@ impl Shared {
     }
 
     /// Hands frames over, and leaves an empty buffer.
-    pub fn push(&self, frames: &mut Vec<u8>) {
+    pub fn push(&self, frames: &mut Vec<u8>, marks: &mut Marks) {
         let mut queue = self.queue();
+        queue.marks.take_over(marks);
         if queue.ended {
             frames.clear();
         } else if queue.frames.is_empty() {
@@ -108,6 +137,7 @@ pub(super) struct Writer {
     pub spare: Option<Segment>,
     /// Of the next segment to be made.
     pub number: u64,
+    pub cutter: Cutter,
     pub shared: Arc<Shared>,
     pub status: watch::Sender<Status>,
     pub pending: Pending,
@@ -119,6 +149,7 @@ pub(super) struct Pending {
     /// Frames, of which those before `written` are in the file.
     frames: Vec<u8>,
     written: usize,
+    marks: Marks,
     /// When to try again, while there is no space.
     retry: Option<Instant>,
     /// When to sync, in [`SyncMode::Interval`].
@@ -183,7 +214,7 @@ impl Writer {
         let mut queue = self.shared.queue();
         loop {
             let ready = !queue.frames.is_empty() && self.pending.frames.is_empty();
-            if queue.closing || ready {
+            if queue.closing || ready || self.cutter.is_due() {
                 break;
             }
             let due = [self.pending.retry, self.pending.sync].into_iter().flatten().min();
@@ -199,26 +230,41 @@ impl Writer {
         }
         if self.pending.frames.is_empty() {
             self.pending.frames = mem::take(&mut queue.frames);
+            self.pending.marks.take_over(&mut queue.marks);
         } else if queue.closing {
             self.pending.frames.append(&mut queue.frames);
+            self.pending.marks.take_over(&mut queue.marks);
         }
         queue.closing
     }
 
-    /// Writes what is pending, syncs what is due, and makes the next segment ready.
+    /// Writes what is pending, syncs what is due, removes a needless segment, and makes the next one ready.
     fn turn(&mut self, closing: bool) -> Result<(), Trouble> {
         let now = Instant::now();
         let written = self.write();
         if let Err(Trouble::Failed(_)) = written {
             return written;
         }
+        let whole = self.pending.marks.cut.filter(|cut| cut.end <= self.position);
         match self.mode {
             SyncMode::Always => self.sync()?,
+            // What takes the place of what is removed must be on the disk, whatever is waited for else.
+            SyncMode::Interval | SyncMode::Never if whole.is_some() => self.sync()?,
             SyncMode::Interval if self.pending.sync.is_some_and(|due| due <= now) => self.sync()?,
             SyncMode::Interval if self.position > self.synced && self.pending.sync.is_none() => {
                 self.pending.sync = Some(now + INTERVAL);
             }
             SyncMode::Interval | SyncMode::Never => {}
+        }
+        if let Some(cut) = whole {
+            self.pending.marks.cut = None;
+            self.cutter.cut(cut.base);
+        }
+        if self.cutter.is_due() {
+            // One in a turn: it takes a sync, and others wait for what they have written. On a full disk it is what
+            // makes room.
+            self.publish(None);
+            self.cutter.step(&*self.disk, &self.dir);
         }
         written?;
         if closing || self.pending.retry.is_some_and(|retry| now < retry) {
@@ -234,6 +280,9 @@ impl Writer {
     /// Syncs, and notes that all is on the disk: if the journal is read again, nothing in it can be called torn.
     fn finish(&mut self) -> Result<(), Trouble> {
         self.sync()?;
+        while self.cutter.is_due() {
+            self.cutter.step(&*self.disk, &self.dir);
+        }
         let fits = self.current.as_ref().is_some_and(|segment| segment.size - segment.offset >= HEAD_BYTES as u64);
         if !self.pending.any || !fits {
             return Ok(());
@@ -250,6 +299,7 @@ impl Writer {
 
     fn write(&mut self) -> Result<(), Trouble> {
         while self.pending.written < self.pending.frames.len() {
+            self.turn_to_base()?;
             let run = self.seal_run();
             if run == 0 {
                 let need = format::frame_bytes(&self.pending.frames[self.pending.written..]);
@@ -269,6 +319,18 @@ impl Writer {
         Ok(())
     }
 
+    /// Where a snapshot begins, a new segment does, if one is ready: then all before it can go. Once, for what follows
+    /// fits here too.
+    fn turn_to_base(&mut self) -> Result<(), Trouble> {
+        if self.pending.marks.base != Some(self.position) {
+            return Ok(());
+        }
+        self.pending.marks.base = None;
+        let ready = self.spare.as_ref().is_some_and(|spare| spare.size >= self.layout.segment_bytes);
+        let begun = self.current.as_ref().is_some_and(|segment| segment.offset > HEADER_BYTES as u64);
+        if ready && begun { self.rotate(0) } else { Ok(()) }
+    }
+
     /// Fills in the heads of as many frames as the current segment takes, and returns their length in bytes.
     fn seal_run(&mut self) -> usize {
         let Some(segment) = &self.current else { return 0 };
@@ -277,10 +339,10 @@ impl Writer {
         let mut run = 0;
         while run < frames.len() {
             let length = format::frame_bytes(&frames[run..]);
-            if (run + length) as u64 > room {
+            let position = self.position + run as u64;
+            if (run + length) as u64 > room || self.pending.marks.base == Some(position) {
                 break;
             }
-            let position = self.position + run as u64;
             format::seal(&mut frames[run..run + length], self.salt, position, position - self.synced);
             run += length;
         }
@@ -300,6 +362,7 @@ impl Writer {
             return written;
         }
         spare.offset = HEADER_BYTES as u64;
+        self.cutter.push(spare.number, self.position);
         self.current = Some(spare);
         Ok(())
     }
@@ -356,10 +419,11 @@ impl Writer {
         let limit = self.position + here.max(next);
         self.shared.limit.store(limit, Ordering::Release);
         let pending = self.pending.frames.len() - self.pending.written + self.shared.queue().frames.len();
+        let length = self.position - self.cutter.start().unwrap_or(self.position);
         let stored = if self.mode == SyncMode::Always { self.synced } else { self.position };
         let room = failed.is_none() && self.position + pending as u64 + self.layout.reserve_bytes <= limit;
         self.status.send_if_modified(|status| {
-            let now = Status { stored, room, failed };
+            let now = Status { stored, room, length, failed };
             let modified = *status != now;
             *status = now;
             modified

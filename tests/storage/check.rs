@@ -1,15 +1,20 @@
 //! `lamplight check`: what it says of a journal, and that it changes nothing.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, sync::Arc};
 
 use lamplight::{
-    op::{Body, Command as Step, DocKey, NodeId, Op, OpId},
+    document::State,
+    op::{Body, Command as Step, DocKey, Head, NodeId, Op, OpId},
     record::Record,
-    storage::copy,
+    snapshot::{Base, Part, Slice, Whole},
+    storage::{Options, SyncMode, copy},
 };
 use serde_json::Value;
 
-use crate::support::{TempDir, identity, names, node, op, open, quick, sample};
+use crate::{
+    faulty::FaultyDisk,
+    support::{TempDir, identity, names, node, on, op, open, part, quick, sample, segments, store_each},
+};
 
 /// Runs it and gives its exit code, what it printed, and what it complained of.
 fn check(dir: &Path, more: &[&str]) -> (i32, String, String) {
@@ -106,4 +111,119 @@ fn what_cannot_be_checked_is_told() {
     assert_eq!(code, 1);
     assert!(complaint.contains("another process uses"), "{complaint}");
     store.close().unwrap();
+}
+
+/// What is changed of a snapshot before its end is made to fit.
+type Spoil<'a> = &'a dyn Fn(&mut Base, &mut Slice);
+
+/// A snapshot of the ops up to a time, as a node would write it but for what `spoil` does.
+fn snapshot(ops: &[Record], time: u64, spoil: Spoil) -> Vec<Record> {
+    let ops: Vec<Op> =
+        ops.iter().filter_map(|record| if let Record::Op(op) = record { Some(op.clone()) } else { None }).collect();
+    let behind: Vec<Op> = ops.iter().filter(|op| op.time() <= time).cloned().collect();
+    let mut state = State::default();
+    state.insert(&behind);
+    let head = behind.iter().fold(Head::default(), Head::extended);
+    let mut base = Base { time, heads: vec![(node(7), head)], membership: vec![], documents: 0 };
+    let mut slice = state.slice(None, time);
+    spoil(&mut base, &mut slice);
+    let digest = slice.documents.iter().map(State::mark_of).fold(0, u64::wrapping_add);
+    let whole = Whole { documents: slice.documents.len() as u64, digest };
+    let parts = [Part::Base(base), Part::Documents(slice)].map(Record::Snapshot);
+    let kept = ops.into_iter().filter(|op| op.time() > time).map(Record::Op);
+    parts.into_iter().chain([identity()]).chain(kept).chain([Record::Snapshot(Part::Whole(whole))]).collect()
+}
+
+/// Writes a journal in which all that was ever written is still there.
+fn write(dir: &Path, records: &[Record]) {
+    let disk = Arc::new(FaultyDisk::quick());
+    disk.set(|faults| faults.fail_remove = true);
+    let (mut store, ..) = open(dir, on(&disk, SyncMode::Never));
+    store_each(&mut store, records);
+    store.close().unwrap();
+}
+
+const SOUND: Spoil<'static> = &|_, _| {};
+
+#[test]
+fn a_snapshot_is_held_against_the_ops_before_it() {
+    let ops: Vec<Record> = (1..10).map(op).collect();
+    let check_with = |spoil: Spoil| {
+        let dir = TempDir::new();
+        write(dir.path(), &[&[identity()], &ops[..], &snapshot(&ops, 6, spoil), &[op(10)]].concat());
+        let (code, said, _) = check(dir.path(), &["--json"]);
+        (code, check(dir.path(), &[]).1, serde_json::from_str::<Value>(&said).unwrap())
+    };
+    let (code, said, json) = check_with(SOUND);
+    assert!(
+        code == 0 && said.contains("Snapshot of time 6, whole: 6 documents; as the ops before it make it"),
+        "{said}"
+    );
+    assert!(said.contains("4 ops of 1 nodes behind the last snapshot") && said.contains("Sound"), "{said}");
+    let expected = serde_json::json!([{ "time": 6, "documents": 6, "refolded": true }]);
+    assert_eq!((&json["snapshots"], &json["cut"], &json["ops"]), (&expected, &Value::Bool(false), &Value::from(4)));
+    assert_eq!(json["heads"][node(7).to_string()]["seq"], 10);
+    let spoils: [(Spoil, &str); 5] = [
+        (
+            &|_, slice| slice.documents[2].text = "1".into(),
+            "notes/n3 is not in the snapshot of time 6 as the ops make it",
+        ),
+        (&|_, slice| drop(slice.documents.remove(2)), "notes/n3 is not in the snapshot of time 6"),
+        (&|_, slice| slice.documents[2].id = "m".into(), "notes/m is not in the snapshot of time 6"),
+        (&|base, _| base.heads[0].1.hash.0[0] ^= 1, "has other heads than the ops before it"),
+        (&|_, slice| slice.next = Some(("notes".into(), "n4".into())), "the snapshot of time 6 is not whole"),
+    ];
+    for (spoil, expected) in spoils {
+        let (code, said, _) = check_with(spoil);
+        assert!(code == 1 && said.contains(expected) && !said.contains("Sound"), "{expected}: {said}");
+    }
+}
+
+#[test]
+fn a_snapshot_whose_end_says_other_documents_is_not_whole() {
+    let dir = TempDir::new();
+    let ops: Vec<Record> = (1..10).map(op).collect();
+    let mut records = snapshot(&ops, 6, SOUND);
+    records.insert(2, part(6, 100, 10));
+    write(dir.path(), &[ops, records].concat());
+    let (code, said, _) = check(dir.path(), &[]);
+    assert!(code == 1 && said.contains("the snapshot of time 6 is not whole: 7 documents, of 6"), "{said}");
+}
+
+#[test]
+fn a_cut_journal_is_sound_and_a_later_snapshot_is_folded_from_the_one_before() {
+    let dir = TempDir::new();
+    let disk = Arc::new(FaultyDisk::quick());
+    let (mut store, ..) = open(dir.path(), on(&disk, SyncMode::Always));
+    let ops: Vec<Record> = (1..40).map(op).collect();
+    store_each(&mut store, &[&[identity()], &ops[..19], &snapshot(&ops[..19], 15, SOUND)].concat());
+    store.close().unwrap();
+    let (code, said, _) = check(dir.path(), &[]);
+    assert!(code == 0 && said.contains("whole: 15 documents; the ops before it are not here"), "{said}");
+    let options = || Options { disk: Arc::clone(&disk) as Arc<_>, ..quick() };
+    let (mut store, ..) = open(dir.path(), options());
+    disk.set(|faults| faults.fail_remove = true);
+    store_each(&mut store, &[&ops[19..30], &snapshot(&ops[..30], 25, SOUND), &ops[30..]].concat());
+    store.close().unwrap();
+    let (code, said, _) = check(dir.path(), &[]);
+    assert!(code == 0 && said.contains("time 25, whole: 25 documents; as the ops before it make it"), "{said}");
+    disk.set(|faults| faults.fail_remove = false);
+    let (mut store, ..) = open(dir.path(), options());
+    store_each(&mut store, &snapshot(&ops, 35, &|_, slice| slice.documents[0].text = "1".into())[..3]);
+    store.close().unwrap();
+    let (code, said, _) = check(dir.path(), &[]);
+    assert!(code == 0 && said.contains("A snapshot of time 35 has begun and is not whole"), "{said}");
+}
+
+#[test]
+fn a_journal_that_has_lost_its_beginning_is_damaged() {
+    let dir = TempDir::new();
+    sample(dir.path(), 13, true);
+    fs::remove_file(dir.path().join(&segments(dir.path())[0])).unwrap();
+    let (code, said, complaint) = check(dir.path(), &[]);
+    assert!(code == 1 && said.contains("Damage: the beginning is lost"), "{said}");
+    assert!(complaint.contains("1 damaged places"), "{complaint}");
+    let (_, said, _) = check(dir.path(), &["--json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&said["sound"], &said["cut"], &said["beginning"]), (&false.into(), &true.into(), &false.into()));
 }

@@ -21,6 +21,8 @@ pub struct Faults {
     pub full: bool,
     /// Preallocation alone finds no space.
     pub no_spare: bool,
+    /// Files cannot be removed.
+    pub fail_remove: bool,
     /// The next sync of a file fails.
     pub fail_sync: bool,
     /// The next write fails.
@@ -107,7 +109,8 @@ impl Disk for FaultyDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.step()?;
-        RealDisk.remove(path)
+        let fails = self.set(|faults| faults.fail_remove);
+        if fails { Err(io::Error::other("a file that stays")) } else { RealDisk.remove(path) }
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

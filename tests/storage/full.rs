@@ -120,7 +120,7 @@ fn a_real_disk_that_fills_up_loses_nothing_that_was_stored() {
     for mount in [Mount::tmpfs(), Mount::ext4()] {
         for sync in [SyncMode::Always, SyncMode::Interval, SyncMode::Never] {
             let dir = mount.0.path().join(format!("{sync:?}"));
-            let layout = Layout { segment_bytes: 64 << 10, reserve_bytes: 16 << 10 };
+            let layout = Layout { segment_bytes: 64 << 10, reserve_bytes: 16 << 10, ..Layout::default() };
             let options = Options { sync, layout, ..Options::default() };
             let (mut store, ..) = open(&dir, options.clone());
             let filler = mount.0.path().join("filler");

@@ -5,6 +5,7 @@
 mod check;
 mod copies;
 mod crash;
+mod cut;
 mod damage;
 mod faulty;
 mod full;

@@ -11,8 +11,9 @@ use std::{
 };
 
 use lamplight::{
-    op::{Body, Command, DocKey, NodeId, Op, OpId, PoolId},
+    op::{Body, Command, DocKey, Head, NodeId, Op, OpId, PoolId, Stamp},
     record::{Identity, Record},
+    snapshot::{Base, BaseDocument, Part, Slice, Whole},
     storage::{Disk, Found, Layout, Options, Status, Store, SyncMode},
 };
 use uuid::Uuid;
@@ -85,8 +86,26 @@ pub fn op(seq: u64) -> Record {
     op_of(seq, 10)
 }
 
+/// The base of a snapshot.
+pub fn base(time: u64) -> Record {
+    let heads = vec![(node(7), Head { seq: time, ..Head::default() })];
+    Record::Snapshot(Part::Base(Base { time, heads, membership: Vec::new(), documents: 4 }))
+}
+
+/// A part of a snapshot, with a document of so many bytes.
+pub fn part(time: u64, n: u64, bytes: usize) -> Record {
+    let (collection, stamp) = ("notes".into(), Stamp { time, origin: node(7) });
+    let document = BaseDocument { collection, id: format!("n{n}"), text: format!("\"{}\"", "y".repeat(bytes)), stamp };
+    Record::Snapshot(Part::Documents(Slice { documents: vec![document], ..Slice::default() }))
+}
+
+/// The end of a snapshot of so many documents.
+pub fn whole(documents: u64) -> Record {
+    Record::Snapshot(Part::Whole(Whole { documents, digest: 0 }))
+}
+
 /// Segments so small that a few records fill one.
-pub const SMALL: Layout = Layout { segment_bytes: 640, reserve_bytes: 256 };
+pub const SMALL: Layout = Layout { segment_bytes: 640, reserve_bytes: 256, snapshot_bytes: 1 << 20 };
 
 /// Small segments, on a disk that syncs nothing, for tests that open a journal very often.
 pub fn quick() -> Options {
