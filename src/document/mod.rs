@@ -5,8 +5,10 @@
 
 mod changes;
 mod check;
+mod diff;
 mod history;
 pub mod json;
+mod past;
 pub mod patch;
 pub mod selector;
 mod state;
@@ -15,6 +17,8 @@ mod workbench;
 
 pub use changes::{CHANGES_MAX, Change, Changes};
 pub use check::{Fault, URLS_MAX, check, check_collection, check_id, check_newcomer};
+pub use diff::diff;
+pub use past::Past;
 pub use state::{State, Verdict, View, Work};
 pub use text::Text;
 pub use workbench::Reason;

@@ -27,19 +27,19 @@ use crate::{
 /// The documents, as all held ops make them.
 #[derive(Debug, Default)]
 pub struct State {
-    collections: BTreeMap<Arc<str>, Collection>,
+    pub(super) collections: BTreeMap<Arc<str>, Collection>,
     /// How many documents exist now.
     count: usize,
-    rejected: Rejected,
+    pub(super) rejected: Rejected,
     changes: Changes,
     digest: u64,
     work: Work,
 }
 
 #[derive(Debug, Default)]
-struct Collection {
+pub(super) struct Collection {
     /// In the order of their ids, which is the order of listings.
-    documents: BTreeMap<CompactString, Document>,
+    pub(super) documents: BTreeMap<CompactString, Document>,
     /// How many of them exist now.
     count: usize,
 }
@@ -151,22 +151,6 @@ impl State {
         self.view(name, id, document)
     }
 
-    /// A document as its ops up to a time make it, if it exists there. `time` must not be past what is final: the ops up
-    /// to it keep their verdicts.
-    pub fn get_at(&self, collection: &str, id: &str, time: u64) -> Option<View> {
-        let (name, found) = self.collections.get_key_value(collection)?;
-        let (id, document) = found.documents.get_key_value(id)?;
-        let place = document.ops.partition_point(|op| op.time() <= time);
-        if place == document.ops.len() {
-            return self.view(name, id, document);
-        }
-        let latest = document.ops[..place].last()?.time();
-        let again = |bench: &mut Workbench<'_>, op: &Op| bench.carry_out_again(op, &op.body());
-        let text = document.text_at(&DocKey::new(collection, id.as_str()), place, &self.rejected, again)?;
-        let stamp = document.stamp_at(place, &self.rejected);
-        Some(View { collection: Arc::clone(name), id: id.clone(), text, stamp, latest })
-    }
-
     /// The text of a document, if it exists.
     pub fn text(&self, collection: &str, id: &str) -> Option<&Text> {
         self.document(collection, id)?.text.as_ref()
@@ -264,13 +248,13 @@ impl State {
         self.rejected.iter()
     }
 
-    fn view(&self, collection: &Arc<str>, id: &CompactString, document: &Document) -> Option<View> {
+    pub(super) fn view(&self, collection: &Arc<str>, id: &CompactString, document: &Document) -> Option<View> {
         let text = document.text.clone()?;
         let (stamp, latest) = (document.stamp(&self.rejected), document.latest());
         Some(View { collection: Arc::clone(collection), id: id.clone(), text, stamp, latest })
     }
 
-    fn document(&self, collection: &str, id: &str) -> Option<&Document> {
+    pub(super) fn document(&self, collection: &str, id: &str) -> Option<&Document> {
         self.collections.get(collection)?.documents.get(id)
     }
 
