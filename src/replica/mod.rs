@@ -3,6 +3,7 @@
 //! It rests on `op`, `document` and `wire`, and holds no socket, file, clock, task or lock. [`Replica::handle`] takes
 //! one event and the time, and returns effects; the shell and the simulator carry them out alike.
 
+mod causality;
 mod early;
 mod finality;
 mod gossip;
@@ -20,6 +21,7 @@ mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use causality::Causality;
 pub use early::{EARLY_BYTES_MAX, EARLY_OPS_MAX};
 pub use finality::Holdup;
 pub use link::LinkId;
