@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_a_patch_cannot_do_step_by_step_it_replaces() {
-        let numbers = |first: usize| Value::from((0..STEPS_MAX + 1).map(|n| n + first).collect::<Vec<_>>());
+        let numbers = |first: usize| Value::from((0..=STEPS_MAX).map(|n| n + first).collect::<Vec<_>>());
         check(numbers(0), numbers(7), json!([{ "op": "replace", "path": "", "value": numbers(7) }]));
     }
 

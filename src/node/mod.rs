@@ -184,6 +184,11 @@ impl Node {
         self.0.requests.send(Request::Command(Event::Hurry(time))).await.map_err(|_| Stopped)
     }
 
+    /// Says that somebody reads what the documents were at a time: for a while, the log keeps what comes after it.
+    pub async fn pin(&self, time: u64) -> Result<(), Stopped> {
+        self.0.requests.send(Request::Command(Event::Pin(time))).await.map_err(|_| Stopped)
+    }
+
     /// Runs a link that a peer opened, until it ends.
     pub async fn accept(&self, transport: impl Transport) {
         self.0.links.run(transport, None).await;
