@@ -247,6 +247,13 @@ impl Op {
         self.try_body().expect("checked when the op was made")
     }
 
+    /// [`Body::seen`], without decoding what lies behind it.
+    pub fn seen(&self) -> Vec<(NodeId, u64)> {
+        let begun = postcard::take_from_bytes::<(u64, Vec<(NodeId, u64)>)>(&self.0[HEAD_BYTES..]);
+        let ((_, seen), _) = begun.expect("a body begins so, checked when the op was made");
+        seen
+    }
+
     /// Where `part`, a text borrowed from this op's body, lies in its bytes.
     pub fn range_of(&self, part: &str) -> Option<Range<usize>> {
         let start = (part.as_ptr() as usize).checked_sub(self.0.as_ptr() as usize)?;

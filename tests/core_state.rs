@@ -171,7 +171,7 @@ fn of_ops_with_one_key_only_the_first_in_the_order_counts() {
     check(&ops, &[r#"x={"n":3}"#, "y=1"], &[2]);
     let mut state = State::default();
     state.insert(&ops);
-    assert_eq!(state.first_with_key("k"), Some(ops[1].id()));
+    assert_eq!(state.claim("k").map(|claim| claim.op), Some(ops[1].id()));
     assert_eq!(state.verdict(ops[0].stamp()), Err(Reason::Repeated(ops[1].id())));
 }
 

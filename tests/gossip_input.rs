@@ -90,12 +90,9 @@ impl Peer {
     /// Waits for the refusal, and for the end behind it.
     async fn refused(mut self) -> Refusal {
         loop {
-            match self.next().await.expect("it is told why") {
-                Message::Refusal(refusal) => {
-                    assert_eq!(self.next().await, None);
-                    return refusal;
-                }
-                Message::Hello(_) | Message::Heads(_) | Message::Ops(..) | Message::Beat(_) => {}
+            if let Message::Refusal(refusal) = self.next().await.expect("it is told why") {
+                assert_eq!(self.next().await, None);
+                return refusal;
             }
         }
     }

@@ -17,15 +17,17 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Api, Problem,
     feed::{Feed, Scope, Step, Tail},
+    final_feed::{self, FinalFeed},
     query::{self, Query},
 };
+use crate::document::check_collection;
 
 /// An answer ends early once its documents have passed this.
-const ANSWER_BYTES: usize = 4 << 20;
+pub(super) const ANSWER_BYTES: usize = 4 << 20;
 /// How long a long poll waits when it is not told, and how long at the most.
 const WAIT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(120));
 /// Between two signs of life in an event stream on which nothing happens; proxies close a silent one after a minute.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// `GET /v1/changes`.
 pub async fn show(
@@ -38,9 +40,13 @@ pub async fn show(
     let as_events = accepts.flat_map(|value| value.split(',')).any(|media| {
         media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("text/event-stream"))
     });
-    let known: &[&str] =
-        if as_events { &["since", "collection"] } else { &["since", "collection", "limit", "feed", "timeout"] };
-    let mut query = Query::of(&uri, known)?;
+    let known = ["since", "collection", "view", "limit", "feed", "timeout"];
+    let mut query = Query::of(&uri, if as_events { &known[..3] } else { &known })?;
+    match query.take("view").as_deref() {
+        None => {}
+        Some("final") => return show_final(api, query, &headers, as_events).await,
+        Some(_) => return Err(Problem::bad("bad-query", "view is final, or left out")),
+    }
     let mut feed = Feed::new(&api.node, &tail, Scope::new(query.take("collection"), None)?);
     // Asked first, for the head of an event stream says that it is well.
     api.read(|_| ()).await?;
@@ -54,6 +60,28 @@ pub async fn show(
         return Err(gone());
     }
     page(feed, limit, wait, &api.stop).await
+}
+
+/// The same of the final feed.
+async fn show_final(api: Api, mut query: Query, headers: &HeaderMap, as_events: bool) -> Result<Response, Problem> {
+    let collection = query.take("collection");
+    collection.as_deref().map_or(Ok(()), check_collection)?;
+    let since = query.take("since");
+    if as_events {
+        let since = last_event_id(headers)?.or(since);
+        let feed = FinalFeed::open(&api, collection, since.as_deref()).await?;
+        return Ok(final_feed::events(feed, api.stop));
+    }
+    let (limit, wait) = (query.limit()?, wait(&mut query)?);
+    let feed = FinalFeed::open(&api, collection, since.as_deref()).await?;
+    final_feed::page(feed, limit, wait, &api.stop).await
+}
+
+/// What an event stream goes on behind: a client that comes back repeats its first request, and adds what it saw last.
+fn last_event_id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let last = headers.get("last-event-id").map(|value| value.to_str().map(str::to_string));
+    let last = last.transpose().map_err(|_| Problem::bad("bad-cursor", "Last-Event-ID is no cursor"))?;
+    Ok(last.filter(|id| !id.is_empty()))
 }
 
 /// How long to wait for a change; none if this is no long poll.
@@ -125,10 +153,7 @@ fn events(
     headers: &HeaderMap,
     stop: CancellationToken,
 ) -> Result<Response, Problem> {
-    // A client that comes back repeats its first request, and adds what it saw last.
-    let last = headers.get("last-event-id").map(|value| value.to_str().map(str::to_string));
-    let last = last.transpose().map_err(|_| Problem::bad("bad-cursor", "Last-Event-ID is no cursor"))?;
-    let resumed = match last.filter(|id| !id.is_empty()).or(since) {
+    let resumed = match last_event_id(headers)?.or(since) {
         Some(cursor) => feed.resume(&cursor)?,
         None => true,
     };
@@ -145,7 +170,7 @@ fn events(
     Ok((described, Body::from_stream(parts)).into_response())
 }
 
-const RESYNC: &str = "event: resync\ndata: {}\n\n";
+pub(super) const RESYNC: &str = "event: resync\ndata: {}\n\n";
 
 /// What to send next; none at the end.
 async fn next_events(feed: &mut Feed, stop: &CancellationToken) -> Option<String> {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{
     Api, Problem, bulk,
     extract::{self, CollectionPath, DocPath},
+    past::When,
     query::Query,
     shape,
     wait::{self, Patience},
@@ -115,20 +116,11 @@ pub async fn post(
 
 /// `GET /v1/docs/{collection}/{id}`.
 pub async fn get(State(api): State<Api>, doc: DocPath, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let is_final = match Query::of(&uri, &["view"])?.take("view").as_deref() {
-        None => false,
-        Some("final") => true,
-        Some(_) => return Err(Problem::bad("bad-query", "view is final, or left out")),
-    };
+    let when = When::of(&mut Query::of(&uri, &["view", "at"])?)?;
     let DocPath { collection, id } = doc.clone();
-    let look = move |replica: &Replica| {
-        let (state, frontier) = (replica.state(), replica.frontier());
-        let found = if is_final { state.get_at(&collection, &id, frontier) } else { state.get(&collection, &id) };
-        (found, frontier)
-    };
-    let (found, frontier) = api.read(look).await?;
-    let absent = if is_final { Problem::no_final_document } else { Problem::no_document };
-    let view = found.ok_or_else(|| absent(&doc.collection, &doc.id))?;
+    let look = move |replica: &Replica| when.get(replica, &collection, &id).map(|found| (found, replica.frontier()));
+    let (found, frontier) = api.read(look).await??;
+    let view = found.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
     let described = shape::describing(&view, frontier);
     let tags = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let current = described.get(header::ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default();

@@ -13,7 +13,7 @@ use compact_str::CompactString;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Api, Problem, extract::CollectionPath, query::Query, shape::DocBody};
+use super::{Api, Problem, extract::CollectionPath, past::When, query::Query, shape::DocBody};
 use crate::document::{
     View,
     json::{self, excerpt},
@@ -81,13 +81,19 @@ pub async fn docs(
     // In the order of ids nothing before the cursor needs to be looked at.
     let mut behind = wanted.after.as_ref().filter(|_| wanted.sort.is_none()).map(|(_, id)| id.clone());
     let most = if wanted.reads_values() { CHUNK } else { CHUNK.min(wanted.limit + 1) };
-    let mut bytes = 0;
+    let (when, mut bytes) = (wanted.when, 0);
     loop {
         let (collection, after) = (wanted.collection.clone(), behind.take());
-        let chunk =
-            api.read(move |replica| (replica.state().scan(&collection, after.as_deref(), most), replica.frontier()));
-        let ((views, rest), frontier) = chunk.await?;
-        for view in views {
+        let chunk = api.read(move |replica| {
+            let (state, after) = (replica.state(), after.as_deref());
+            let found = match when.time(replica)? {
+                None => state.scan(&collection, after, most),
+                Some(time) => state.scan_at(&collection, after, time, most),
+            };
+            Ok::<_, Problem>((found, replica.frontier()))
+        });
+        let ((views, rest), frontier) = chunk.await??;
+        for view in views.into_iter().map(|view| when.dated(view)) {
             bytes += view.text.len();
             if wanted.reads_values() && bytes > TURN_BYTES {
                 tokio::task::yield_now().await;
@@ -117,6 +123,7 @@ type Place = (Option<SortKey>, CompactString);
 /// What a listing asks for.
 struct Wanted {
     collection: String,
+    when: When,
     filter: Option<Selector>,
     sort: Option<Sort>,
     limit: usize,
@@ -127,7 +134,8 @@ struct Wanted {
 
 impl Wanted {
     fn parse(collection: String, uri: &Uri) -> Result<Wanted, Problem> {
-        let mut query = Query::of(uri, &["filter", "sort", "limit", "after"])?;
+        let mut query = Query::of(uri, &["filter", "sort", "limit", "after", "view", "at"])?;
+        let when = When::of(&mut query)?;
         let limit = query.limit()?;
         let filter = query.take("filter").map(|text| json::parse(text.as_bytes())).transpose();
         let filter = filter.map_err(|error| Problem::bad("bad-filter", error.to_string()))?;
@@ -136,12 +144,17 @@ impl Wanted {
         let sort_text = query.take("sort");
         let sort = sort_text.as_deref().map(Sort::parse).transpose();
         let sort = sort.map_err(|error| Problem::bad("bad-query", format!("sort: {error}")))?;
-        let listing = json!([collection, filter, sort_text]).to_string();
+        // The final view moves on from page to page, as what is now does; another time is another listing.
+        let listing = match when {
+            When::Now => json!([collection, filter, sort_text]),
+            When::Final => json!([collection, filter, sort_text, "final"]),
+            When::At(time) => json!([collection, filter, sort_text, time]),
+        };
+        let listing = listing.to_string();
         let fingerprint = blake3::hash(listing.as_bytes()).to_hex()[..16].to_string();
-        let mut wanted = Wanted { collection, filter: selector, sort, limit, after: None, fingerprint };
+        let mut wanted = Wanted { collection, when, filter: selector, sort, limit, after: None, fingerprint };
         if let Some(cursor) = query.take("after") {
-            let bad =
-                "after is the \"next\" of a page with the same collection, filter and sort; leave it out to start";
+            let bad = "after is the \"next\" of a page with the same collection, filter, sort, view and at; leave it out to start";
             wanted.after = Some(wanted.place_of(&cursor).ok_or_else(|| Problem::bad("bad-cursor", bad))?);
         }
         Ok(wanted)

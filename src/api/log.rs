@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// An answer ends early once its ops have passed this: one op may have 4 MiB, and a thousand of them no client wants.
-const ANSWER_BYTES: usize = 4 << 20;
+pub(super) const ANSWER_BYTES: usize = 4 << 20;
 
 /// Which ops are asked for.
 #[derive(Clone, Copy)]
@@ -52,11 +52,7 @@ impl Wanted {
     fn parse(uri: &Uri) -> Result<Wanted, Problem> {
         let mut query = Query::of(uri, &["origin", "since", "limit", "order"])?;
         let limit = query.limit()?;
-        let newest_first = match query.take("order").as_deref() {
-            None | Some("asc") => false,
-            Some("desc") => true,
-            Some(_) => return Err(Problem::bad("bad-query", "order is asc (the default) or desc, newest first")),
-        };
+        let newest_first = query.newest_first()?;
         let origin: Option<NodeId> = match query.take("origin").map(|text| text.parse()) {
             None => None,
             Some(Ok(origin)) => Some(origin),
@@ -107,7 +103,7 @@ impl Wanted {
 }
 
 /// Before and behind every op.
-const FIRST: Stamp = Stamp { time: 0, origin: NodeId(uuid::Uuid::nil()) };
+pub(super) const FIRST: Stamp = Stamp { time: 0, origin: NodeId(uuid::Uuid::nil()) };
 pub(super) const LAST: Stamp = Stamp { time: u64::MAX, origin: NodeId(uuid::Uuid::max()) };
 
 /// An op, as docs/API.md describes it.
@@ -140,7 +136,7 @@ impl Serialize for Seen<'_> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
-enum GuardBody<'a> {
+pub(super) enum GuardBody<'a> {
     Exists(Target<'a>),
     Absent(Target<'a>),
     Version {
@@ -152,7 +148,7 @@ enum GuardBody<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
-enum CommandBody<'a> {
+pub(super) enum CommandBody<'a> {
     Put(Change<'a>),
     Merge(Change<'a>),
     Patch(Change<'a>),
@@ -165,13 +161,13 @@ enum CommandBody<'a> {
 
 /// The document that a guard or a command names.
 #[derive(Serialize)]
-struct Target<'a> {
+pub(super) struct Target<'a> {
     collection: &'a str,
     id: &'a str,
 }
 
 /// A document, and what is to become of it.
-struct Change<'a> {
+pub(super) struct Change<'a> {
     doc: Target<'a>,
     what: &'static str,
     text: &'a str,
@@ -214,7 +210,7 @@ fn to_json(op: &Op, verdict: &Verdict, is_final: bool) -> Box<RawValue> {
     text.expect("the values in an op are JSON, checked when it was taken in")
 }
 
-fn guard<'a>(guard: &'a Guard<'_>) -> GuardBody<'a> {
+pub(super) fn guard<'a>(guard: &'a Guard<'_>) -> GuardBody<'a> {
     match guard {
         Guard::Exists(doc) => GuardBody::Exists(doc.into()),
         Guard::Absent(doc) => GuardBody::Absent(doc.into()),
@@ -222,7 +218,7 @@ fn guard<'a>(guard: &'a Guard<'_>) -> GuardBody<'a> {
     }
 }
 
-fn command<'a>(command: &'a Command<'_>) -> CommandBody<'a> {
+pub(super) fn command<'a>(command: &'a Command<'_>) -> CommandBody<'a> {
     let change = |doc: &'a DocKey<'_>, what, text: &'a str| Change { doc: doc.into(), what, text };
     match command {
         Command::Put(doc, value) => CommandBody::Put(change(doc, "value", value)),
@@ -240,7 +236,7 @@ fn command<'a>(command: &'a Command<'_>) -> CommandBody<'a> {
 
 /// A wall-clock time in UTC as RFC 3339 writes it. A peer may send any number; what is past the year 9999, where the
 /// form ends, is shown as its last moment.
-fn rfc3339(wall_ms: u64) -> String {
+pub(super) fn rfc3339(wall_ms: u64) -> String {
     const LAST_MS: u64 = 253_402_300_799_999;
     let wall_ms = wall_ms.min(LAST_MS);
     let (days, ms) = (wall_ms / 86_400_000, wall_ms % 86_400_000);

@@ -9,11 +9,15 @@ mod docs;
 mod error;
 mod extract;
 mod feed;
+mod final_feed;
+mod final_place;
 mod gossip;
+mod history;
 mod listing;
 mod log;
 mod look;
 mod page;
+mod past;
 mod place;
 mod pool;
 mod query;
@@ -94,6 +98,8 @@ pub fn router(api: Api) -> Router {
     let tail = Extension(Arc::new(feed::Tail::default()));
     Router::new()
         .route("/v1/docs/{collection}/{id}", put(docs::put).get(docs::get).patch(docs::patch).delete(docs::delete))
+        .route("/v1/docs/{collection}/{id}/history", get(history::show))
+        .route("/v1/docs/{collection}/{id}/diff", get(past::difference))
         .route("/v1/docs/{collection}", post(docs::post).get(listing::docs))
         .route("/v1/collections", get(listing::collections))
         .route("/v1/tx", post(tx::post))

@@ -36,11 +36,6 @@ impl Query {
         let parsed = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
         let axum::extract::Query(pairs) = parsed.map_err(|_| bad())?;
         for (index, (name, _)) in pairs.iter().enumerate() {
-            if name == "view" && !known.contains(&"view") {
-                let detail = "view=final is there for a single document only, not yet for listings and changes: GET \
-                              /v1/docs/{collection}/{id}?view=final";
-                return Err(Problem::bad("bad-query", detail));
-            }
             if !known.contains(&name.as_str()) {
                 let takes = if known.is_empty() { "none".into() } else { known.join(", ") };
                 return Err(Problem::bad("bad-query", format!("unknown parameter {name:?}: this call takes {takes}")));
@@ -56,6 +51,15 @@ impl Query {
     pub fn take(&mut self, name: &str) -> Option<String> {
         let index = self.0.iter().position(|(known, _)| known == name)?;
         Some(self.0.swap_remove(index).1)
+    }
+
+    /// The parameter `order`: whether it asks for the newest first.
+    pub fn newest_first(&mut self) -> Result<bool, Problem> {
+        match self.take("order").as_deref() {
+            None | Some("asc") => Ok(false),
+            Some("desc") => Ok(true),
+            Some(_) => Err(Problem::bad("bad-query", "order is asc (the default) or desc, newest first")),
+        }
     }
 
     /// The parameter `limit`, or what it is when it is left out.

@@ -22,11 +22,15 @@ const LIST_DEFAULT: u64 = 100;
 #[derive(Args, Debug)]
 #[command(after_help = examples!(
     "  lamplight get notes milk
-  lamplight get notes milk --json | jq -r .version"
+  lamplight get notes milk --json | jq -r .version
+  lamplight get notes milk --at 42
+  lamplight get notes milk --final"
 ))]
 pub struct GetArgs {
     #[command(flatten)]
     doc: Doc,
+    #[command(flatten)]
+    when: When,
     #[command(flatten)]
     pub(super) target: Target,
 }
@@ -109,6 +113,7 @@ pub struct DeleteArgs {
     "  lamplight list
   lamplight list notes
   lamplight list notes --filter '{\"buy\":true,\"litres\":{\"$gt\":1}}' --sort -litres --limit 10
+  lamplight list notes --at 42
   lamplight list notes --all --json | jq -c '{id,value}' >notes.ndjson"
 ))]
 pub struct ListArgs {
@@ -128,6 +133,8 @@ pub struct ListArgs {
     #[arg(long, conflicts_with = "limit", requires = "collection")]
     all: bool,
     #[command(flatten)]
+    when: When,
+    #[command(flatten)]
     pub(super) target: Target,
 }
 
@@ -145,6 +152,25 @@ struct Doc {
 impl Doc {
     fn path(&self) -> String {
         doc_path(&self.collection, &self.id)
+    }
+}
+
+/// When documents are read.
+#[derive(Args, Debug)]
+struct When {
+    /// As the operations up to this Lamport time make it: the number before the @ of a stamp.
+    #[arg(long, value_name = "TIME", conflicts_with = "finally")]
+    at: Option<String>,
+    /// As far as all is final.
+    #[arg(long = "final", id = "finally")]
+    is_final: bool,
+}
+
+impl When {
+    /// As a parameter of a query; nothing for now.
+    fn parameter(&self) -> Option<String> {
+        let at = self.at.as_ref().map(|time| format!("at={}", encoded(time)));
+        at.or(self.is_final.then(|| "view=final".into()))
     }
 }
 
@@ -207,7 +233,8 @@ impl Wait {
 
 /// Prints a document.
 pub async fn get(args: GetArgs) -> Result<(), Failure> {
-    let answer = Client::new(&args.target).get(&args.doc.path()).await?;
+    let query = args.when.parameter().map(|parameter| format!("?{parameter}")).unwrap_or_default();
+    let answer = Client::new(&args.target).get(&format!("{}{query}", args.doc.path())).await?;
     if !args.target.json && !output::to_people() {
         return output::line(&String::from_utf8_lossy(&answer.body));
     }
@@ -268,10 +295,17 @@ pub async fn delete(args: DeleteArgs) -> Result<(), Failure> {
 /// Lists documents, or collections.
 pub async fn list(args: ListArgs) -> Result<(), Failure> {
     let client = Client::new(&args.target);
-    let Some(collection) = &args.collection else { return list_collections(&client, args.target.json).await };
+    let when = args.when.parameter();
+    let Some(collection) = &args.collection else {
+        if when.is_some() {
+            return Err(Failure::usage("--at and --final are for the documents of a collection: name one"));
+        }
+        return list_collections(&client, args.target.json).await;
+    };
     let given = [("filter", &args.filter), ("sort", &args.sort)].into_iter();
     let given = given.filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}&", encoded(value))));
-    let path = format!("/v1/docs/{}?{}", encoded(collection), given.collect::<String>());
+    let when = when.map(|parameter| format!("{parameter}&"));
+    let path = format!("/v1/docs/{}?{}", encoded(collection), given.chain(when).collect::<String>());
     let mut left = if args.all { u64::MAX } else { args.limit };
     let mut after = String::new();
     loop {

@@ -24,6 +24,8 @@ mod check;
 mod client;
 mod data;
 mod documents;
+mod final_watch;
+mod history;
 mod load;
 mod members;
 mod output;
@@ -71,6 +73,8 @@ enum Command {
     Delete(documents::DeleteArgs),
     /// List a collection's documents, or the collections.
     List(documents::ListArgs),
+    /// Show what happened to a document, and what was overwritten.
+    History(history::HistoryArgs),
     /// Write several documents as one operation: wholly or not at all.
     Tx(tx::TxArgs),
     /// Follow changes: one line of JSON for each.
@@ -105,6 +109,7 @@ impl Command {
             Command::Patch(args) => args.target.json,
             Command::Delete(args) => args.target.json,
             Command::List(args) => args.target.json,
+            Command::History(args) => args.target.json,
             Command::Tx(args) => args.target.json,
             Command::Watch(args) => args.target.json,
             Command::Status(args) => args.target.json,
@@ -195,6 +200,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Patch(args) => documents::patch(args).await,
         Command::Delete(args) => documents::delete(args).await,
         Command::List(args) => documents::list(args).await,
+        Command::History(args) => history::history(args).await,
         Command::Tx(args) => tx::tx(args).await,
         Command::Watch(args) => watch::watch(args).await,
         Command::Status(args) => status::status(args).await,

@@ -15,13 +15,14 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{
     Failure,
     client::{Base, Target, joined, open_socket, refusal, root, unreachable},
+    final_watch::FinalFollower,
     output,
 };
 
 /// A node pings its clients every 30 s. One that is silent for longer than two pings hangs, or is cut off.
-const SILENCE_MAX: Duration = Duration::from_secs(75);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(75);
 /// The first pause before connecting again, and the longest; it doubles in between.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Flags of `watch`.
 #[derive(Args, Debug)]
@@ -29,10 +30,14 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
     "  lamplight watch
   lamplight watch notes --filter '{\"buy\":true}'
   lamplight watch notes | jq -c 'select(.deleted) | .id'
+  lamplight watch notes --final >>final.ndjson
 
 Each line is a change: {\"collection\",\"id\",\"version\",\"stamp\",\"status\",\"value\"}, or \"deleted\":true, or
 \"removed\":true for a document that the filter no longer holds for; \"cursor\" is what --since takes.
 It begins with all documents there are. The line {\"resync\":true} says that they all follow afresh.
+With --final each line is what a final operation made of a document: the same lines from every node, none ever taken
+back, and --since goes on from any node. Where a node has forgotten the beginning, documents with \"snapshot\":true
+come first, as they were there.
 It connects again when a connection breaks, and ends with code 0 on Ctrl-C or when nobody reads on."
 ))]
 pub struct WatchArgs {
@@ -42,7 +47,10 @@ pub struct WatchArgs {
     /// Only documents that this selector holds for ($gt $gte $lt $lte $ne $in $exists $and $or $not).
     #[arg(long, value_name = "JSON")]
     filter: Option<String>,
-    /// Go on behind this change, on the node that told of it.
+    /// Follow what is final only, operation by operation.
+    #[arg(long = "final", id = "finally", conflicts_with = "filter")]
+    is_final: bool,
+    /// Go on behind this change, on the node that told of it; with --final on any node.
     // One cursor in 64 begins with a hyphen.
     #[arg(long, value_name = "CURSOR", allow_hyphen_values = true)]
     since: Option<String>,
@@ -52,11 +60,21 @@ pub struct WatchArgs {
 
 /// Follows changes until interrupted.
 pub async fn watch(args: WatchArgs) -> Result<(), Failure> {
+    if args.is_final {
+        let follower = FinalFollower { collection: args.collection, cursor: args.since };
+        return until_interrupted(follower.run(args.target.urls)).await;
+    }
     let filter = args.filter.map(RawValue::from_string).transpose();
     let filter = filter.map_err(|error| Failure::usage(format!("--filter is not JSON: {error}")))?;
     let follower = Follower { collection: args.collection, filter, cursor: args.since, heard: false };
+    until_interrupted(follower.run(args.target.urls)).await
+}
+
+async fn until_interrupted(
+    following: impl Future<Output = Result<(), Failure>> + Send + 'static,
+) -> Result<(), Failure> {
     // A task of its own: a reader that is slow to take lines must not keep Ctrl-C from being noticed.
-    let following = tokio::spawn(follower.run(args.target.urls));
+    let following = tokio::spawn(following);
     tokio::select! {
         ended = following => ended.map_err(|error| Failure::new(format!("watching ended: {error}")))?,
         _ = tokio::signal::ctrl_c() => Ok(()),

@@ -151,21 +151,6 @@ impl State {
         self.view(name, id, document)
     }
 
-    /// A document as its ops up to a time make it, if it exists there. The time must not be before the horizon.
-    pub fn get_at(&self, collection: &str, id: &str, time: u64) -> Option<View> {
-        let (name, found) = self.collections.get_key_value(collection)?;
-        let (id, document) = found.documents.get_key_value(id)?;
-        let place = document.place_of(time);
-        if place == document.ops.len() {
-            return self.view(name, id, document);
-        }
-        let latest = document.ops[..place].last().map_or(0, Op::time);
-        let again = |bench: &mut Workbench<'_>, op: &Op| bench.carry_out_again(op, &op.body());
-        let text = document.text_at(&DocKey::new(collection, id.as_str()), place, &self.rejected, again)?;
-        let stamp = document.stamp_at(place, &self.rejected);
-        Some(View { collection: Arc::clone(name), id: id.clone(), text, stamp, latest })
-    }
-
     /// The text of a document, if it exists.
     pub fn text(&self, collection: &str, id: &str) -> Option<&Text> {
         self.document(collection, id)?.text.as_ref()
@@ -247,7 +232,7 @@ impl State {
         self.rejected.iter()
     }
 
-    fn view(&self, collection: &Arc<str>, id: &CompactString, document: &Document) -> Option<View> {
+    pub(super) fn view(&self, collection: &Arc<str>, id: &CompactString, document: &Document) -> Option<View> {
         let text = document.text.clone()?;
         let (stamp, latest) = (document.stamp(&self.rejected), document.latest());
         Some(View { collection: Arc::clone(collection), id: id.clone(), text, stamp, latest })

@@ -183,14 +183,14 @@ impl Node {
         self.0.requests.send(Request::Command(Event::Cut(cut))).await.map_err(|_| Stopped)
     }
 
-    /// Says that somebody takes what comes after a time, piece by piece: it stays in the log a while.
-    pub async fn pin(&self, time: u64) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Pin(time))).await.map_err(|_| Stopped)
-    }
-
     /// Says that somebody waits until everything up to a time is final.
     pub async fn hurry(&self, time: u64) -> Result<(), Stopped> {
         self.0.requests.send(Request::Command(Event::Hurry(time))).await.map_err(|_| Stopped)
+    }
+
+    /// Says that somebody reads what the documents were at a time: for a while, the log keeps what comes after it.
+    pub async fn pin(&self, time: u64) -> Result<(), Stopped> {
+        self.0.requests.send(Request::Command(Event::Pin(time))).await.map_err(|_| Stopped)
     }
 
     /// Runs a link that a peer opened, until it ends.

@@ -19,6 +19,9 @@ use crate::{
 /// Most ops that are forgotten at a time, some milliseconds of work; with every tick more than a node takes in.
 const FORGOTTEN_MAX: usize = 8_192;
 
+/// How long one time can be pinned, however often somebody says so: who is slower than this begins anew.
+const PINNED_MAX_MS: u64 = 600_000;
+
 /// The pieces of a snapshot, one after the other.
 #[derive(Clone, Debug)]
 pub(super) struct Pieces {
@@ -154,9 +157,11 @@ impl Replica {
         identity.into_iter().chain(times).chain(self.orphans.iter().map(super::rebirth::Orphan::record)).collect()
     }
 
-    /// The journal has grown long. A snapshot helps only where ops were forgotten since the last one.
+    /// The journal has grown long. A snapshot helps only where ops were forgotten since the last one, or what is there was
+    /// damaged; and it must not be of documents that have holes, or come between the pieces of another.
     pub(super) fn on_compact(&mut self) {
-        if self.compacting.is_none() && self.log.horizon() > self.compacted {
+        let helps = self.log.horizon() > self.compacted || self.rewrites;
+        if self.compacting.is_none() && helps && self.ready && self.fetch.is_none() {
             self.compacting = self.dump();
             self.go_on_compacting();
         }
@@ -166,7 +171,7 @@ impl Replica {
     pub(super) fn go_on_compacting(&mut self) {
         let Some(mut dump) = self.compacting.take() else { return };
         match self.dump_next(&mut dump) {
-            Ok(records) if records.is_empty() => self.compacted = dump.time(),
+            Ok(records) if records.is_empty() => (self.compacted, self.rewrites) = (dump.time(), false),
             Ok(records) => {
                 self.effects.extend(records.into_iter().map(Effect::Store));
                 self.compacting = Some(dump);
@@ -178,13 +183,15 @@ impl Replica {
 
     /// The log keeps what comes after this time for a while, for somebody who takes a snapshot of it.
     pub(super) fn pin(&mut self, time: u64) {
-        self.pins.insert(time, self.now.mono_ms + PIN_MS);
+        let now_ms = self.now.mono_ms;
+        let (first_ms, until_ms) = self.pins.entry(time).or_insert((now_ms, 0));
+        *until_ms = (now_ms + PIN_MS).min(*first_ms + PINNED_MAX_MS);
     }
 
     /// Forgets final ops that need not stay in the log.
     pub(super) fn settle(&mut self) {
         let now_ms = self.now.mono_ms;
-        self.pins.retain(|_, until_ms| *until_ms > now_ms);
+        self.pins.retain(|_, (_, until_ms)| *until_ms > now_ms);
         let sending = self.links.values().filter_map(|link| link.transfer.as_ref()).map(|pieces| pieces.time);
         let pinned = self.pins.keys().copied().chain(self.compacting.as_ref().map(Dump::time)).chain(sending).min();
         let frontier = if left_out(Rule::ForgetFinal) { self.clock } else { self.finality.frontier };

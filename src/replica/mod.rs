@@ -3,6 +3,7 @@
 //! It rests on `op`, `document` and `wire`, and holds no socket, file, clock, task or lock. [`Replica::handle`] takes
 //! one event and the time, and returns effects; the shell and the simulator carry them out alike.
 
+mod causality;
 mod dump;
 mod early;
 mod finality;
@@ -23,6 +24,7 @@ mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use causality::Causality;
 pub use dump::{Dump, DumpGone};
 pub use early::{EARLY_BYTES_MAX, EARLY_OPS_MAX};
 pub use finality::Holdup;
@@ -304,8 +306,10 @@ pub struct Replica {
     /// The snapshot that it is writing to its journal, and the time of the last one.
     compacting: Option<Dump>,
     compacted: u64,
-    /// Times of snapshots that somebody takes, and until when these hold the log.
-    pins: BTreeMap<u64, u64>,
+    /// Whether its journal was damaged, and is better written anew.
+    rewrites: bool,
+    /// Times of snapshots that somebody takes: since when, and until when, these hold the log.
+    pins: BTreeMap<u64, (u64, u64)>,
     /// Where an operator wants this node to be.
     moving_to: Option<String>,
     cut: bool,
@@ -355,6 +359,7 @@ impl Replica {
             doubtful: false,
             compacting: None,
             compacted: 0,
+            rewrites: false,
             pins: BTreeMap::new(),
             moving_to: None,
             cut: false,

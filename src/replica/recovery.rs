@@ -163,6 +163,7 @@ impl Making {
         }
         replica.resumed_at = replica.log.head(replica.config.node).seq;
         replica.compacted = replica.log.horizon();
+        replica.rewrites = anew.is_some();
         // Past all that was ever announced: so its pulses are newer than those of any run before.
         replica.clock += 1;
         replica.run = replica.clock;

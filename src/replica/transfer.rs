@@ -177,6 +177,8 @@ impl Replica {
                     reached: None,
                     ended: false,
                 });
+                // In a journal, the pieces of two snapshots cannot be told apart.
+                self.compacting = None;
                 self.effects.push(Effect::Store(stored));
                 let own = self.own_records();
                 self.effects.extend(own.into_iter().map(Effect::Store));

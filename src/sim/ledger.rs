@@ -81,7 +81,7 @@ impl Ledger {
     /// Checks a node after a step, and enters what it issued.
     pub fn check(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
         if watch.reborn != replica.counters().reborn {
-            *watch = Watch { clock: watch.clock, ..Watch::default() }.anew(replica)?;
+            *watch = Watch { clock: watch.clock, ..Watch::default() }.anew(replica);
         }
         if watch.adopted != replica.counters().adopted {
             watch.follow(replica);
@@ -103,7 +103,7 @@ impl Ledger {
         let (told, seq) = (self.told.get(&node).copied().unwrap_or_default(), replica.log().head(node).seq);
         if old || self.old.contains(&node) {
             self.old.insert(node);
-            return Watch::default().anew(replica);
+            return Ok(Watch::default().anew(replica));
         }
         if seq < told.seq {
             let detail = format!("{node} has told of its op {}, and comes back with {seq}", told.seq);
@@ -114,7 +114,7 @@ impl Ledger {
             return Err(Violation { invariant: "a node never comes back below a time that it has told", detail });
         }
         self.chains.entry(node).or_default().truncate(seq as usize);
-        Watch::default().anew(replica)
+        Ok(Watch::default().anew(replica))
     }
 
     /// A node vanishes: what it has told nobody, not even that it is final, may vanish with it.
@@ -338,13 +338,13 @@ impl Ledger {
 
 impl Watch {
     /// Begins with what a node holds now.
-    fn anew(mut self, replica: &Replica) -> Result<Watch, Violation> {
+    fn anew(mut self, replica: &Replica) -> Watch {
         self.heads = replica.log().heads().map(|(origin, head)| (origin, head.seq)).collect();
         self.ops = replica.log().len();
         self.reborn = replica.counters().reborn;
         self.frontier = replica.horizon();
         self.follow(replica);
-        Ok(self)
+        self
     }
 
     /// A subscriber starts over with the documents that there are.

@@ -414,26 +414,6 @@ impl World {
             return Err(Violation { invariant: "a journal is cut only behind a whole snapshot", detail });
         }
         let replica = recovery.finish(lost.then_some(NodeId(birth.id)));
-        if std::env::var("DBG").is_ok() {
-            eprintln!(
-                "{} start {} node {} log {} kept {:?} horizon {} frontier {} docs {} standing {:?} lost {lost} whole {}",
-                self.now_ms,
-                self.nodes.len(),
-                replica.node(),
-                replica.log().len(),
-                replica.log().kept(),
-                replica.horizon(),
-                replica.frontier(),
-                replica.state().count(),
-                replica.standing(),
-                journal.iter().filter(|r| matches!(r, Record::Snapshot(Part::Whole(_)))).count()
-            );
-            for (i, r) in journal.iter().enumerate().filter(|(_, r)| {
-                matches!(r, Record::Snapshot(Part::Whole(_) | Part::Base(_)) | Record::Identity(_) | Record::Forget)
-            }) {
-                eprintln!("   {i} {}", format!("{r:?}").chars().take(200).collect::<String>());
-            }
-        }
         let old = matches!(birth.wrong, Wrong::Old(_));
         let watch = if self.checks { self.ledger.resume(&replica, old)? } else { Watch::default() };
         let stored = journal.len();
@@ -510,11 +490,11 @@ impl World {
 
     /// The snapshot that a node is writing goes on when all before it is stored.
     fn go_on_compacting(&mut self, index: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
-        let goes_on = |node: &&mut Node| {
+        let goes_on = |node: &Node| {
             let compacts = node.replica.as_ref().is_some_and(Replica::is_compacting);
             compacts && node.disk.unstored() == 0 && !node.disk.full
         };
-        while self.nodes.get_mut(index).filter(goes_on).is_some() {
+        while self.nodes.get(index).is_some_and(goes_on) {
             self.step(index, Event::Stored, outcomes)?;
         }
         Ok(())

@@ -323,7 +323,7 @@ async fn a_cursor_of_another_collection_filter_or_sort_or_none_at_all_is_refused
 #[tokio::test]
 async fn a_query_that_a_call_does_not_know_is_refused_and_not_passed_over() {
     let node = guarded().await;
-    for query in ["?wait=all", "?at=7", "?view=all"] {
+    for query in ["?wait=all", "?until=7", "?view=all"] {
         let path = format!("{DOC}{query}");
         node.get(&path).await.expect_problem(400, "bad-query");
         node.put(&path, "2").await.expect_problem(400, "bad-query");

@@ -88,7 +88,7 @@ fn bench_measures_and_leaves_no_documents() {
 fn every_client_command_explains_itself() {
     for command in [
         "get", "put", "patch", "delete", "list", "tx", "watch", "status", "import", "bench", "members", "evict",
-        "retire",
+        "retire", "history",
     ] {
         let help = run(&[command, "--help"]).done();
         for words in ["Examples:\n  ", "lamplight ", "3 not found", "--url <URL>", "--json", "LAMPLIGHT_URL"] {

@@ -8,6 +8,7 @@
 mod commands;
 mod documents;
 mod failures;
+mod past;
 mod program;
 mod serving;
 mod watching;
