@@ -183,10 +183,7 @@ impl Driver<'_> {
     pub(super) fn operate(&mut self) -> Result<(), Violation> {
         let live: BTreeSet<NodeId> = self.world.live().map(|(_, replica)| replica.node()).collect();
         let member = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
-        let sound = |(_, replica): &(usize, &crate::replica::Replica)| {
-            replica.assembly().remaining.contains(&replica.node()) && !replica.assembly().outcast
-        };
-        let Some((node, replica)) = self.world.live().filter(member).find(sound) else { return Ok(()) };
+        let Some((node, replica)) = self.world.live().filter(member).find(is_sound) else { return Ok(()) };
         let (id, url, assembly) = (replica.node(), self.urls[self.machine(node)].clone(), replica.assembly());
         let gone = |member: &NodeId| !live.contains(member) || assembly.pending.contains(member);
         let gone: Vec<NodeId> = assembly.counted.iter().copied().filter(gone).collect();
@@ -220,6 +217,11 @@ impl Driver<'_> {
         let ends: Vec<usize> = live.into_iter().flat_map(|node| self.world.open_ends(node)).collect();
         self.rng.choice(&ends).copied()
     }
+}
+
+/// Whether a node is part of the pool in its own eyes.
+pub(super) fn is_sound((_, replica): &(usize, &crate::replica::Replica)) -> bool {
+    replica.assembly().remaining.contains(&replica.node()) && !replica.assembly().outcast
 }
 
 fn eviction(node: NodeId, force: bool) -> Draft {

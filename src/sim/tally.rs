@@ -39,6 +39,8 @@ pub struct Tally {
     pub forgotten: u64,
     /// Snapshots that nodes began with.
     pub adopted: u64,
+    /// Runs in which members evicted each other in a circle, so that nobody remained.
+    pub circles: u64,
     /// The longest that a pool took to come to rest after its storm.
     pub calm_ms: u64,
 }
@@ -65,6 +67,7 @@ impl Tally {
     /// Adds another run, or the sum of several.
     pub fn add(&mut self, other: &Tally) {
         self.calm_ms = self.calm_ms.max(other.calm_ms);
+        self.circles += other.circles;
         let theirs = other.clone().fields().map(|(_, field)| *field);
         self.fields().into_iter().zip(theirs).for_each(|((_, mine), theirs)| *mine += theirs);
         for (fault, count) in &other.fired {
@@ -110,6 +113,7 @@ impl fmt::Display for Tally {
         for (fault, count) in &self.fired {
             writeln!(f, "{count:>12} fault {fault:?}")?;
         }
+        writeln!(f, "{:>12} circles of evictions", self.circles)?;
         write!(f, "{:>12} ms at most from the end of a storm to rest", self.calm_ms)
     }
 }
