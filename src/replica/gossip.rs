@@ -97,9 +97,8 @@ impl Replica {
         if heads.len() > HEADS_MAX {
             return self.refuse(link, Why::Broken, "too many heads".into());
         }
-        let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
-        // A stranger's word alone does not make a node give itself up.
-        if peer.is_some_and(|peer| self.roster.knows(peer) && !self.roster.is_gone(peer))
+        // The word of one who is no member does not make a node give itself up.
+        if self.believes(link)
             && let Some(why) = self.doubt(heads)
         {
             return self.be_reborn(why, Loss::Fork);

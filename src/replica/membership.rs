@@ -61,7 +61,9 @@ impl Replica {
             let url = link.dialled.as_ref()?;
             self.roster.present().find(|(_, member)| member.urls.contains(url)).map(|(node, _)| *node)
         });
-        told || peer.is_some_and(|peer| self.roster.knows(peer) && !self.roster.is_gone(peer))
+        // An old copy of a disk may be from before it knew the peer.
+        let says = link.peer.as_ref().is_some_and(|peer| peer.member && !self.roster.knows(peer.node));
+        told || says || peer.is_some_and(|peer| self.roster.knows(peer) && !self.roster.is_gone(peer))
     }
 
     /// Whether an operator has told this node to join one whom it had evicted: of two sides that evict each other, it is

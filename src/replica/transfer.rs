@@ -81,12 +81,10 @@ impl Replica {
         let lacks = forgotten.iter().any(|(origin, head)| self.log.head(*origin).seq < head.seq);
         let Some(found) = self.links.get_mut(&link) else { return };
         let first = !std::mem::replace(&mut found.dropped, true);
-        // An old copy of a disk may be from before it knew the peer.
-        let stranger = found.peer.as_ref().is_some_and(|peer| peer.member && !self.roster.knows(peer.node));
         let newcomer = self.log.head(self.config.node).seq == 0 && !self.ready;
         if self.spoilt || newcomer && lacks {
             self.fetch();
-        } else if lacks && (stranger || self.believes(link)) {
+        } else if lacks && self.believes(link) {
             let node = self.config.node;
             self.be_reborn(format!("the pool has gone on without {node}, which comes back as another"), Loss::Behind);
         } else if first {

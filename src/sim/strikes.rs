@@ -170,8 +170,10 @@ impl Driver<'_> {
         let others = replica.roster().present().map(|(other, _)| *other).filter(|other| *other != replica.node());
         let (others, before): (Vec<NodeId>, usize) = (others.collect(), replica.log().len());
         let Some(evicted) = self.rng.choice(&others).copied() else { return Ok(false) };
-        // By force only who is dead for good: else it can make two pools, which is what force says it risks.
-        let dead = !self.plan.durable && self.world.live().all(|(_, replica)| replica.node() != evicted);
+        // By force only who is dead for good, and only where nobody is cut off: else it can make two pools, which is what
+        // force says it risks.
+        let whole = self.world.is_connected();
+        let dead = whole && !self.plan.durable && self.world.live().all(|(_, replica)| replica.node() != evicted);
         let force = dead && self.happens(300);
         self.act(&Action::Submit(node, eviction(evicted, force)))?;
         Ok(self.world.nodes()[node].replica.as_ref().is_some_and(|replica| replica.log().len() > before))
