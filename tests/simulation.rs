@@ -1,4 +1,4 @@
-//! The simulator's campaign: hundreds of histories, every planted bug, and pools of many nodes.
+//! The simulator's campaign: thousands of histories, every planted bug, and pools of many nodes.
 #![cfg(feature = "sim")]
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
@@ -8,12 +8,12 @@ use lamplight::{
     sim::{event_file, replay, run_seed, run_seeds, scale, seeds_to_find},
 };
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 2_000;
 /// The bound on the seeds that a planted bug may take to be found.
 const PLANT_SEEDS_MAX: u64 = 1_000;
 
 #[test]
-fn hundreds_of_histories_keep_every_invariant_and_nothing_is_left_untried() {
+fn thousands_of_histories_keep_every_invariant_and_nothing_is_left_untried() {
     let campaign = run_seeds(0..SEEDS, 2, &|| ());
     for failure in &campaign.failures {
         let file = std::env::temp_dir().join(format!("lamplight-seed-{}.events", failure.seed));

@@ -199,6 +199,9 @@ impl Replica {
         let (kept, kept_bytes) = self.log.kept();
         let (ops, bytes) = (self.config.retention.ops, self.config.retention.bytes);
         let (ops, bytes) = (kept.saturating_sub(ops), kept_bytes.saturating_sub(bytes));
+        if ops == 0 && bytes == 0 {
+            return;
+        }
         let (mut horizon, mut count, mut freed) = (self.log.horizon(), 0, 0);
         for op in self.log.after(Stamp { time: horizon, origin: NodeId(uuid::Uuid::max()) }, None) {
             if op.time() > limit || count == FORGOTTEN_MAX || (count >= ops && freed >= bytes) {

@@ -365,7 +365,7 @@ mod tests {
         assert!(effects.iter().any(|effect| matches!(effect, Effect::Receipt(_, Ok(_)))));
     }
 
-    /// A peer says hello, and is made a member.
+    /// A peer says hello and that it holds nothing, and is made a member.
     fn greet(replica: &mut Replica) -> LinkId {
         let link = LinkId(1);
         let hello = Hello {
@@ -380,6 +380,7 @@ mod tests {
         };
         replica.handle(Now::default(), Event::Opened(link, None));
         replica.handle(Now::default(), Event::Heard(link, Message::Hello(hello)));
+        replica.handle(Now::default(), Event::Heard(link, Message::Heads(Vec::new())));
         link
     }
 

@@ -42,8 +42,8 @@ pub(super) struct Link {
     pub(super) holds_own: u64,
     /// This node's digest at the last beat that differed from the peer's.
     pub(super) differed: Option<Hash>,
-    /// Whether the peer has forgotten what this node lacks.
-    pub(super) dropped: bool,
+    /// Since when the peer says that it has forgotten what this node lacks.
+    pub(super) dropped_ms: Option<u64>,
     /// The snapshot that the peer is being sent.
     pub(super) transfer: Option<Pieces>,
     /// The digest of the peer's log, and of its documents, at its last beat.
@@ -67,7 +67,7 @@ impl Link {
             catch_up: None,
             holds_own: 0,
             differed: None,
-            dropped: false,
+            dropped_ms: None,
             transfer: None,
             said: None,
             ask: None,

@@ -78,7 +78,7 @@ impl Log {
     pub(super) fn behind(horizon: u64, heads: &[(NodeId, Head)]) -> Log {
         let chain =
             |(origin, head): &(NodeId, Head)| (*origin, Chain { start: *head, head: *head, ..Chain::default() });
-        let len = heads.iter().map(|(_, head)| head.seq as usize).sum();
+        let len = heads.iter().fold(0_usize, |sum, (_, head)| sum.saturating_add(head.seq as usize));
         Log { chains: heads.iter().map(chain).collect(), horizon, len, ..Log::default() }
     }
 

@@ -10,13 +10,13 @@ use std::collections::BTreeSet;
 use super::{
     Effect, LinkId, Log, Replica,
     dump::{self, Pieces},
-    gossip::{HEADS_MAX, Place},
+    gossip::{HEADS_MAX, Place, TIME_LEAP_MAX},
     rebirth::{Loss, Orphan},
     roster::Roster,
 };
 use crate::{
     document::State,
-    op::{Head, NodeId, Op},
+    op::{Head, NodeId, Op, TIME_MAX},
     record::Record,
     snapshot::{Base, BaseDocument, Key, Part, Slice, Whole},
     wire::{Begun, Message, Why},
@@ -24,6 +24,10 @@ use crate::{
 
 /// A peer that was asked for a snapshot and sends nothing of it for this long is not waited for.
 const PATIENCE_MS: u64 = 10_000;
+
+/// What a peer has forgotten may be on its way from another to one who has only just become a member; after this long it is
+/// not.
+const GONE_ON_MS: u64 = 3_000;
 
 /// A snapshot that this node has asked for.
 #[derive(Debug)]
@@ -78,18 +82,18 @@ fn is_orderly(slice: &Slice) -> bool {
 impl Replica {
     /// The peer has forgotten ops, and thinks that this node lacks some.
     pub(super) fn on_dropped(&mut self, link: LinkId, forgotten: &[(NodeId, Head)]) {
-        let lacks = forgotten.iter().any(|(origin, head)| self.log.head(*origin).seq < head.seq);
+        let (node, now_ms) = (self.config.node, self.now.mono_ms);
+        let lacks = self.spoilt || forgotten.iter().any(|(origin, head)| self.log.head(*origin).seq < head.seq);
         let Some(found) = self.links.get_mut(&link) else { return };
-        let first = !std::mem::replace(&mut found.dropped, true);
-        let newcomer = self.log.head(self.config.node).seq == 0 && !self.ready;
-        if self.spoilt || newcomer && lacks {
+        if !lacks {
+            // It answered an old word; the next beats bring a newer one.
+            return found.dropped_ms = None;
+        }
+        let since_ms = *found.dropped_ms.get_or_insert(now_ms);
+        if self.spoilt || self.log.head(node).seq == 0 && !self.ready {
             self.fetch();
-        } else if lacks && self.believes(link) {
-            let node = self.config.node;
+        } else if now_ms >= since_ms + GONE_ON_MS && self.believes(link) {
             self.be_reborn(format!("the pool has gone on without {node}, which comes back as another"), Loss::Behind);
-        } else if first {
-            // It answered an old word.
-            self.say_heads(link);
         }
     }
 
@@ -113,7 +117,7 @@ impl Replica {
         let last = self.fetch.as_ref().and_then(|fetch| fetch.link);
         let serves = |(_, link): &(&LinkId, &super::Link)| {
             let member = link.peer.as_ref().is_some_and(|peer| peer.member && !self.roster.is_gone(peer.node));
-            member && (link.dropped || self.spoilt || self.doubtful)
+            member && (link.dropped_ms.is_some() || self.spoilt || self.doubtful)
         };
         let mut others: Vec<LinkId> = self.links.iter().filter(serves).map(|(id, _)| *id).collect();
         // The one that fell silent is asked again last.
@@ -127,7 +131,7 @@ impl Replica {
 
     /// Whether the one that this newcomer takes all from has forgotten some of it.
     fn is_told_to_fetch(&self) -> bool {
-        self.host.and_then(|host| self.links.get(&host)).is_some_and(|host| host.dropped)
+        self.host.and_then(|host| self.links.get(&host)).is_some_and(|host| host.dropped_ms.is_some())
     }
 
     /// A peer asks for a snapshot.
@@ -165,7 +169,9 @@ impl Replica {
         let stored = Record::Snapshot(part.clone());
         match (part, &mut fetch.incoming) {
             (Part::Base(base), _) => {
-                if base.time != time || base.heads.len() > HEADS_MAX || !base.heads.is_sorted_by(|a, b| a.0 < b.0) {
+                let far = time > self.clock.saturating_add(TIME_LEAP_MAX) || time > TIME_MAX;
+                let orderly = base.heads.len() <= HEADS_MAX && base.heads.is_sorted_by(|a, b| a.0 < b.0);
+                if base.time != time || far || !orderly {
                     return self.refuse(link, Why::Broken, "a snapshot that begins wrongly".into());
                 }
                 fetch.incoming = Some(Incoming {
@@ -234,7 +240,7 @@ impl Replica {
         (self.spoilt, self.doubtful, self.compacting) = (false, false, None);
         self.compacted = base.time;
         self.counters.adopted += 1;
-        self.links.values_mut().for_each(|link| link.dropped = false);
+        self.links.values_mut().for_each(|link| link.dropped_ms = None);
         self.announce();
         self.caught_up();
     }
