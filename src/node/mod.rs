@@ -168,6 +168,12 @@ impl Node {
         self.0.requests.send(Request::Command(Event::Hurry(time))).await.map_err(|_| Stopped)
     }
 
+    /// Asks the linked peers whether they hold this node's ops up to this seq. Each answers once it has stored what it was
+    /// sent; [`Published::held`] tells of answers, and [`Replica::holders`] what they come to.
+    pub async fn ask(&self, seq: u64) -> Result<(), Stopped> {
+        self.0.requests.send(Request::Command(Event::Ask(seq))).await.map_err(|_| Stopped)
+    }
+
     /// Says that somebody reads what the documents were at a time: for a while, the log keeps what comes after it.
     pub async fn pin(&self, time: u64) -> Result<(), Stopped> {
         self.0.requests.send(Request::Command(Event::Pin(time))).await.map_err(|_| Stopped)

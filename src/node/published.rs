@@ -24,6 +24,8 @@ pub struct Published {
     pub changes_end: u64,
     /// The time up to which everything is final.
     pub frontier: u64,
+    /// How often peers have said how many of this node's ops they hold; see [`super::Node::ask`].
+    pub held: u64,
     /// How far it is in becoming a member.
     pub standing: Standing,
 }
@@ -37,6 +39,7 @@ impl Published {
             ops: replica.log().len(),
             changes_end: replica.state().changes().end(),
             frontier: replica.frontier(),
+            held: replica.counters().held,
             standing: replica.standing(),
         }
     }
@@ -48,6 +51,7 @@ impl Published {
             && self.ops == replica.log().len()
             && self.changes_end == replica.state().changes().end()
             && self.frontier == replica.frontier()
+            && self.held == replica.counters().held
             && self.standing == replica.standing()
     }
 }
