@@ -19,7 +19,7 @@ use super::{
     query::Query,
     shape,
     steps::Fields,
-    wait::{self, Patience},
+    wait::Patience,
 };
 use crate::{
     document::json as strict,
@@ -64,6 +64,7 @@ pub async fn links(State(api): State<Api>, request: Request) -> Result<Json<Valu
 pub async fn remove(State(api): State<Api>, NodePath(node): NodePath, uri: Uri) -> Result<Response, Problem> {
     let mut query = Query::of(&uri, &["force", "wait", "timeout"])?;
     let patience = Patience::take(&mut query)?;
+    api.admit(patience).await?;
     let force = match query.take("force").as_deref() {
         None | Some("false") => false,
         Some("true") => true,
@@ -76,8 +77,9 @@ pub async fn remove(State(api): State<Api>, NodePath(node): NodePath, uri: Uri) 
     }
     let command = if own { Command::Retire } else { Command::Evict(Eviction { node, force }) };
     let draft = Draft { key: None, guards: Vec::new(), commands: vec![command], present: false };
-    let receipt = api.awaited(api.node.submit(draft).await??, patience).await?;
-    Ok(if receipt.is_final { shape::written(StatusCode::OK, &receipt) } else { wait::accepted(&receipt) })
+    let waited = api.awaited(api.node.submit(draft).await??, patience).await?;
+    let done = waited.receipt.is_final || waited.has_reached();
+    Ok(if done { shape::written(StatusCode::OK, &waited) } else { waited.accepted() })
 }
 
 /// Whether a node was a member, and is none any more.
