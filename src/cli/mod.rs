@@ -19,6 +19,7 @@ macro_rules! examples {
 mod audit;
 mod backup;
 mod bench;
+mod catching_up;
 mod chapter;
 mod check;
 mod client;
@@ -26,6 +27,7 @@ mod data;
 mod documents;
 mod final_watch;
 mod history;
+mod leaving;
 mod load;
 mod members;
 mod output;
