@@ -38,9 +38,9 @@ pub async fn show(node: &Node) -> Infallible {
             continue;
         };
         let bar = bar.get_or_insert_with(bar_on_terminal);
+        bar.set_message(what);
         bar.set_length(of);
         bar.set_position(held);
-        bar.set_message(what);
         if bar.is_hidden() && said.elapsed() >= SAY_EVERY {
             said = Instant::now();
             tracing::info!("catching up: {held} of {of} {what} are here");
