@@ -382,4 +382,19 @@ async fn a_node_that_retires_says_so_and_the_others_go_on_without_it() {
     pool_once(&a, |pool| ids(pool) == [a.node.id().to_string()]).await;
     assert_eq!(a.put("/v1/docs/c/y?wait=final&timeout=60s", "1").await.expect(201).json()["status"], "final");
     remove(&a, retired, "").await.expect_problem(404, "not-found");
+    // The others have parted from it by now, and it stays what it is.
+    let parted = |pool: &Value| !links(pool).contains(&"linked");
+    pool_once(&a, parted).await;
+    let pool = pool_once(&b, parted).await;
+    assert_eq!((&pool["state"], &pool["node"]), (&json!("retired"), &json!(retired.to_string())));
+}
+
+#[tokio::test]
+async fn the_pool_tells_what_the_log_still_has() {
+    let node = start_node().await;
+    node.put("/v1/docs/c/x", "1").await.expect(201);
+    let pool = node.get("/v1/pool").await.json();
+    assert_eq!((&pool["horizon"], &pool["kept"]["ops"]), (&json!("0"), &json!("2")));
+    assert!(pool["kept"]["bytes"].as_str().unwrap().parse::<u64>().unwrap() > 50, "{pool}");
+    assert_eq!(pool.get("progress"), None);
 }

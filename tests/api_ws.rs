@@ -234,10 +234,68 @@ async fn a_write_that_is_final_at_once_gets_one_receipt_and_waits_for_nothing_el
     ws.send(json!({ "type": "write", "id": "w1", "commands": commands, "wait": "final" })).await;
     assert_eq!(ws.expect("receipt").await["status"], "final");
     ws.ping().await;
-    for wait in [json!("all"), json!(2), json!(null)] {
+    for wait in [json!("all"), json!(2), json!(0), json!(-1), json!(1.5), json!("1"), json!([1]), json!(null)] {
         ws.send(json!({ "type": "write", "id": "w2", "commands": commands, "wait": wait })).await;
         assert_eq!(ws.expect_error("bad-request").await["id"], "w2");
     }
+}
+
+#[tokio::test]
+async fn a_write_that_waits_for_members_is_told_when_as_many_hold_it() {
+    let [a, b, c] = start_pool().await;
+    let cut = async |node: &TestNode, cut: bool| {
+        node.post("/v1/pool/links", &json!({ "cut": cut }).to_string()).await.expect(200);
+    };
+    a.put("/v1/docs/c/x?wait=final&timeout=60s", "1").await.expect(201);
+    cut(&c, true).await;
+    let mut ws = Ws::connect(&a).await;
+    let write = |id: &str, wait: u64| {
+        let put = json!({ "put": { "collection": "c", "id": id, "value": 1 } });
+        json!({ "type": "write", "id": id, "commands": [put], "wait": wait })
+    };
+    ws.send(write("w3", 3)).await;
+    assert_eq!(ws.expect("receipt").await.get("held_by"), None);
+    ws.send(write("w2", 2)).await;
+    let at_once = ws.expect("receipt").await;
+    assert_eq!((&at_once["id"], &at_once["status"]), (&json!("w2"), &json!("tentative")));
+    let held = ws.expect("receipt").await;
+    assert_eq!((&held["id"], &held["op"], &held["held_by"]), (&json!("w2"), &at_once["op"], &json!(2)));
+    assert_eq!(held["status"], "tentative", "{held}");
+    cut(&b, true).await;
+    cut(&c, false).await;
+    cut(&b, false).await;
+    let mut later = Vec::new();
+    for _ in 0..3 {
+        let receipt = ws.expect("receipt").await;
+        later.push(json!([
+            receipt["id"],
+            receipt.get("held_by").is_some(),
+            receipt["held_by"] == 3 || receipt["status"] == "final"
+        ]));
+    }
+    later.sort_by_key(Value::to_string);
+    assert_eq!(later, [json!(["w2", false, true]), json!(["w3", false, true]), json!(["w3", true, true])]);
+}
+
+#[tokio::test]
+async fn a_write_at_a_node_that_is_evicted_gets_its_final_receipt_as_it_is_issued_again() {
+    let [a, b] = start_pool().await;
+    a.put("/v1/docs/c/x?wait=final&timeout=60s", "1").await.expect(201);
+    b.post("/v1/pool/links", r#"{"cut":true}"#).await.expect(200);
+    let mut ws = Ws::connect(&b).await;
+    let put = json!({ "put": { "collection": "c", "id": "only", "value": 1 } });
+    ws.send(json!({ "type": "write", "id": "w1", "commands": [put], "wait": 2 })).await;
+    let (old, first) = (b.node.id(), ws.expect("receipt").await);
+    assert_eq!(first["status"], "tentative");
+    a.delete(&format!("/v1/pool/members/{old}?force=true&wait=final&timeout=60s")).await.expect(200);
+    b.post("/v1/pool/links", r#"{"cut":false}"#).await.expect(200);
+    let later = [ws.expect("receipt").await, ws.expect("receipt").await];
+    let held = later.iter().find(|receipt| receipt.get("held_by").is_some()).unwrap();
+    let last = later.iter().find(|receipt| receipt.get("held_by").is_none()).unwrap();
+    assert_eq!((&held["held_by"], &last["status"], &last["id"]), (&json!(2), &json!("final"), &json!("w1")));
+    assert_eq!(held["op"], last["op"]);
+    assert_ne!(first["op"], last["op"]);
+    assert!(last["op"].as_str().unwrap().starts_with(&b.node.id().to_string()), "{last}");
 }
 
 #[tokio::test]

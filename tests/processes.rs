@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 use processes::{Http, Process};
 use tokio::task::JoinSet;
 
@@ -96,6 +96,44 @@ async fn a_killed_node_stops_nobody_and_a_new_one_gets_all_the_data() {
     let listing = http.listing(&a, "notes").await;
     assert_eq!(listing.len(), written);
     assert_eq!(http.listing(&d, "notes").await, listing);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_two_of_three_nodes_hold_on_their_disks_one_of_them_still_has_when_the_other_is_gone() {
+    let http = Http::new();
+    let root = std::env::temp_dir().join(format!("lamplight-wait-{}", std::process::id()));
+    let start = |name: &str, join: &str| {
+        let dir = root.join(name);
+        let join: &[&str] = if join.is_empty() { &[] } else { &["--join", join] };
+        Process::serve(&[&["--listen", "127.0.0.1:0", "--data", dir.to_str().unwrap()], join].concat())
+    };
+    let mut a = start("a", "");
+    let (b, mut c) = (start("b", &a.url), start("c", &a.url));
+    http.formed(&[&a, &b, &c], 3).await;
+    let put = async |query: &str| {
+        let url = format!("{}/v1/docs/notes/x?{query}", a.url);
+        http.try_call(Method::PUT, &url, "1".into()).await.unwrap()
+    };
+    let (status, _, receipt) = put("wait=3&timeout=60s").await;
+    assert_eq!((status, &receipt["held_by"]), (StatusCode::CREATED, &3.into()));
+    c.kill();
+    let (status, headers, receipt) = put("wait=3&timeout=500ms").await;
+    assert_eq!(
+        (status, &receipt["held_by"], &receipt["status"]),
+        (StatusCode::ACCEPTED, &2.into(), &"tentative".into())
+    );
+    let path = headers["location"].to_str().unwrap().to_string();
+    let (status, _, receipt) = put("wait=2&timeout=60s").await;
+    assert_eq!((status, &receipt["held_by"]), (StatusCode::OK, &2.into()));
+    assert_eq!(put("wait=4").await.0, StatusCode::BAD_REQUEST);
+    a.kill();
+    for op in [&path, &format!("/v1/ops/{}", receipt["op"].as_str().unwrap())] {
+        assert_eq!(
+            http.try_call(Method::GET, &format!("{}{op}", b.url), String::new()).await.unwrap().0,
+            StatusCode::OK
+        );
+    }
+    std::fs::remove_dir_all(root).unwrap();
 }
 
 /// Writes documents through one node, over several connections; sides write every second document both.

@@ -14,18 +14,18 @@ use super::{
     past::When,
     query::Query,
     shape,
-    wait::{self, Patience},
+    wait::{Patience, Waited},
 };
 use crate::{
     document::{Fault, Reason, json, patch::Patch},
     op::{Command, DocKey, Guard},
-    replica::{Draft, Receipt, Refused, Replica},
+    replica::{Draft, Refused, Replica},
 };
 
 /// `PUT /v1/docs/{collection}/{id}`.
 pub async fn put(State(api): State<Api>, doc: DocPath, request: Request) -> Result<Response, Problem> {
     let (Parts { headers, uri, .. }, body) = request.into_parts();
-    let patience = Patience::of(&uri)?;
+    let patience = api.patience(&uri).await?;
     json_only(&headers)?;
     let value = json::canonical(&extract::body(&headers, body).await?)?;
     let doc = doc.key();
@@ -35,15 +35,15 @@ pub async fn put(State(api): State<Api>, doc: DocPath, request: Request) -> Resu
         commands: vec![Command::Put(doc, value.into())],
         present: false,
     };
-    let receipt = write(&api, draft, patience).await?;
-    let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(patience.answer(&receipt, |receipt| shape::written(status, receipt)))
+    let waited = write(&api, draft, patience).await?;
+    let status = if waited.receipt.created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(waited.answer(|waited| shape::written(status, waited)))
 }
 
 /// `PATCH /v1/docs/{collection}/{id}`: a merge patch (RFC 7396) or a JSON Patch (RFC 6902).
 pub async fn patch(State(api): State<Api>, doc: DocPath, request: Request) -> Result<Response, Problem> {
     let (Parts { headers, uri, .. }, body) = request.into_parts();
-    let patience = Patience::of(&uri)?;
+    let patience = api.patience(&uri).await?;
     let media = extract::media_type(&headers);
     let command: fn(DocKey<'static>, String) -> Command<'static> = match media.as_str() {
         "application/merge-patch+json" | "application/json" => |doc, text| Command::Merge(doc, text.into()),
@@ -65,13 +65,13 @@ pub async fn patch(State(api): State<Api>, doc: DocPath, request: Request) -> Re
     guards.push(Guard::Exists(doc.clone()));
     let draft =
         Draft { key: extract::idempotency_key(&headers)?, guards, commands: vec![command(doc, text)], present: true };
-    let receipt = write(&api, draft, patience).await?;
-    Ok(patience.answer(&receipt, |receipt| shape::written(StatusCode::OK, receipt)))
+    let waited = write(&api, draft, patience).await?;
+    Ok(waited.answer(|waited| shape::written(StatusCode::OK, waited)))
 }
 
 /// `DELETE /v1/docs/{collection}/{id}`.
 pub async fn delete(State(api): State<Api>, doc: DocPath, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let patience = Patience::of(&uri)?;
+    let patience = api.patience(&uri).await?;
     let doc = doc.key();
     let draft = Draft {
         key: extract::idempotency_key(&headers)?,
@@ -79,8 +79,8 @@ pub async fn delete(State(api): State<Api>, doc: DocPath, uri: Uri, headers: Hea
         commands: vec![Command::Delete(doc)],
         present: true,
     };
-    let receipt = write(&api, draft, patience).await?;
-    Ok(patience.answer(&receipt, |receipt| shape::written(StatusCode::OK, receipt)))
+    let waited = write(&api, draft, patience).await?;
+    Ok(waited.answer(|waited| shape::written(StatusCode::OK, waited)))
 }
 
 /// `POST /v1/docs/{collection}`: create under an id that the server makes; or many, one a line.
@@ -90,7 +90,7 @@ pub async fn post(
     request: Request,
 ) -> Result<Response, Problem> {
     let (Parts { headers, uri, .. }, body) = request.into_parts();
-    let patience = Patience::of(&uri)?;
+    let patience = api.patience(&uri).await?;
     if extract::media_type(&headers) == "application/x-ndjson" {
         if patience.waits() {
             let detail = "a bulk load does not wait, its lines are answered as they come: ask for the last of them, \
@@ -105,9 +105,9 @@ pub async fn post(
     let id = new_id(&collection, key.as_deref());
     let doc = DocKey::new(collection.clone(), id.clone());
     let draft = Draft { key, guards: Vec::new(), commands: vec![Command::Put(doc, value.into())], present: false };
-    let receipt = write(&api, draft, patience).await?;
-    Ok(patience.answer(&receipt, |receipt| {
-        let mut response = shape::written(StatusCode::CREATED, receipt);
+    let waited = write(&api, draft, patience).await?;
+    Ok(waited.answer(|waited| {
+        let mut response = shape::written(StatusCode::CREATED, waited);
         let location = format!("/v1/docs/{collection}/{}", utf8_percent_encode(&id, NON_ALPHANUMERIC));
         response.headers_mut().insert(header::LOCATION, HeaderValue::from_str(&location).expect("percent-encoded"));
         response
@@ -149,7 +149,7 @@ fn conditions(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Vec<Guard<'s
 
 /// Issues a write of one document, and waits for it as long as it says; its guards are the client's conditions, so their
 /// failure is 412.
-async fn write(api: &Api, draft: Draft, patience: Patience) -> Result<Receipt, Problem> {
+async fn write(api: &Api, draft: Draft, patience: Patience) -> Result<Waited, Problem> {
     // Cloned only where a document must be there: no other refusal names it.
     let doc = draft.commands.first().and_then(Command::doc).filter(|_| draft.present).cloned();
     let creates = draft.guards.iter().position(|guard| matches!(guard, Guard::Absent(_)));
@@ -165,9 +165,9 @@ async fn write(api: &Api, draft: Draft, patience: Patience) -> Result<Receipt, P
     };
     match api.node.submit(draft).await? {
         Ok(receipt) => {
-            let receipt = api.awaited(receipt, patience).await?;
-            wait::check(&receipt, patience, refuse)?;
-            Ok(receipt)
+            let waited = api.awaited(receipt, patience).await?;
+            waited.check(refuse)?;
+            Ok(waited)
         }
         Err(Refused::Absent) => {
             Err(doc.map_or_else(|| Refused::Absent.into(), |doc| Problem::no_document(&doc.collection, &doc.id)))

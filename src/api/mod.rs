@@ -21,6 +21,7 @@ mod past;
 mod place;
 mod pool;
 mod query;
+mod receipts;
 mod server;
 mod shape;
 mod steps;

@@ -19,7 +19,7 @@ use super::{
     query::Query,
     shape,
     steps::Fields,
-    wait::{self, Patience},
+    wait::Patience,
 };
 use crate::{
     document::json as strict,
@@ -64,6 +64,7 @@ pub async fn links(State(api): State<Api>, request: Request) -> Result<Json<Valu
 pub async fn remove(State(api): State<Api>, NodePath(node): NodePath, uri: Uri) -> Result<Response, Problem> {
     let mut query = Query::of(&uri, &["force", "wait", "timeout"])?;
     let patience = Patience::take(&mut query)?;
+    api.admit(patience).await?;
     let force = match query.take("force").as_deref() {
         None | Some("false") => false,
         Some("true") => true,
@@ -76,8 +77,9 @@ pub async fn remove(State(api): State<Api>, NodePath(node): NodePath, uri: Uri) 
     }
     let command = if own { Command::Retire } else { Command::Evict(Eviction { node, force }) };
     let draft = Draft { key: None, guards: Vec::new(), commands: vec![command], present: false };
-    let receipt = api.awaited(api.node.submit(draft).await??, patience).await?;
-    Ok(if receipt.is_final { shape::written(StatusCode::OK, &receipt) } else { wait::accepted(&receipt) })
+    let waited = api.awaited(api.node.submit(draft).await??, patience).await?;
+    let done = waited.receipt.is_final || waited.has_reached();
+    Ok(if done { shape::written(StatusCode::OK, &waited) } else { waited.accepted() })
 }
 
 /// Whether a node was a member, and is none any more.
@@ -117,7 +119,11 @@ struct Sight {
     docs: usize,
     members: Vec<MemberStatus>,
     problems: Vec<(String, String)>,
-    progress: Option<(u64, u64)>,
+    horizon: u64,
+    /// How many ops the log still has, and how many bytes they have.
+    kept: (usize, usize),
+    /// While it catches up: how many ops, and documents of a snapshot, are here, and how many these are.
+    progress: [Option<(u64, u64)>; 2],
     counters: Counters,
 }
 
@@ -162,7 +168,9 @@ impl Sight {
             docs: replica.state().count(),
             members,
             problems: replica.link_problems(),
-            progress: replica.catch_up_progress(),
+            horizon: replica.horizon(),
+            kept: replica.log().kept(),
+            progress: [replica.catch_up_progress(), replica.fetch_progress()],
             counters: replica.counters(),
         }
     }
@@ -185,6 +193,8 @@ impl Sight {
             "cut": self.cut,
             "ops": self.ops.to_string(),
             "docs": self.docs,
+            "horizon": self.horizon.to_string(),
+            "kept": { "ops": self.kept.0.to_string(), "bytes": self.kept.1.to_string() },
             "members": self.members.iter().map(member).collect::<Vec<_>>(),
             "problems": self.problems.iter().map(problem).collect::<Vec<_>>(),
         });
@@ -192,8 +202,12 @@ impl Sight {
         if discrepancies > 0 {
             shown["discrepancies"] = json!({ "seen": discrepancies, "mended": mended });
         }
-        if let Some((held, of)) = self.progress {
+        let [ops, docs] = self.progress;
+        if let Some((held, of)) = ops {
             shown["progress"] = json!({ "held": held.to_string(), "of": of.to_string() });
+        }
+        if let Some((held, of)) = docs {
+            shown["progress"]["docs"] = json!({ "held": held, "of": of });
         }
         shown
     }
@@ -230,4 +244,39 @@ fn member(member: &MemberStatus) -> Value {
         shown["evicted"] = true.into();
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(progress: [Option<(u64, u64)>; 2]) -> Value {
+        let sight = Sight {
+            node: NodeId(uuid::Uuid::nil()),
+            pool: None,
+            standing: Standing::CatchingUp,
+            clock: 0,
+            frontier: 0,
+            held_back_by: Vec::new(),
+            cut: false,
+            ops: 0,
+            docs: 0,
+            members: Vec::new(),
+            problems: Vec::new(),
+            horizon: 0,
+            kept: (0, 0),
+            progress,
+            counters: Counters::default(),
+        };
+        sight.to_json()["progress"].clone()
+    }
+
+    #[test]
+    fn progress_is_told_in_ops_and_while_a_snapshot_comes_in_documents() {
+        assert_eq!(shown([None, None]), Value::Null);
+        assert_eq!(shown([Some((5, 12)), None]), json!({ "held": "5", "of": "12" }));
+        assert_eq!(shown([None, Some((1, 9))]), json!({ "docs": { "held": 1, "of": 9 } }));
+        let both = json!({ "held": "5", "of": "12", "docs": { "held": 1, "of": 9 } });
+        assert_eq!(shown([Some((5, 12)), Some((1, 9))]), both);
+    }
 }

@@ -8,7 +8,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::error::describe;
+use super::{error::describe, wait::Waited};
 use crate::{
     document::{Verdict, View},
     replica::Receipt,
@@ -38,6 +38,8 @@ pub struct ReceiptBody {
     stamp: String,
     status: &'static str,
     verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_by: Option<usize>,
     #[serde(flatten)]
     only: Option<Written>,
     docs: Vec<Written>,
@@ -73,6 +75,7 @@ impl From<&Receipt> for ReceiptBody {
             stamp: receipt.stamp.to_string(),
             status: op_status(&receipt.verdict, receipt.is_final),
             verdict: verdict(&receipt.verdict),
+            held_by: None,
             only: if let [only] = &docs[..] { Some(only.clone()) } else { None },
             docs,
             reason: receipt.verdict.as_ref().err().map(describe),
@@ -80,10 +83,23 @@ impl From<&Receipt> for ReceiptBody {
     }
 }
 
+impl ReceiptBody {
+    /// The same, with how many members hold the op.
+    pub fn held_by(self, held_by: Option<usize>) -> ReceiptBody {
+        ReceiptBody { held_by, ..self }
+    }
+}
+
+impl From<&Waited> for ReceiptBody {
+    fn from(waited: &Waited) -> ReceiptBody {
+        ReceiptBody::from(&waited.receipt).held_by(waited.held_by)
+    }
+}
+
 /// The answer to a write of one document.
-pub fn written(status: StatusCode, receipt: &Receipt) -> Response {
-    let mut response = (status, Json(ReceiptBody::from(receipt))).into_response();
-    if let [(_, Some(version))] = &receipt.documents[..] {
+pub fn written(status: StatusCode, waited: &Waited) -> Response {
+    let mut response = (status, Json(ReceiptBody::from(waited))).into_response();
+    if let [(_, Some(version))] = &waited.receipt.documents[..] {
         response.headers_mut().insert(header::ETAG, etag(*version));
     }
     response

@@ -4,7 +4,7 @@
 //! what there was: so a slow client keeps nothing waiting but its own place in the ring, and gets the latest state of
 //! what changed meanwhile. A message that is wrong in itself is answered by an error; the connection stays.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::{
     sync::watch,
-    time::{Instant, Interval, interval_at, timeout},
+    time::{Instant, Interval, interval, interval_at, timeout},
 };
 use tokio_tungstenite::tungstenite;
 
@@ -28,21 +28,15 @@ use super::{
     Api, Problem,
     feed::{Feed, Item, Scope, Step, Tail},
     query::Query,
+    receipts::{self, Receipts},
     server::Hold,
-    shape::ReceiptBody,
     steps::{self, Fields},
+    wait::{self, ASK_EVERY},
 };
-use crate::{
-    document::json as strict,
-    node::Published,
-    op::OpId,
-    replica::{Now, Receipt, Replica},
-};
+use crate::{document::json as strict, node::Published};
 
 /// Subscriptions of one connection at once.
 const SUBSCRIPTIONS_MAX: usize = 64;
-/// Most ops of one connection whose final receipts are still to come; past that the oldest gets none.
-const AWAITED_MAX: usize = 4_096;
 /// Longest message of a client: an op of the largest size.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Longest id of a message, in bytes: it is repeated in every answer.
@@ -107,9 +101,9 @@ struct Connection {
     socket: WebSocket,
     published: watch::Receiver<Published>,
     subscriptions: Vec<Subscription>,
-    /// The tentative writes, by their times (and then as they came): each with the id of its message.
-    awaited: BTreeMap<(u64, u64), (String, OpId)>,
-    writes: u64,
+    receipts: Receipts,
+    /// When peers are asked again what they hold, for those who wait for that.
+    asks: Interval,
     pings: Interval,
     /// Whether anything came since the last ping.
     heard: bool,
@@ -125,6 +119,8 @@ struct Subscription {
 /// Why a connection ends: what its close frame says.
 struct End(u16, &'static str);
 
+const STOPPED: End = End(close_code::AWAY, "the node has stopped");
+
 impl Connection {
     fn new(api: Api, tail: Arc<Tail>, socket: WebSocket) -> Connection {
         let published = api.node.published();
@@ -135,8 +131,8 @@ impl Connection {
             socket,
             published,
             subscriptions: Vec::new(),
-            awaited: BTreeMap::new(),
-            writes: 0,
+            receipts: Receipts::default(),
+            asks: interval(ASK_EVERY),
             pings,
             heard: true,
         }
@@ -161,14 +157,19 @@ impl Connection {
             () = self.api.stop.cancelled() => return Err(End(close_code::AWAY, "the node is stopping")),
             message = self.socket.recv() => self.on_message(message).await?,
             _ = self.pings.tick() => self.ping().await?,
+            _ = self.asks.tick(), if self.receipts.asks() => {
+                self.receipts.ask(&self.api.node).await.map_err(|_| STOPPED)?;
+            }
             () = std::future::ready(()), if behind => {}
-            changed = self.published.changed() => changed.map_err(|_| End(close_code::AWAY, "the node has stopped"))?,
+            changed = self.published.changed() => changed.map_err(|_| STOPPED)?,
         }
         let mut index = 0;
         while index < self.subscriptions.len() {
             index += usize::from(self.advance(index).await?);
         }
-        self.tell_what_is_final().await?;
+        for receipt in self.receipts.due(&self.api.node).await.map_err(|_| STOPPED)? {
+            self.write(Message::Text(receipt.into())).await?;
+        }
         self.flush().await
     }
 
@@ -268,52 +269,32 @@ impl Connection {
     }
 
     async fn submit(&mut self, id: &str, mut members: Map<String, Value>) -> Result<String, Problem> {
-        let hurries = match members.remove("wait") {
-            None => false,
-            Some(Value::String(wait)) if wait == "final" => true,
-            Some(_) => {
-                let detail =
-                    "\"wait\" is \"final\" or left out: the final receipt comes in either case, with it sooner";
-                return Err(Problem::bad("bad-request", detail));
+        let (mut hurries, mut number) = (false, None);
+        match members.remove("wait") {
+            None => {}
+            Some(Value::String(wait)) if wait == "final" => hurries = true,
+            Some(wait) => {
+                let detail = "\"wait\" is \"final\", or a number of members, or left out: the final receipt comes in any \
+                              case, with \"final\" sooner";
+                let members = wait.as_u64().ok_or_else(|| Problem::bad("bad-request", detail))?;
+                number = Some(usize::try_from(members).unwrap_or(usize::MAX));
             }
-        };
+        }
         let draft = steps::parse(members)?;
+        if let Some(number) = number {
+            let checked = self.api.node.read(move |replica, _| wait::check_number(replica, number)).await?;
+            checked.map_err(|detail| Problem::bad("bad-request", detail))?;
+        }
         let receipt = self.api.node.submit(draft).await??;
-        if !receipt.is_final {
-            self.await_final(id, &receipt);
-            if hurries {
-                self.api.node.hurry(receipt.stamp.time).await?;
-            }
+        self.receipts.await_final(id, &receipt);
+        if hurries && !receipt.is_final {
+            self.api.node.hurry(receipt.stamp.time).await?;
         }
-        Ok(receipt_message(id, &receipt))
-    }
-
-    fn await_final(&mut self, id: &str, receipt: &Receipt) {
-        if self.awaited.len() == AWAITED_MAX {
-            self.awaited.pop_first();
+        if let Some(number) = number {
+            self.receipts.await_held(id, &receipt, number);
+            self.asks.reset_immediately();
         }
-        self.writes += 1;
-        self.awaited.insert((receipt.stamp.time, self.writes), (id.to_string(), receipt.op));
-    }
-
-    /// Sends the second receipts of the writes that are final by now.
-    async fn tell_what_is_final(&mut self) -> Result<(), End> {
-        let frontier = self.published.borrow().frontier;
-        let later = self.awaited.split_off(&(frontier + 1, 0));
-        let settled = std::mem::replace(&mut self.awaited, later);
-        if settled.is_empty() {
-            return Ok(());
-        }
-        let look = move |replica: &Replica, _: Now| -> Vec<(String, Option<Receipt>)> {
-            settled.into_values().map(|(id, op)| (id, replica.receipt(op))).collect()
-        };
-        let found = self.api.node.read(look).await.map_err(|_| End(close_code::AWAY, "the node has stopped"))?;
-        for (id, receipt) in found {
-            // A node that had to come back as another may not hold the op.
-            let Some(receipt) = receipt.filter(|receipt| receipt.is_final) else { continue };
-            self.write(Message::Text(receipt_message(&id, &receipt).into())).await?;
-        }
-        Ok(())
+        Ok(receipts::message(id, &receipt, None))
     }
 
     /// Sends the next part of a subscription; returns whether there is still the subscription.
@@ -396,14 +377,6 @@ fn id_in(text: &str) -> Option<String> {
         id: Option<String>,
     }
     serde_json::from_str(text).ok().and_then(|Message { id }| id.filter(|id| id.len() <= ID_BYTES_MAX))
-}
-
-/// A receipt. The message's id takes the place of the document's, which is in the list of documents as well.
-fn receipt_message(id: &str, receipt: &Receipt) -> String {
-    let mut message = serde_json::to_value(ReceiptBody::from(receipt)).expect("plain data is written to memory");
-    message["id"] = id.into();
-    message["type"] = "receipt".into();
-    message.to_string()
 }
 
 fn error(id: Option<&str>, problem: &Problem) -> String {

@@ -42,7 +42,8 @@ pub struct GetArgs {
   lamplight put notes title '\"a string has its quotes\"'
   lamplight put notes milk - <milk.json
   lamplight put notes milk '{\"buy\":true}' --if-none-match
-  lamplight put names ada '{\"of\":7}' --if-none-match --wait"
+  lamplight put names ada '{\"of\":7}' --if-none-match --wait
+  lamplight put notes milk '{\"buy\":true}' --wait 2"
 ))]
 pub struct PutArgs {
     #[command(flatten)]
@@ -193,23 +194,47 @@ impl Key {
     }
 }
 
-/// Whether a write waits until it is final.
+/// What a write waits for, if it does.
 #[derive(Args, Debug)]
 pub struct Wait {
-    /// Wait until the verdict is final: nothing can come before this write any more, on any node.
-    #[arg(long)]
-    pub wait: bool,
+    /// Wait until the verdict is final: nothing can come before this write any more, on any node. With a number, wait until
+    /// so many members hold it, the node that is asked among them.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "final", value_parser = WaitFor::parse)]
+    wait: Option<WaitFor>,
     /// How long at the most, as 500ms or 30s, to 60s; 5s if left out. When it is over the write stands, and may still
     /// become final.
     #[arg(long, value_name = "TIME", requires = "wait")]
     timeout: Option<String>,
 }
 
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WaitFor {
+    Final,
+    Members(u64),
+}
+
+impl WaitFor {
+    fn parse(text: &str) -> Result<WaitFor, String> {
+        let number = || text.parse().ok().map(WaitFor::Members);
+        let wrong = "it takes a number of members, or nothing; before other arguments write --wait=final";
+        if text == "final" { Ok(WaitFor::Final) } else { number().ok_or_else(|| wrong.into()) }
+    }
+}
+
 impl Wait {
+    /// Whether it waits at all.
+    pub fn waits(&self) -> bool {
+        self.wait.is_some()
+    }
+
     /// As parameters of a query; nothing if it does not wait.
     pub fn parameters(&self) -> Option<String> {
-        let timeout = self.timeout.as_ref().map(|time| format!("&timeout={}", encoded(time)));
-        self.wait.then(|| format!("wait=final{}", timeout.unwrap_or_default()))
+        let timeout = self.timeout.as_ref().map(|time| format!("&timeout={}", encoded(time))).unwrap_or_default();
+        self.wait.map(|wait| match wait {
+            WaitFor::Final => format!("wait=final{timeout}"),
+            WaitFor::Members(number) => format!("wait={number}{timeout}"),
+        })
     }
 
     /// A path, and with it that the node is to wait.
@@ -219,15 +244,20 @@ impl Wait {
 
     /// Fails if it has waited in vain.
     pub fn check(&self, answer: &Answer) -> Result<(), Failure> {
-        if !self.wait || answer.status != hyper::StatusCode::ACCEPTED {
-            return Ok(());
-        }
-        let message = format!(
-            "not final in time: it stands, and becomes final when all members are heard of again. lamplight members \
-             says who is not; ask later with GET /v1/ops/{}?wait=final",
-            output::text(&answer.json()?, "op"),
-        );
-        Err(Failure::tentative(message))
+        let Some(wait) = self.wait.filter(|_| answer.status == hyper::StatusCode::ACCEPTED) else { return Ok(()) };
+        let receipt = answer.json()?;
+        let op = output::text(&receipt, "op");
+        Err(Failure::tentative(match wait {
+            WaitFor::Final => format!(
+                "not final in time: it stands, and becomes final when all members are heard of again. lamplight members \
+                 says who is not; ask later with GET /v1/ops/{op}?wait=final"
+            ),
+            WaitFor::Members(number) => format!(
+                "held by {} of the {number} members in time: it stands, and the others get it when they are heard of \
+                 again. lamplight members says who is not; ask later with GET /v1/ops/{op}?wait={number}",
+                receipt["held_by"]
+            ),
+        }))
     }
 }
 
@@ -258,7 +288,7 @@ pub async fn put(args: PutArgs) -> Result<(), Failure> {
         request = request.header(header::IF_NONE_MATCH, "*");
     }
     let request = request.header(header::CONTENT_TYPE, "application/json");
-    let answer = Client::new(&args.target).patient(args.wait.wait).send(request, value).await?;
+    let answer = Client::new(&args.target).patient(args.wait.waits()).send(request, value).await?;
     let verb = if answer.status == hyper::StatusCode::ACCEPTED {
         "wrote"
     } else if answer.status == hyper::StatusCode::CREATED {
@@ -277,7 +307,7 @@ pub async fn patch(args: PatchArgs) -> Result<(), Failure> {
     let media = if is_list { "application/json-patch+json" } else { "application/merge-patch+json" };
     let request = args.key.set(if_match(Request::patch(args.wait.at(&args.doc.path())), args.if_match.as_deref()));
     let answer = Client::new(&args.target)
-        .patient(args.wait.wait)
+        .patient(args.wait.waits())
         .send(request.header(header::CONTENT_TYPE, media), patch)
         .await?;
     output::receipt(&answer.json()?, "patched", args.target.json)?;
@@ -287,7 +317,7 @@ pub async fn patch(args: PatchArgs) -> Result<(), Failure> {
 /// Deletes a document.
 pub async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     let request = args.key.set(if_match(Request::delete(args.wait.at(&args.doc.path())), args.if_match.as_deref()));
-    let answer = Client::new(&args.target).patient(args.wait.wait).send(request, Bytes::new()).await?;
+    let answer = Client::new(&args.target).patient(args.wait.waits()).send(request, Bytes::new()).await?;
     output::receipt(&answer.json()?, "deleted", args.target.json)?;
     args.wait.check(&answer)
 }

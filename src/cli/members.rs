@@ -89,7 +89,7 @@ pub async fn members(args: MembersArgs) -> Result<(), Failure> {
 
 /// Evicts a member.
 pub async fn evict(args: EvictArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.target).patient(args.wait.wait);
+    let client = Client::new(&args.target).patient(args.wait.waits());
     let pool = client.get("/v1/pool").await?.json()?;
     let is_meant = |member: &&Value| [text(member, "id"), text(member, "name")].contains(&&*args.member);
     let meant: Vec<&Value> = list(&pool, "members").iter().filter(is_meant).collect();

@@ -11,7 +11,7 @@ macro_rules! examples {
             $examples,
             "\n\n\
              Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 a condition failed (409 or 412),\n\
-             5 no node can be reached, or none is ready, 6 not final in time (with --wait)."
+             5 no node can be reached, or none is ready, 6 not final, or not held by as many, in time (with --wait)."
         )
     };
 }
@@ -19,6 +19,7 @@ macro_rules! examples {
 mod audit;
 mod backup;
 mod bench;
+mod catching_up;
 mod chapter;
 mod check;
 mod client;
@@ -26,6 +27,7 @@ mod data;
 mod documents;
 mod final_watch;
 mod history;
+mod leaving;
 mod load;
 mod members;
 mod output;
@@ -150,7 +152,7 @@ impl Failure {
         Failure { code: 5, ..Failure::new(message) }
     }
 
-    /// Exit code 6: it was done, and its verdict is not final in the time that was given.
+    /// Exit code 6: it was done, and what was waited for has not come in the time that was given.
     fn tentative(message: impl Into<String>) -> Failure {
         Failure { code: 6, ..Failure::new(message) }
     }

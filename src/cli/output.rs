@@ -58,7 +58,8 @@ pub fn receipt(receipt: &Value, verb: &str, json: bool) -> Result<(), Failure> {
 
 /// The op that a receipt is of.
 pub fn op(receipt: &Value) -> String {
-    format!("stamp={} status={} op={}", text(receipt, "stamp"), text(receipt, "status"), text(receipt, "op"))
+    let held = receipt["held_by"].as_u64().map(|members| format!(" held-by={members}")).unwrap_or_default();
+    format!("stamp={} status={}{held} op={}", text(receipt, "stamp"), text(receipt, "status"), text(receipt, "op"))
 }
 
 /// A string member, or `?`: a newer node may leave out what this program knows.

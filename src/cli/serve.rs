@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Failure,
+    Failure, catching_up,
     data::{self, Data, Keeping, Mark, Sync},
+    leaving,
     size::Size,
 };
 use crate::{
@@ -75,6 +76,11 @@ pub struct ServeArgs {
     /// are only added.
     #[arg(long, env = "LAMPLIGHT_SNAPSHOT_BYTES", value_name = "SIZE", default_value_t = Size(Layout::default().snapshot_bytes))]
     snapshot_bytes: Size,
+    /// Leave the pool when told to stop: the node retires first, so that finality does not wait for it, and once a peer
+    /// holds that, within five seconds, it ends. It says so if that could not be. For nodes that come and go: it comes back
+    /// as a newcomer, and needs an empty data directory, or --memory, for that.
+    #[arg(long, env = "LAMPLIGHT_LEAVE")]
+    leave: bool,
 }
 
 /// Flags of `demo`.
@@ -114,7 +120,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let kept = data.as_ref().map_or("in memory only".into(), |data| data.dir().display().to_string());
     tracing::info!(node = %replica.node(), name = replica.config().name, url, data = kept, "serving");
-    run(listener, replica, data, stop).await
+    run(listener, replica, data, args.leave, stop).await
 }
 
 /// Runs three linked nodes until told to stop.
@@ -134,7 +140,7 @@ pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
             seed: fastrand::u64(..),
             retention: Retention::default(),
         };
-        nodes.spawn(run(listener, Replica::new(config), None, stop.clone()));
+        nodes.spawn(run(listener, Replica::new(config), None, false, stop.clone()));
     }
     println!("Three nodes are running. Open {first}/?side and cut one of them off. Ctrl-C ends them.");
     nodes.join_all().await.into_iter().collect()
@@ -145,6 +151,7 @@ async fn run(
     listener: TcpListener,
     replica: Replica,
     data: Option<Data>,
+    leaves: bool,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let name = replica.config().name.clone();
@@ -152,10 +159,14 @@ async fn run(
     let mark = Arc::new(mark.flatten());
     let settled = Arc::clone(&mark);
     let node = Node::resume(replica, store, Tcp);
-    let mut published = node.published();
+    let (mut published, starting) = (node.published(), node.clone());
     let readiness = tokio::spawn(async move {
+        let ready = tokio::select! {
+            ready = published.wait_for(|published| published.standing == Standing::Member) => ready.is_ok(),
+            never = catching_up::show(&starting) => match never {},
+        };
         // A node that stops before it is ready has nothing to say.
-        if published.wait_for(|published| published.standing == Standing::Member).await.is_ok() {
+        if ready {
             tracing::info!(name, "ready: it takes reads and writes");
             // What is published is stored: the node's id too.
             if let Some(Err(error)) = settled.as_ref().as_ref().map(Mark::settle) {
@@ -171,6 +182,9 @@ async fn run(
     });
     let router = api::router(Api { node: node.clone(), stop: stop.clone() });
     api::serve(axum::serve::ListenerExt::tap_io(listener, |io| drop(io.set_nodelay(true))), router, stop).await;
+    if leaves {
+        leaving::leave(&node).await;
+    }
     let advice =
         "What was acknowledged is on the disk. See to the disk, then start the node again: it reads what is there";
     node.stop().await.map_err(|why| Failure::new(format!("the node has stopped: {why}. {advice}")))?;

@@ -50,8 +50,12 @@ fn described(pool: &Value) -> String {
     for holder in list(pool, "held_back_by") {
         lines.push(format!("       held back by {}: {}", text(holder, "name"), members::describe(holder)));
     }
-    if let Some(progress) = pool.get("progress") {
+    let progress = &pool["progress"];
+    if progress["held"].is_string() {
         lines.push(format!("loads  {} of {} operations", text(progress, "held"), text(progress, "of")));
+    }
+    if let Some(docs) = progress.get("docs") {
+        lines.push(format!("loads  {} of {} documents of a snapshot", docs["held"], docs["of"]));
     }
     if pool["cut"] == true {
         lines.push("links  cut, until POST /v1/pool/links {\"cut\":false}".into());
@@ -100,4 +104,23 @@ pub fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
         cells.join("  ").trim_end().to_string()
     };
     rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_catches_up_says_how_much_of_what_it_has() {
+        let loads = |progress: Value| -> Vec<String> {
+            let shown = described(&json!({ "pool": null, "docs": 0, "progress": progress }));
+            shown.lines().filter_map(|line| line.strip_prefix("loads  ").map(String::from)).collect()
+        };
+        assert_eq!(loads(Value::Null), [""; 0]);
+        assert_eq!(loads(json!({ "held": "5", "of": "12" })), ["5 of 12 operations"]);
+        let both = json!({ "held": "5", "of": "12", "docs": { "held": 1, "of": 9 } });
+        assert_eq!(loads(both), ["5 of 12 operations", "1 of 9 documents of a snapshot"]);
+    }
 }

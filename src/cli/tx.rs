@@ -44,7 +44,7 @@ pub async fn tx(args: TxArgs) -> Result<(), Failure> {
     if let (None, Some(key)) = (&args.key.key, within.as_ref().and_then(|within| within["key"].as_str())) {
         request = request.header(IDEMPOTENCY_KEY, key);
     }
-    let answer = Client::new(&args.target).patient(args.wait.wait).send(request, transaction).await?;
+    let answer = Client::new(&args.target).patient(args.wait.waits()).send(request, transaction).await?;
     output::receipt(&answer.json()?, "wrote", args.target.json)?;
     args.wait.check(&answer)
 }

@@ -8,6 +8,7 @@
 
 mod journal;
 mod link;
+mod published;
 
 use std::{
     collections::BTreeMap,
@@ -18,8 +19,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 pub use link::{Network, Tcp, Transport, authority};
+pub use published::{Published, session_seqs};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior},
@@ -33,9 +34,7 @@ use self::{
 };
 use crate::{
     op::NodeId,
-    replica::{
-        Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Refused, Replica, Standing, TICK_MS,
-    },
+    replica::{Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Refused, Replica, TICK_MS},
     storage::Store,
 };
 
@@ -64,25 +63,6 @@ struct Handle {
     links: Links,
     stopping: CancellationToken,
     stopped: watch::Receiver<Option<Result<(), String>>>,
-}
-
-/// What the node tells everyone after each turn.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// Its id. It changes only where a node must come back as another.
-    pub node: NodeId,
-    /// Its Lamport clock.
-    pub clock: u64,
-    /// The session of a client that has seen all that this node holds; for the header `Lamplight-Session`.
-    pub session: Arc<str>,
-    /// How many ops it holds. A late op may change nothing else, and still be what a session waits for.
-    pub ops: usize,
-    /// The place behind the newest change.
-    pub changes_end: u64,
-    /// The time up to which everything is final.
-    pub frontier: u64,
-    /// How far it is in becoming a member.
-    pub standing: Standing,
 }
 
 /// The node has stopped, or is about to.
@@ -188,6 +168,12 @@ impl Node {
         self.0.requests.send(Request::Command(Event::Hurry(time))).await.map_err(|_| Stopped)
     }
 
+    /// Asks the linked peers whether they hold this node's ops up to this seq. Each answers once it has stored what it was
+    /// sent; [`Published::held`] tells of answers, and [`Replica::holders`] what they come to.
+    pub async fn ask(&self, seq: u64) -> Result<(), Stopped> {
+        self.0.requests.send(Request::Command(Event::Ask(seq))).await.map_err(|_| Stopped)
+    }
+
     /// Says that somebody reads what the documents were at a time: for a while, the log keeps what comes after it.
     pub async fn pin(&self, time: u64) -> Result<(), Stopped> {
         self.0.requests.send(Request::Command(Event::Pin(time))).await.map_err(|_| Stopped)
@@ -219,43 +205,6 @@ impl Node {
         let mut stopped = self.0.stopped.clone();
         let ended = stopped.wait_for(Option::is_some).await.map(|ended| ended.clone());
         ended.ok().flatten().unwrap_or_else(|| Err("the node's task has ended".into()))
-    }
-}
-
-impl Published {
-    fn of(replica: &Replica) -> Published {
-        Published {
-            node: replica.node(),
-            clock: replica.clock(),
-            session: session(replica).into(),
-            ops: replica.log().len(),
-            changes_end: replica.state().changes().end(),
-            frontier: replica.frontier(),
-            standing: replica.standing(),
-        }
-    }
-
-    fn is_of(&self, replica: &Replica) -> bool {
-        self.node == replica.node()
-            && self.clock == replica.clock()
-            && self.ops == replica.log().len()
-            && self.changes_end == replica.state().changes().end()
-            && self.frontier == replica.frontier()
-            && self.standing == replica.standing()
-    }
-}
-
-fn session(replica: &Replica) -> String {
-    let tips: Vec<(NodeId, u64)> = replica.tips().iter().map(|(node, seq)| (*node, *seq)).collect();
-    BASE64_URL_SAFE_NO_PAD.encode(postcard::to_allocvec(&tips).expect("plain data is written to memory"))
-}
-
-/// The seqs that a session stands for; none if the text is no session.
-pub fn session_seqs(text: &str) -> Option<Vec<(NodeId, u64)>> {
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
-    match postcard::take_from_bytes(&bytes) {
-        Ok((seqs, [])) => Some(seqs),
-        _ => None,
     }
 }
 

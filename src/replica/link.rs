@@ -10,7 +10,7 @@ use std::{
 
 use super::{dump::Pieces, log::Log};
 use crate::{
-    op::{Hash, Head, NodeId, Op},
+    op::{Hash, Head, NodeId, Op, OpId},
     wire::{BATCH_BYTES, Hello, Message, Pulse},
 };
 
@@ -40,6 +40,8 @@ pub(super) struct Link {
     pub(super) catch_up: Option<Vec<(NodeId, u64)>>,
     /// How many of this node's own ops the peer has said that it holds.
     pub(super) holds_own: u64,
+    /// What the peer held at the last beat at which its log was the same.
+    shared: Vec<(NodeId, u64)>,
     /// This node's digest at the last beat that differed from the peer's.
     pub(super) differed: Option<Hash>,
     /// Since when the peer says that it has forgotten what this node lacks.
@@ -66,6 +68,7 @@ impl Link {
             hasty: false,
             catch_up: None,
             holds_own: 0,
+            shared: Vec::new(),
             differed: None,
             dropped_ms: None,
             transfer: None,
@@ -102,8 +105,14 @@ impl Link {
 
     /// The peer's digest is this node's: it holds the same, though its word about that may never have come.
     pub(super) fn peer_holds_the_same(&mut self, log: &Log) {
-        let heads = || log.heads().map(|(origin, head)| (origin, head.seq)).collect();
-        self.sent.get_or_insert_with(heads);
+        self.shared = log.heads().map(|(origin, head)| (origin, head.seq)).collect();
+        self.sent.get_or_insert_with(|| self.shared.iter().copied().collect());
+    }
+
+    /// Whether the peer has said, to this `node`, that it holds an op.
+    pub(super) fn holds(&self, node: NodeId, op: OpId) -> bool {
+        let shared = || self.shared.iter().any(|(origin, seq)| *origin == op.origin && *seq >= op.seq);
+        op.origin == node && self.holds_own >= op.seq || shared()
     }
 
     /// The peer sent `op`, so it holds it.

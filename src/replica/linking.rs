@@ -211,7 +211,9 @@ impl Replica {
             let why = format!("two nodes have issued ops as {node}: it comes back as another");
             return self.be_reborn(why, Loss::Fork);
         }
-        if refusal.why == Why::Evicted && (self.ready || !self.log.is_empty()) && self.believes(link) {
+        // Who has retired is told the same, and stays what it is.
+        let stays = self.roster.is_retired(self.config.node);
+        if refusal.why == Why::Evicted && !stays && (self.ready || !self.log.is_empty()) && self.believes(link) {
             let why = format!("the pool goes on without {}, which comes back as another", self.config.node);
             return self.be_reborn(why, Loss::CutOff);
         }

@@ -119,6 +119,11 @@ impl Replica {
         }
     }
 
+    /// Whether this node issued an op under an earlier id, and has yet to find out whether it must issue it again.
+    pub fn is_orphan(&self, id: OpId) -> bool {
+        self.orphans.iter().any(|orphan| orphan.op.id() == id)
+    }
+
     /// Whether an op that is not held here will never be: another has its place, or its origin has left and all that
     /// anyone holds of it is here.
     fn is_settled(&self, id: OpId) -> bool {

@@ -1,8 +1,8 @@
 //! Waiting until a number of members hold an op: peers that were sent it are asked, and answer once it is stored there.
 
-use super::{Effect, LinkId, Replica};
+use super::{Effect, LinkId, Member, Replica};
 use crate::{
-    op::{NodeId, OpId},
+    op::{NodeId, Op, OpId},
     wire::Message,
 };
 
@@ -30,19 +30,23 @@ impl Replica {
         }
     }
 
-    /// How many members are known to hold an op of this node, itself among them.
+    /// How many members are known to hold an op, this node among them. Of another node's op less is known than of its own,
+    /// which peers can be asked about: that its origin holds it, and whoever had the same log at a beat.
     pub fn holders(&self, op: OpId) -> usize {
         let node = self.config.node;
-        if op.origin != node || self.log.head(node).seq < op.seq {
+        if self.log.head(op.origin).seq < op.seq {
             return 0;
         }
-        let time = self.log.get(op).map_or(0, crate::op::Op::time);
+        // What is forgotten comes before the horizon.
+        let time = self.log.get(op).map_or(self.log.horizon(), Op::time);
+        let is_final = time <= self.finality.frontier;
         let linked = |other: NodeId| self.linked_to(other).and_then(|link| self.links.get(&link));
-        let holds = |other: NodeId| {
-            other == node
-                || linked(other).is_some_and(|link| link.holds_own >= op.seq)
-                || self.finality.is_complete(other, time)
+        let holds = |(other, member): &(&NodeId, &Member)| {
+            [node, op.origin].contains(other)
+                || linked(**other).is_some_and(|link| link.holds(node, op))
+                || is_final && member.added.time <= time
+                || self.finality.is_complete(**other, time)
         };
-        self.roster.present().filter(|(other, _)| holds(**other)).count()
+        self.roster.present().filter(holds).count()
     }
 }

@@ -288,7 +288,7 @@ async fn a_listing_with_a_bad_filter_sort_limit_or_parameter_is_refused() {
         node.get(&format!("/v1/docs/c?{query}")).await.expect_problem(400, slug);
     }
     node.get("/v1/collections?limit=1").await.expect_problem(400, "bad-query");
-    node.get(&format!("/v1/ops/{}.1?wait=1", node.node.id())).await.expect_problem(400, "bad-query");
+    node.get(&format!("/v1/ops/{}.1?wait=two", node.node.id())).await.expect_problem(400, "bad-query");
 }
 
 #[tokio::test]

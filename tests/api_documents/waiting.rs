@@ -1,4 +1,4 @@
-//! `wait=final`: answers that come once nothing can come before the op any more.
+//! `wait=final`: answers that come once nothing can come before the op any more. `wait=N`: once so many members hold it.
 
 use hyper::Method;
 use lamplight::{op::NodeId, replica::Replica};
@@ -138,7 +138,12 @@ async fn one_request_sent_to_both_sides_under_one_key_gets_one_final_receipt() {
 async fn what_wait_and_timeout_may_say_is_told() {
     let node = start_node().await;
     for (query, words) in [
-        ("wait=2", "a number of members"),
+        ("wait=2", "from 1 to 1"),
+        ("wait=0", "from 1 to 1"),
+        ("wait=99999999999999999999999999", "from 1 to 1"),
+        ("wait=-1", "a number of members"),
+        ("wait=1.0", "a number of members"),
+        ("wait=1&timeout=61s", "at most 60s"),
         ("wait=all", "wait is final"),
         ("wait=", "wait is final"),
         ("timeout=5s", "timeout is for wait=final"),
@@ -161,10 +166,141 @@ async fn what_wait_and_timeout_may_say_is_told() {
         }
     }
     node.get(&format!("{DOC}?wait=final")).await.expect_problem(400, "bad-query");
+    node.delete(&format!("/v1/pool/members/{}?wait=2", node.node.id())).await.expect_problem(400, "bad-query");
     let bulk = node.call(Method::POST, "/v1/docs/names?wait=final").typed("application/x-ndjson", "").send().await;
     assert!(bulk.expect_problem(400, "bad-query").contains("bulk"));
     node.get("/v1/docs/names").await.expect(200);
     assert_eq!(node.ops().await, 1);
+}
+
+#[tokio::test]
+async fn a_write_waits_until_as_many_members_hold_it_as_it_says() {
+    let [a, b, c] = start_pool().await;
+    let put = async |wait: &str| a.put(&format!("/v1/docs/c/x?{wait}"), "1").await;
+    let all = put("wait=3&timeout=60s").await.expect(201);
+    assert_eq!((&all.json()["held_by"], &all.json()["verdict"]), (&json!(3), &json!("applied")));
+    assert!(!all.header("etag").is_empty());
+    cut(&c, true).await;
+    // Two of three hold it, whatever becomes of the third; final it cannot be.
+    let two = put("wait=2&timeout=60s").await.expect(200).json();
+    assert_eq!((&two["held_by"], &two["status"]), (&json!(2), &json!("tentative")));
+    assert_eq!(put("wait=1").await.expect(200).json()["status"], "tentative");
+    let three = put("wait=3&timeout=100ms").await.expect(202);
+    assert_eq!((&three.json()["held_by"], &three.json()["status"]), (&json!(2), &json!("tentative")));
+    let path = three.header("location").to_string();
+    assert_eq!(path, format!("/v1/ops/{}", three.json()["op"].as_str().unwrap()));
+    put("wait=4").await.expect_problem(400, "bad-query");
+    // Of an op of another node is known that its origin holds it, too.
+    b.call(Method::GET, "/v1/docs/c/x").header("lamplight-session", three.session()).send().await.expect(200);
+    for node in [&a, &b] {
+        assert_eq!(node.get(&format!("{path}?wait=2&timeout=60s")).await.expect(200).json()["held_by"], 2);
+        assert_eq!(node.get(&format!("{path}?wait=3&timeout=100ms")).await.expect(202).json()["held_by"], 2);
+        node.get(&format!("{path}?wait=4")).await.expect_problem(400, "bad-query");
+        assert_eq!(node.get(&path).await.expect(200).json().get("held_by"), None);
+    }
+    let all = format!("{path}?wait=3&timeout=60s");
+    let (on_a, on_b, ()) = tokio::join!(a.get(&all), b.get(&all), cut(&c, false));
+    for answer in [on_a, on_b] {
+        assert_eq!(answer.expect(200).json()["held_by"], 3);
+    }
+}
+
+#[tokio::test]
+async fn every_call_that_writes_can_wait_until_members_hold_it() {
+    let [a, _b] = start_pool().await;
+    let wait = "?wait=2&timeout=60s";
+    let put = a.put(&format!("{DOC}{wait}"), "1").await.expect(201).json();
+    let merged = a.merge(&format!("{DOC}{wait}"), "{\"n\":1}").await.expect(200).json();
+    let posted = a.post(&format!("/v1/docs/names{wait}"), "1").await.expect(201);
+    assert!(posted.header("location").starts_with("/v1/docs/names/"));
+    let tx =
+        r#"{"commands":[{"put":{"collection":"c","id":"x","value":1}},{"put":{"collection":"c","id":"y","value":1}}]}"#;
+    let tx = a.post(&format!("/v1/tx{wait}"), tx).await.expect(200).json();
+    let deleted = a.delete(&format!("{DOC}{wait}")).await.expect(200).json();
+    for receipt in [&put, &merged, &posted.json(), &tx, &deleted] {
+        assert_eq!((&receipt["held_by"], &receipt["verdict"]), (&json!(2), &json!("applied")), "{receipt}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_two_nodes_took_under_one_key_is_waited_for_on_both() {
+    let [a, b] = start_pool().await;
+    let write = async |node: &TestNode, session: &str| {
+        let call = node.call(Method::PUT, &format!("{DOC}?wait=2&timeout=60s")).json("1");
+        call.header("idempotency-key", "once").header("lamplight-session", session).send().await
+    };
+    let first = write(&a, "").await;
+    first.expect_problem(400, "bad-header");
+    let first = a.call(Method::PUT, DOC).json("1").header("idempotency-key", "once").send().await.expect(201);
+    let again = write(&b, first.session()).await.expect(200).json();
+    assert_eq!((&again["op"], &again["held_by"]), (&first.json()["op"], &json!(2)));
+}
+
+/// A node that was cut off has taken a write, and the others go on without it: it comes back as another, and whoever waits
+/// gets the receipt of the op as it was issued again.
+#[tokio::test]
+async fn who_waits_at_a_node_that_is_evicted_gets_the_receipt_of_the_op_as_it_is_issued_again() {
+    let [a, b, c] = start_pool().await;
+    a.put("/v1/docs/c/x?wait=final&timeout=60s", "1").await.expect(201);
+    let old = c.node.id();
+    let seq = c.node.read(move |replica, _| replica.log().head(old).seq).await.unwrap();
+    cut(&c, true).await;
+    let told = async {
+        // The op that is issued next; it is waited for by its id as well, also while it is not known.
+        until(&c.node, has_issued(old, seq + 1)).await;
+        c.get(&format!("/v1/ops/{old}.{}?wait=final&timeout=60s", seq + 1)).await
+    };
+    let heal = async {
+        until(&c.node, has_issued(old, seq + 1)).await;
+        let evicted = a.delete(&format!("/v1/pool/members/{old}?force=true&wait=final&timeout=60s")).await;
+        evicted.expect(200);
+        cut(&c, false).await;
+        // In the midst of it.
+        until(&c.node, move |replica| replica.node() != old).await;
+        c.get(&format!("/v1/ops/{old}.{}?wait=final&timeout=60s", seq + 1)).await
+    };
+    let write = c.put("/v1/docs/c/only?wait=final&timeout=60s", "7");
+    let (written, told, midst) = tokio::join!(write, told, heal);
+    let written = written.expect(201).json();
+    let issued = format!("{}.", c.node.id());
+    assert_eq!((&written["status"], &written["verdict"]), (&json!("final"), &json!("applied")));
+    assert!(written["op"].as_str().unwrap().starts_with(&issued), "{written} under {issued}");
+    assert_ne!(c.node.id(), old);
+    for receipt in [told, midst] {
+        assert_eq!(receipt.expect(200).json()["op"], written["op"]);
+    }
+    let late = c.get(&format!("/v1/ops/{old}.{}", seq + 1)).await.expect(200).json();
+    assert_eq!(late["op"], written["op"]);
+    for node in [&a, &b, &c] {
+        assert_eq!(op(node, &written["op"]).await["status"], "final");
+        assert_eq!(node.get("/v1/docs/c/only").await.expect(200).text(), "7");
+        let history = node.get("/v1/docs/c/only/history").await.expect(200).json();
+        assert_eq!(history["ops"].as_array().unwrap().len(), 1, "{history}");
+    }
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_at_a_node_that_comes_back_as_another_is_told_where_to_ask() {
+    let [a, b] = start_pool().await;
+    a.put("/v1/docs/c/x?wait=final&timeout=60s", "1").await.expect(201);
+    let (old, seq) = b.node.read(|replica, _| (replica.node(), replica.log().head(replica.node()).seq)).await.unwrap();
+    cut(&b, true).await;
+    let gone = async {
+        until(&b.node, has_issued(old, seq + 1)).await;
+        a.delete(&format!("/v1/pool/members/{old}?force=true&wait=final&timeout=60s")).await.expect(200);
+        cut(&b, false).await;
+        until(&b.node, move |replica| replica.node() != old).await;
+        cut(&b, true).await;
+    };
+    let (written, ()) = tokio::join!(b.put("/v1/docs/c/y?wait=final&timeout=2s", "1"), gone);
+    let written = written.expect(202);
+    assert_eq!(written.header("location"), format!("/v1/ops/{old}.{}", seq + 1));
+    assert_eq!(written.json()["status"], "tentative");
+    cut(&b, false).await;
+    assert_eq!(
+        b.get(&format!("{}?wait=final&timeout=60s", written.header("location"))).await.expect(200).json()["status"],
+        "final"
+    );
 }
 
 #[tokio::test]

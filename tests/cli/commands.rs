@@ -126,6 +126,27 @@ fn a_write_that_waits_prints_its_final_receipt_or_says_that_it_is_not_final_in_t
 }
 
 #[test]
+fn a_write_that_waits_for_members_prints_how_many_hold_it_or_says_that_too_few_do() {
+    let first = Node::start(&["--name", "ada"]);
+    let put = ["put", "notes", "x", "1"];
+    assert!(first.run(&[&put[..], &["--wait", "1"]].concat()).done().contains(" held-by=1 "));
+    first.run(&[&put[..], &["--wait", "2"]].concat()).failed(1, "from 1 to 1");
+    first.run(&["put", "--wait", "notes", "x", "1"]).failed(2, "--wait=final");
+    first.run(&["put", "--wait=final", "notes", "x", "1"]).done();
+    let second = Node::start(&["--join", &first.url, "--name", "bob"]);
+    second.holds_what(&first);
+    let wait = ["--wait", "2", "--timeout", "60s"];
+    for write in [&put[..], &["patch", "notes", "x", "{\"n\":1}"], &["delete", "notes", "x"]] {
+        assert!(first.run(&[write, &wait].concat()).done().contains(" held-by=2 "), "{write:?}");
+    }
+    assert_eq!(first.run(&[&put[..], &wait, &["--json"]].concat()).json()["held_by"], 2);
+    drop(second);
+    let late = first.run(&["put", "notes", "y", "1", "--wait", "2", "--timeout", "100ms"]);
+    assert!(late.code == 6 && late.out.contains(" held-by=1 "), "{late:?}");
+    assert!(late.err.contains("held by 1 of the 2 members") && late.err.contains("?wait=2"), "{late:?}");
+}
+
+#[test]
 fn members_are_listed_evicted_and_retire() {
     let first = Node::start(&["--name", "ada"]);
     let second = Node::start(&["--join", &first.url, "--name", "bob"]);

@@ -66,3 +66,49 @@ fn without_a_url_clients_ask_where_a_node_of_this_environment_listens() {
     let both = [("LAMPLIGHT_LISTEN", "127.0.0.1:1"), ("LAMPLIGHT_URL", &*node.url)];
     run_in(&["status", "--ready"], &both).done();
 }
+
+#[test]
+fn a_node_that_is_to_leave_retires_before_it_ends_and_the_others_go_on_without_it() {
+    let first = Node::start(&["--name", "ada"]);
+    for (signal, name) in [("TERM", "bob"), ("INT", "eve")] {
+        let mut leaving = Node::start(&["--join", &first.url, "--name", name, "--leave"]);
+        leaving.holds_what(&first);
+        leaving.run(&["put", "notes", name, "1", "--wait", "--timeout", "60s"]).done();
+        leaving.process.signal(signal);
+        leaving.process.says("it has left the pool");
+        assert_eq!(leaving.process.code(), Some(0));
+        assert_eq!(first.run(&["members"]).done().lines().count(), 2, "the heading and ada");
+        let put = first.run(&["put", "notes", name, "2", "--wait", "--timeout", "60s"]).done();
+        assert!(put.contains(" status=final "), "{put}");
+    }
+}
+
+#[test]
+fn a_node_that_cannot_leave_says_so_and_ends() {
+    let mut last = Node::start(&["--name", "ada", "--leave"]);
+    let mut second = Node::start(&["--join", &last.url, "--name", "bob", "--leave"]);
+    second.holds_what(&last);
+    cut(&second);
+    second.process.signal("TERM");
+    second.process.says("no peer has said that it holds");
+    assert_eq!(second.process.code(), Some(0));
+    last.run(&["evict", "bob", "--force", "--wait", "--timeout", "60s"]).done();
+    last.process.signal("TERM");
+    last.process.says("it has not left the pool: it is the last member");
+    assert_eq!(last.process.code(), Some(0));
+    let mut joining = Node::start_unready(&["--join", "http://127.0.0.1:9", "--leave"]);
+    joining.process.signal("TERM");
+    joining.process.says("it has not left the pool: it has not become a member");
+    assert_eq!(joining.process.code(), Some(0));
+}
+
+/// Cuts a node's links.
+fn cut(node: &Node) {
+    let body = r#"{"cut":true}"#;
+    let mut stream = node.connect();
+    let head = "POST /v1/pool/links HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}

@@ -1,0 +1,154 @@
+//! The receipts that a clients' WebSocket has still to send: of writes that are not final yet, or not held yet by as many
+//! members as they wait for.
+//!
+//! It keeps the ids of messages and ops only; a receipt is read when it is due. An op that the node has to issue again,
+//! under another id, is waited for as it is issued then.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::shape::ReceiptBody;
+use crate::{
+    node::{Node, Published, Stopped},
+    op::{NodeId, OpId},
+    replica::{Now, Receipt, Replica},
+};
+
+/// Most ops of one connection of either kind; past that the oldest gets no further receipt.
+const AWAITED_MAX: usize = 4_096;
+
+/// The receipts that are still to come on one connection.
+#[derive(Debug, Default)]
+pub struct Receipts {
+    /// The tentative writes, by their times (and then as they came): each with the id of its message.
+    tentative: BTreeMap<(u64, u64), (String, OpId)>,
+    writes: u64,
+    unheld: VecDeque<Unheld>,
+    /// What the node had told when it was last looked who holds these.
+    looked: Option<(NodeId, u64, u64)>,
+}
+
+/// A write that waits until a number of members hold it; with the id of its message.
+#[derive(Debug)]
+struct Unheld {
+    id: String,
+    op: OpId,
+    number: usize,
+}
+
+impl Receipts {
+    /// Waits until an op is final, if it is not.
+    pub fn await_final(&mut self, id: &str, receipt: &Receipt) {
+        if !receipt.is_final {
+            self.look_at(id.to_string(), receipt.op, receipt.stamp.time);
+        }
+    }
+
+    /// Waits until a number of members hold an op.
+    pub fn await_held(&mut self, id: &str, receipt: &Receipt, number: usize) {
+        if self.unheld.len() == AWAITED_MAX {
+            self.unheld.pop_front();
+        }
+        self.unheld.push_back(Unheld { id: id.to_string(), op: receipt.op, number });
+        self.looked = None;
+    }
+
+    /// Whether peers are to be asked what they hold.
+    pub fn asks(&self) -> bool {
+        !self.unheld.is_empty()
+    }
+
+    /// Asks them. A node that has to issue an op again asks for it once it has.
+    pub async fn ask(&mut self, node: &Node) -> Result<(), Stopped> {
+        let ops: Vec<OpId> = self.unheld.iter().map(|unheld| unheld.op).collect();
+        let look = move |replica: &Replica, _: Now| -> (Option<u64>, Option<u64>) {
+            let receipts = ops.iter().filter_map(|op| replica.receipt(*op));
+            let (own, others): (Vec<Receipt>, _) = receipts.partition(|found| found.op.origin == replica.node());
+            (own.iter().map(|own| own.op.seq).max(), others.iter().map(|other| other.stamp.time).max())
+        };
+        let (seq, time) = node.read(look).await?;
+        if let Some(seq) = seq {
+            node.ask(seq).await?;
+        }
+        // What is known of another node's ops is how far all are complete.
+        if let Some(time) = time {
+            node.hurry(time).await?;
+        }
+        self.looked = None;
+        Ok(())
+    }
+
+    /// The receipts that are due by now, as messages.
+    pub async fn due(&mut self, node: &Node) -> Result<Vec<String>, Stopped> {
+        let news = node.latest();
+        let mut messages = self.held(node, &news).await?;
+        messages.extend(self.finals(node, news.frontier).await?);
+        Ok(messages)
+    }
+
+    /// Of the writes that as many members hold as they wait for.
+    async fn held(&mut self, node: &Node, news: &Published) -> Result<Vec<String>, Stopped> {
+        let told = Some((news.node, news.held, news.frontier));
+        if self.unheld.is_empty() || self.looked == told {
+            return Ok(Vec::new());
+        }
+        self.looked = told;
+        let ops: Vec<OpId> = self.unheld.iter().map(|unheld| unheld.op).collect();
+        let look = move |replica: &Replica, _: Now| -> Vec<Option<(usize, Receipt)>> {
+            let held = |receipt: Receipt| (replica.holders(receipt.op), receipt);
+            ops.into_iter().map(|op| replica.receipt(op).map(held)).collect()
+        };
+        let (found, mut messages) = (node.read(look).await?, Vec::new());
+        for (unheld, found) in std::mem::take(&mut self.unheld).into_iter().zip(found) {
+            match found {
+                Some((held_by, receipt)) if held_by >= unheld.number => {
+                    messages.push(message(&unheld.id, &receipt, Some(held_by)));
+                }
+                _ => self.unheld.push_back(unheld),
+            }
+        }
+        Ok(messages)
+    }
+
+    /// Of the writes that are final.
+    async fn finals(&mut self, node: &Node, frontier: u64) -> Result<Vec<String>, Stopped> {
+        let later = self.tentative.split_off(&(frontier + 1, 0));
+        let settled = std::mem::replace(&mut self.tentative, later);
+        if settled.is_empty() {
+            return Ok(Vec::new());
+        }
+        let look = move |replica: &Replica, _: Now| -> Vec<(String, OpId, Option<Receipt>, bool)> {
+            let receipt = |(id, op)| (id, op, replica.receipt(op), replica.is_orphan(op));
+            settled.into_values().map(receipt).collect()
+        };
+        let (found, mut messages) = (node.read(look).await?, Vec::new());
+        for (id, op, receipt, is_orphan) in found {
+            match receipt {
+                Some(receipt) if receipt.is_final => messages.push(message(&id, &receipt, None)),
+                // It was issued again, at a later place.
+                Some(receipt) => self.look_at(id, op, receipt.stamp.time),
+                None if is_orphan => self.look_at(id, op, frontier + 1),
+                // A node that had to come back as another may not hold an op that it had not issued.
+                None => {}
+            }
+        }
+        Ok(messages)
+    }
+
+    /// Looks at an op when all is final up to a time.
+    fn look_at(&mut self, id: String, op: OpId, time: u64) {
+        if self.tentative.len() == AWAITED_MAX {
+            self.tentative.pop_first();
+        }
+        self.writes += 1;
+        self.tentative.insert((time, self.writes), (id, op));
+    }
+}
+
+/// A receipt. The message's id takes the place of the document's, which is in the list of documents as well.
+pub fn message(id: &str, receipt: &Receipt, held_by: Option<usize>) -> String {
+    let receipt = ReceiptBody::from(receipt).held_by(held_by);
+    let mut message = serde_json::to_value(receipt).expect("plain data is written to memory");
+    message["id"] = id.into();
+    message["type"] = "receipt".into();
+    message.to_string()
+}
