@@ -117,8 +117,23 @@ struct Sight {
     docs: usize,
     members: Vec<MemberStatus>,
     problems: Vec<(String, String)>,
-    progress: Option<(u64, u64)>,
+    horizon: u64,
+    progress: Option<Progress>,
     counters: Counters,
+}
+
+/// How much of what it lacks a node has.
+struct Progress {
+    held: u64,
+    of: u64,
+    what: &'static str,
+}
+
+impl Progress {
+    fn of(replica: &Replica) -> Option<Progress> {
+        let documents = replica.fetch_progress().map(|(held, of)| Progress { held, of, what: "documents" });
+        documents.or_else(|| replica.catch_up_progress().map(|(held, of)| Progress { held, of, what: "ops" }))
+    }
 }
 
 /// A member that keeps the frontier from moving.
@@ -162,7 +177,8 @@ impl Sight {
             docs: replica.state().count(),
             members,
             problems: replica.link_problems(),
-            progress: replica.catch_up_progress(),
+            horizon: replica.horizon(),
+            progress: Progress::of(replica),
             counters: replica.counters(),
         }
     }
@@ -180,6 +196,7 @@ impl Sight {
             },
             "clock": self.clock.to_string(),
             "frontier": self.frontier.to_string(),
+            "horizon": self.horizon.to_string(),
             "final_lag": self.clock.saturating_sub(self.frontier).to_string(),
             "held_back_by": self.held_back_by.iter().map(holder).collect::<Vec<_>>(),
             "cut": self.cut,
@@ -192,8 +209,8 @@ impl Sight {
         if discrepancies > 0 {
             shown["discrepancies"] = json!({ "seen": discrepancies, "mended": mended });
         }
-        if let Some((held, of)) = self.progress {
-            shown["progress"] = json!({ "held": held.to_string(), "of": of.to_string() });
+        if let Some(Progress { held, of, what }) = self.progress {
+            shown["progress"] = json!({ "held": held.to_string(), "of": of.to_string(), "in": what });
         }
         shown
     }

@@ -51,7 +51,9 @@ fn described(pool: &Value) -> String {
         lines.push(format!("       held back by {}: {}", text(holder, "name"), members::describe(holder)));
     }
     if let Some(progress) = pool.get("progress") {
-        lines.push(format!("loads  {} of {} operations", text(progress, "held"), text(progress, "of")));
+        let [held, of, what] = ["held", "of", "in"].map(|name| text(progress, name));
+        let what = if what == "ops" { "operations" } else { what };
+        lines.push(format!("loads  {held} of {of} {what}"));
     }
     if pool["cut"] == true {
         lines.push("links  cut, until POST /v1/pool/links {\"cut\":false}".into());
