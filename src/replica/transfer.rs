@@ -241,9 +241,9 @@ impl Replica {
             }
         }
         self.state.insert(&batch);
-        self.effects.push(Effect::Store(whole));
         (self.spoilt, self.doubtful, self.compacting) = (false, false, None);
         self.compacted = base.time;
+        self.effects.extend([Record::Snapshot(Part::Again(base)), whole].map(Effect::Store));
         self.counters.adopted += 1;
         self.links.values_mut().for_each(|link| link.dropped = false);
         self.announce();
