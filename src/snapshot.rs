@@ -20,6 +20,8 @@ pub enum Part {
     Documents(Slice),
     /// The last.
     Whole(Whole),
+    /// The base once more, behind the documents. Only in a journal, where one bad byte must not cost all of them.
+    Again(Base),
 }
 
 /// What is known of the ops that a snapshot stands for, but for the documents that they made.
@@ -33,6 +35,13 @@ pub struct Base {
     pub membership: Vec<Op>,
     /// About how many documents there will be, for those who watch the progress.
     pub documents: u64,
+}
+
+impl Base {
+    /// Whether it says the same of the ops; how many documents there will be is a guess.
+    pub fn is_same(&self, other: &Base) -> bool {
+        (self.time, &self.heads, &self.membership) == (other.time, &other.heads, &other.membership)
+    }
 }
 
 /// The documents of a snapshot from one key to another, in the order of their keys.

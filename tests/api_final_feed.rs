@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Answer, TestNode, feeds::Events, start_joining, start_node, start_pool, until};
+use support::{Answer, TestNode, feeds::Events, start_forgetful_node, start_joining, start_node, start_pool, until};
 
 async fn final_feed(node: &TestNode, query: &str) -> Value {
     node.get(&format!("/v1/changes?view=final&{query}")).await.expect(200).json()
@@ -204,4 +204,37 @@ async fn a_cursor_that_leads_nowhere_is_refused() {
     }
     node.get("/v1/changes?view=final&collection=-x").await.expect_problem(400, "bad-name");
     start_joining().await.get("/v1/changes?view=final").await.expect_problem(503, "not-ready");
+}
+
+#[tokio::test]
+async fn a_cursor_of_what_is_forgotten_is_gone_and_the_feed_begins_with_the_documents_as_they_were() {
+    let node = start_forgetful_node().await;
+    let cursor = next(&final_feed(&node, "").await);
+    for n in 0..3 {
+        node.put(&format!("/v1/docs/c/{n}"), &n.to_string()).await.expect(201);
+    }
+    node.put("/v1/docs/c/0", "7").await.expect(200);
+    node.delete("/v1/docs/c/2").await.expect(200);
+    let horizon = node.forgotten().await;
+    let gone = node.get(&format!("/v1/changes?view=final&since={cursor}")).await;
+    gone.expect_problem(410, "cursor-gone");
+    assert_eq!(gone.json()["horizon"], horizon.to_string());
+    let all = final_feed(&node, "").await;
+    assert_eq!(told(&all), ["c/0=7", "c/1=1"]);
+    for entry in all["changes"].as_array().unwrap() {
+        assert_eq!((&entry["snapshot"], &entry["time"]), (&json!(true), &json!(horizon.to_string())));
+    }
+    // From its end on it is the ops that are told. They stay for a while, for somebody has begun to read there.
+    let put = node.put("/v1/docs/c/3", "3").await.expect(201);
+    let tail = final_feed(&node, &format!("since={}", next(&all))).await;
+    assert_eq!((told(&tail), &tail["changes"][0]["op"]), (vec!["c/3=3".into()], &put.json()["op"]));
+    // A stream begins anew by itself, and says so first.
+    let mut events = Events::open(&node, "/v1/changes?view=final", Some(&cursor)).await;
+    assert_eq!(events.next().await.unwrap().name, "resync");
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let entry = events.next().await.unwrap().json();
+        seen.push(format!("{}={}", entry["id"].as_str().unwrap(), entry["value"]));
+    }
+    assert_eq!(seen, ["0=7", "1=1", "3=3"]);
 }

@@ -5,7 +5,7 @@ mod support;
 
 use hyper::Method;
 use serde_json::{Value, json};
-use support::{Answer, TestNode, start_joining, start_node, start_pool, until};
+use support::{Answer, TestNode, start_forgetful_node, start_joining, start_node, start_pool, until};
 
 async fn read(node: &TestNode, path: &str) -> Value {
     node.get(path).await.expect(200).json()
@@ -281,4 +281,30 @@ async fn what_is_not_final_yet_is_tentative_at_its_time_and_not_in_the_final_lis
     heal(&b).await;
     final_up_to(&a, time(&later) + 1).await;
     assert_eq!(ids(&read(&a, "/v1/docs/c?view=final&sort=-n").await), ["y", "x"]);
+}
+
+#[tokio::test]
+async fn what_is_forgotten_is_told_as_such_and_what_is_kept_is_there() {
+    let node = start_forgetful_node().await;
+    let first = node.put("/v1/docs/c/x", r#"{"n":1}"#).await.expect(201);
+    let second = node.put("/v1/docs/c/x", r#"{"n":2}"#).await.expect(200);
+    let horizon = node.forgotten().await;
+    assert_eq!(horizon, time(&second));
+    // A document whose ops are forgotten is there, and its history says since when it would be known.
+    let history = read(&node, "/v1/docs/c/x/history").await;
+    assert_eq!(history, json!({ "ops": [], "next": null, "since": { "time": horizon.to_string() } }));
+    let before = time(&first);
+    for path in [format!("x?at={before}"), format!("?at={before}"), format!("x/diff?from={before}")] {
+        let gone = node.get(format!("/v1/docs/c/{path}").replace("/?", "?").as_str()).await;
+        assert!(gone.expect_problem(410, "past-forgotten").contains(&horizon.to_string()), "{path}");
+        assert_eq!(gone.json()["horizon"], horizon.to_string());
+    }
+    let since = first.json()["stamp"].as_str().unwrap().to_string();
+    node.get(&format!("/v1/docs/c/x/history?since={since}")).await.expect_problem(410, "past-forgotten");
+    let then = node.get(&format!("/v1/docs/c/x?at={horizon}")).await.expect(200);
+    assert_eq!(
+        (then.text(), then.header("lamplight-stamp")),
+        (r#"{"n":2}"#.into(), second.json()["stamp"].as_str().unwrap())
+    );
+    node.get("/v1/docs/c/none/history").await.expect_problem(404, "not-found");
 }

@@ -1,14 +1,14 @@
 //! Real processes with their data on disk: what was acknowledged outlives them.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
+#[path = "support/places.rs"]
+mod places;
 #[path = "support/processes.rs"]
 mod processes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write as _,
-    net::TcpListener,
-    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -17,9 +17,9 @@ use std::{
 };
 
 use hyper::{Method, StatusCode};
+use places::{NODES, Place, id_of, program, put_many};
 use processes::{Http, Process};
 
-const NODES: usize = 3;
 const WRITERS: usize = 6;
 const KILLS: usize = 200;
 /// Documents that each writer may write between two kills. Without a bound a slow machine writes more while a node
@@ -28,73 +28,6 @@ const EACH_ROUND: usize = 16;
 /// Bounds so small that a node forgets nearly all that is final, and writes a snapshot and cuts its journal every few
 /// seconds, and so in the midst of kills.
 const FORGETFUL: [&str; 4] = ["--snapshot-bytes", "32KiB", "--retain-ops", "200"];
-
-/// Where a node of the test is, whatever process it is just now.
-#[derive(Clone)]
-struct Place {
-    name: String,
-    port: u16,
-    dir: PathBuf,
-    join: Vec<String>,
-    more: &'static [&'static str],
-}
-
-impl Place {
-    fn all(test: &str) -> Vec<Place> {
-        let root = std::env::temp_dir().join(format!("lamplight-{test}-{}", std::process::id()));
-        // Held until all are chosen, or two could be the same.
-        let listeners: Vec<TcpListener> = (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
-        let url = |index: usize| format!("http://127.0.0.1:{}", ports[index]);
-        let place = |index: usize| Place {
-            name: format!("n{index}"),
-            port: ports[index],
-            dir: root.join(format!("n{index}")),
-            join: (0..NODES).filter(|other| index > 0 && *other != index).map(url).collect(),
-            more: &[],
-        };
-        (0..NODES).map(place).collect()
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    /// The first of these nodes, which needs no other.
-    fn alone(test: &str) -> Place {
-        Place::all(test).remove(0)
-    }
-
-    fn start(&self) -> Process {
-        let (listen, dir) = (format!("127.0.0.1:{}", self.port), self.dir.to_str().unwrap().to_string());
-        let mut args = vec!["--listen", &*listen, "--data", &*dir, "--name", &*self.name];
-        self.join.iter().for_each(|url| args.extend(["--join", url]));
-        args.extend(self.more);
-        Process::serve(&args)
-    }
-
-    /// How many segments of its journal were cut off.
-    fn segments_cut(&self) -> u64 {
-        let names =
-            std::fs::read_dir(&self.dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let first = names.filter_map(|name| name.strip_prefix("journal-")?.parse::<u64>().ok()).min();
-        first.unwrap() - 1
-    }
-
-    /// Flips a bit in the first segment of its journal: at this byte, or in the midst of what it holds.
-    fn flip(&self, at: Option<usize>) {
-        let path = self.dir.join("journal-00000001");
-        let mut bytes = std::fs::read(&path).unwrap();
-        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-        bytes[at.unwrap_or(end / 2)] ^= 1;
-        std::fs::write(&path, bytes).unwrap();
-    }
-
-    /// Takes the directories of the whole test away.
-    fn remove(&self) {
-        std::fs::remove_dir_all(self.dir.parent().unwrap()).unwrap();
-    }
-}
 
 /// What the clients were told.
 #[derive(Default)]
@@ -441,33 +374,4 @@ async fn a_backup_of_a_node_under_load_is_whole_and_starts_a_node_of_its_own() {
     assert_eq!(http.put(&format!("{}/v1/docs/kept/after", again.url), "1").await, StatusCode::CREATED);
     drop(again);
     place.remove();
-}
-
-/// Runs the program, which must end with this code, and gives what it says.
-fn program(args: &[&str], code: i32) -> String {
-    let ran = std::process::Command::new(env!("CARGO_BIN_EXE_lamplight")).args(args).output().unwrap();
-    let said = format!("{}{}", String::from_utf8(ran.stdout).unwrap(), String::from_utf8(ran.stderr).unwrap());
-    assert_eq!(ran.status.code(), Some(code), "{args:?}: {said}");
-    said
-}
-
-/// Writes so many documents through one node, and gives their ids.
-async fn put_many(http: &Http, place: &Place, prefix: &str, count: usize) -> BTreeSet<String> {
-    let ids: Vec<String> = (0..count).map(|n| format!("{prefix}-{}-{n}", place.name)).collect();
-    let mut writers = tokio::task::JoinSet::new();
-    for ids in ids.chunks(count.div_ceil(16)).map(<[String]>::to_vec) {
-        let (http, url) = (http.clone(), place.url());
-        writers.spawn(async move {
-            for id in ids {
-                let status = http.put(&format!("{url}/v1/docs/kept/{id}"), "{\"n\":1}").await;
-                assert_eq!(status, StatusCode::CREATED);
-            }
-        });
-    }
-    writers.join_all().await;
-    ids.into_iter().collect()
-}
-
-async fn id_of(http: &Http, node: &Process) -> String {
-    http.json(&format!("{}/v1/pool", node.url)).await["node"].as_str().unwrap().to_string()
 }

@@ -82,6 +82,11 @@ impl Audit {
                 coming.chapter.adopt(slice);
             }
             Record::Snapshot(Part::Whole(whole)) => self.complete(whole),
+            Record::Snapshot(Part::Again(base)) => {
+                if self.coming.as_ref().is_some_and(|coming| !coming.base.is_same(&base)) {
+                    self.broken.add(format!("the snapshot of time {} has two beginnings that differ", base.time));
+                }
+            }
         }
     }
 

@@ -54,8 +54,7 @@ impl Pieces {
         match &self.next {
             Next::Base => {
                 self.next = Next::Documents(None);
-                let (heads, membership) = (log.heads_at(self.time), roster.ops_to(self.time));
-                Some(Part::Base(Base { time: self.time, heads, membership, documents: state.count() as u64 }))
+                Some(Part::Base(self.base(state, log, roster)))
             }
             Next::Documents(after) => {
                 let slice = state.slice(after.clone(), self.time);
@@ -69,6 +68,11 @@ impl Pieces {
             }
             Next::Nothing => None,
         }
+    }
+
+    fn base(&self, state: &State, log: &Log, roster: &Roster) -> Base {
+        let (heads, membership) = (log.heads_at(self.time), roster.ops_to(self.time));
+        Base { time: self.time, heads, membership, documents: state.count() as u64 }
     }
 }
 
@@ -130,7 +134,9 @@ impl Replica {
         }
         let ops = self.dump_ops(dump);
         if ops.is_empty() {
-            return Ok(dump.whole.take().map(Record::Snapshot).into_iter().collect());
+            let again = |_: &Part| Part::Again(dump.pieces.base(&self.state, &self.log, &self.roster));
+            let end = dump.whole.as_ref().map(again).into_iter().chain(dump.whole.take());
+            return Ok(end.map(Record::Snapshot).collect());
         }
         Ok(ops)
     }

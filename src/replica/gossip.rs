@@ -409,6 +409,8 @@ mod tests {
         let mut replica = founder();
         put(&mut replica, "x");
         let (link, before) = (greet(&mut replica), replica.node());
+        // It is made a member once it is known what it holds.
+        replica.handle(Now::default(), Event::Heard(link, Message::Heads(Vec::new())));
         let other_past = (before, Head { seq: 1_000, hash: Hash::default() });
         replica.handle(Now::default(), Event::Heard(link, Message::Heads(vec![other_past])));
         assert_ne!(replica.node(), before);

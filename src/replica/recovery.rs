@@ -22,6 +22,8 @@ const BATCH: usize = 4_096;
 pub struct Recovery {
     made: Making,
     next: Option<(Making, Whole)>,
+    /// What came from the first documents of a snapshot on whose base was lost: it comes again behind them.
+    headless: Option<Vec<Record>>,
     /// Whether a whole snapshot came.
     whole: bool,
 }
@@ -40,7 +42,7 @@ struct Making {
 impl Recovery {
     /// Begins with a node that has no past; its id is the one in `config` unless the journal names another.
     pub fn new(config: Config) -> Recovery {
-        Recovery { made: Making::new(config), next: None, whole: false }
+        Recovery { made: Making::new(config), next: None, headless: None, whole: false }
     }
 
     /// Takes the next record.
@@ -48,15 +50,21 @@ impl Recovery {
         match record {
             Record::Snapshot(part) => self.take_part(part),
             Record::Forget => {
-                self.next = None;
+                (self.next, self.headless) = (None, None);
                 self.made.take(Record::Forget);
             }
             record => {
-                if let Some((next, _)) = &mut self.next {
-                    next.take(record.clone());
-                }
+                self.headless.iter_mut().for_each(|headless| headless.push(record.clone()));
+                self.take_beside(record.clone());
                 self.made.take(record);
             }
+        }
+    }
+
+    /// Takes a record into the snapshot that is coming.
+    fn take_beside(&mut self, record: Record) {
+        if let Some((next, _)) = &mut self.next {
+            next.take(record);
         }
     }
 
@@ -87,12 +95,26 @@ impl Recovery {
                 next.replica.rebase(&base);
                 next.frontier = base.time;
                 next.open = true;
-                self.next = Some((next, Whole::default()));
+                (self.next, self.headless) = (Some((next, Whole::default())), None);
             }
             Part::Documents(slice) => {
                 if let Some((next, sum)) = &mut self.next {
                     dump::add(sum, &slice.documents);
                     slice.documents.into_iter().for_each(|document| next.replica.state.adopt(document));
+                } else if slice.after.is_none() || self.headless.is_some() {
+                    self.headless.get_or_insert_default().push(Record::Snapshot(Part::Documents(slice)));
+                }
+            }
+            Part::Again(base) => {
+                let Some(headless) = self.headless.take() else { return };
+                self.take_part(Part::Base(base));
+                // Ops that came before the first documents found nothing to follow.
+                let before = self.made.replica.early.take_all().into_iter().map(Record::Op);
+                for record in before.chain(headless) {
+                    match record {
+                        Record::Snapshot(part) => self.take_part(part),
+                        record => self.take_beside(record),
+                    }
                 }
             }
             Part::Whole(whole) => {
@@ -140,15 +162,15 @@ impl Making {
     fn finish(mut self, anew: Option<NodeId>) -> Replica {
         self.fold();
         let replica = &mut self.replica;
-        if replica.log.is_empty() && replica.pool.is_some() {
-            // A pool of which there is no op was founded, or joined, in words only.
-            replica.forget();
-        }
         // What rests on a lost record of an id that the node has given up, it issues again, unless the others hold it.
         let given_up: Vec<NodeId> =
             self.ids.into_iter().filter(|id| anew.is_some() || *id != replica.config.node).collect();
         replica.orphans.extend(replica.early.take_of(&given_up).into_iter().map(Orphan::of));
         replica.former.extend(given_up);
+        if replica.log.is_empty() && replica.pool.is_some() {
+            // A pool of which there is no op was founded, or joined, in words only.
+            replica.forget();
+        }
         if let Some(node) = anew {
             // What is lost may have been final: how far it is, whoever lets it in says.
             replica.rename(node);
@@ -215,6 +237,68 @@ mod tests {
         op::{Command, DocKey},
         replica::{Draft, EARLY_OPS_MAX, Effect, Event, Now, Retention},
     };
+
+    /// The records of a lone node that has forgotten its ops: a snapshot of a few documents, in slices, and ops behind it.
+    fn with_snapshot(config: &Config) -> (Replica, Vec<Record>) {
+        let mut node = Replica::new(config.clone());
+        let mut records = Vec::new();
+        let mut now = Now::default();
+        let mut give = |node: &mut Replica, event| {
+            now.mono_ms += 100;
+            let record = |effect| if let Effect::Store(record) = effect { Some(record) } else { None };
+            let stored: Vec<Record> = node.handle(now, event).into_iter().filter_map(record).collect();
+            records.extend(stored);
+        };
+        let put = |n: u64| {
+            let command = Command::Put(DocKey::new("c", n.to_string()), format!("\"{}\"", "x".repeat(100_000)).into());
+            Event::Submit(n, Draft { key: None, guards: Vec::new(), commands: vec![command], present: false })
+        };
+        give(&mut node, Event::Tick);
+        (0..9).for_each(|n| give(&mut node, put(n)));
+        give(&mut node, Event::Tick);
+        assert_eq!(node.horizon(), node.clock());
+        give(&mut node, Event::Compact);
+        (10..15).for_each(|n| give(&mut node, put(n)));
+        while node.is_compacting() {
+            give(&mut node, Event::Stored);
+        }
+        let base = records.iter().position(|record| matches!(record, Record::Snapshot(Part::Base(_))));
+        (node, records.split_off(base.expect("one was written")))
+    }
+
+    #[test]
+    fn one_lost_record_of_a_snapshot_costs_no_more_than_what_it_held() {
+        let config = Config {
+            node: NodeId(Uuid::from_u128(1)),
+            name: "a".into(),
+            urls: Vec::new(),
+            found: true,
+            join: Vec::new(),
+            pool: None,
+            seed: 1,
+            retention: Retention { ops: 0, bytes: 0 },
+        };
+        let (node, records) = with_snapshot(&config);
+        for lost in 0..records.len() {
+            let mut recovery = Recovery::new(config.clone());
+            let rest = records.iter().enumerate().filter(|(at, _)| *at != lost);
+            rest.for_each(|(_, record)| recovery.take(record.clone()));
+            let whole = recovery.is_whole();
+            let again = recovery.finish(Some(NodeId(Uuid::from_u128(2))));
+            let there =
+                |replica: &Replica| (0..15).filter(|n| replica.state().text("c", &n.to_string()).is_some()).count();
+            let held = match &records[lost] {
+                Record::Snapshot(Part::Documents(slice)) => slice.documents.len(),
+                _ => 0,
+            };
+            let is_op = matches!(records[lost], Record::Op(_));
+            let is_end = matches!(records[lost], Record::Snapshot(Part::Whole(_)));
+            assert_eq!(whole, held == 0 && !is_end, "{lost}");
+            // An op that is lost keeps those behind it waiting.
+            assert!(is_op || there(&again) == there(&node) - held, "{lost}: {} documents", there(&again));
+            assert_eq!(again.is_spoilt(), !whole);
+        }
+    }
 
     #[test]
     fn however_many_ops_come_behind_a_lost_one_they_are_there_when_it_is() {

@@ -56,12 +56,20 @@ impl Incoming {
     fn take(&mut self, slice: Slice) {
         dump::add(&mut self.sum, &slice.documents);
         self.ended = slice.next.is_none();
-        self.reached = slice.next;
+        // Behind the last document too there is a key to go on from: the end of the snapshot may be lost.
+        let last = || slice.documents.last().map(|document| (document.collection.clone(), document.id.clone()));
+        self.reached = slice.next.clone().or_else(last).or(self.reached.take());
         slice.documents.into_iter().for_each(|document| self.state.adopt(document));
     }
 
     fn is_next(&self, time: u64, slice: &Slice) -> bool {
         self.base.time == time && !self.ended && self.reached == slice.after
+    }
+
+    /// Whether a slice says no more than that all documents are here: the end was lost, and comes again.
+    fn is_end(&self, time: u64, slice: &Slice) -> bool {
+        let empty = slice.documents.is_empty() && slice.next.is_none();
+        self.base.time == time && self.ended && self.reached == slice.after && empty
     }
 
     fn begun(&self) -> Begun {
@@ -195,6 +203,7 @@ impl Replica {
                 incoming.take(slice);
                 self.effects.push(Effect::Store(stored));
             }
+            (Part::Documents(slice), Some(incoming)) if incoming.is_end(time, &slice) => {}
             (Part::Whole(whole), Some(incoming)) if incoming.base.time == time && incoming.ended => {
                 let incoming = self.fetch.take().and_then(|fetch| fetch.incoming).expect("it is there");
                 if incoming.sum != whole {
@@ -236,9 +245,9 @@ impl Replica {
             }
         }
         self.state.insert(&batch);
-        self.effects.push(Effect::Store(whole));
         (self.spoilt, self.doubtful, self.compacting) = (false, false, None);
         self.compacted = base.time;
+        self.effects.extend([Record::Snapshot(Part::Again(base)), whole].map(Effect::Store));
         self.counters.adopted += 1;
         self.links.values_mut().for_each(|link| link.dropped_ms = None);
         self.announce();
@@ -271,5 +280,132 @@ impl Replica {
     pub fn fetch_progress(&self) -> Option<(u64, u64)> {
         let incoming = self.fetch.as_ref()?.incoming.as_ref()?;
         Some((incoming.sum.documents, incoming.base.documents.max(incoming.sum.documents)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        op::{Command, DocKey},
+        replica::{Config, Draft, Event, Now, Receipt, Retention, Standing},
+    };
+
+    /// Nodes that hear each other on links which a test opens and closes, and keep what they were told to store.
+    #[derive(Default)]
+    struct Pool {
+        nodes: Vec<Replica>,
+        records: Vec<Vec<Record>>,
+        /// Who is at the other end of each node's links.
+        links: Vec<(usize, LinkId, usize)>,
+        opened: u64,
+        now: Now,
+        /// How many whole snapshots are lost on the way, from now on.
+        lost: usize,
+    }
+
+    fn config(id: u128, found: bool) -> Config {
+        let url = format!("http://n{id}:1");
+        Config {
+            node: NodeId(uuid::Uuid::from_u128(id)),
+            name: format!("n{id}"),
+            join: if found { Vec::new() } else { vec!["http://elsewhere:1".into()] },
+            urls: vec![url],
+            found,
+            pool: None,
+            seed: id as u64,
+            retention: Retention { ops: 0, bytes: 0 },
+        }
+    }
+
+    impl Pool {
+        fn add(&mut self, node: Replica) -> usize {
+            self.nodes.push(node);
+            self.records.push(Vec::new());
+            self.nodes.len() - 1
+        }
+
+        fn link(&mut self, one: usize, other: usize) {
+            self.opened += 1;
+            let link = LinkId(self.opened);
+            self.links.extend([(one, link, other), (other, link, one)]);
+            self.give(one, Event::Opened(link, None));
+            let dialled = self.nodes[one].config().urls.first().cloned();
+            self.give(other, Event::Opened(link, dialled));
+        }
+
+        fn part(&mut self, one: usize, other: usize) {
+            let ends = |end: &(usize, LinkId, usize)| (end.0, end.2) == (one, other) || (end.0, end.2) == (other, one);
+            for (node, link, _) in self.links.extract_if(.., |end| ends(end)).collect::<Vec<_>>() {
+                self.give(node, Event::Closed(link));
+            }
+        }
+
+        /// Gives a node an event, and carries on what follows from it, everywhere.
+        fn give(&mut self, node: usize, event: Event) -> Option<Receipt> {
+            let (mut coming, mut receipt) = (std::collections::VecDeque::from([(node, event)]), None);
+            while let Some((node, event)) = coming.pop_front() {
+                for effect in self.nodes[node].handle(self.now, event) {
+                    match effect {
+                        Effect::Store(record) => self.records[node].push(record),
+                        Effect::Receipt(_, answer) => receipt = answer.ok(),
+                        Effect::Send(link, message) => {
+                            let Some(end) = self.links.iter().find(|end| (end.0, end.1) == (node, link)) else {
+                                continue;
+                            };
+                            if message.is_batch() {
+                                coming.push_back((node, Event::Flushed(link)));
+                            }
+                            if self.lost > 0 && matches!(message, Message::Snapshot(_, Part::Whole(_))) {
+                                self.lost -= 1;
+                                continue;
+                            }
+                            coming.push_back((end.2, Event::Heard(link, message)));
+                        }
+                        Effect::Close(link) => self.links.retain(|end| end.1 != link),
+                        Effect::Dial(_) => {}
+                    }
+                }
+            }
+            receipt
+        }
+
+        fn pass(&mut self, ms: u64) {
+            for _ in 0..ms / 100 {
+                self.now.mono_ms += 100;
+                (0..self.nodes.len()).for_each(|node| {
+                    self.give(node, Event::Tick);
+                });
+            }
+        }
+
+        fn put(&mut self, node: usize, id: &str, bytes: usize) -> Receipt {
+            let text = format!("\"{}\"", "x".repeat(bytes));
+            let commands = vec![Command::Put(DocKey::new("c", id.to_string()), text.into())];
+            let draft = Draft { key: None, guards: Vec::new(), commands, present: false };
+            self.give(node, Event::Submit(0, draft)).expect("it is a member")
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_lacks_only_its_end_goes_on_there() {
+        let mut pool = Pool::default();
+        let a = pool.add(Replica::new(config(1, true)));
+        pool.pass(100);
+        (0..20).for_each(|n| drop(pool.put(a, &n.to_string(), 100_000)));
+        pool.pass(2_000);
+        assert!(pool.nodes[a].horizon() > 20, "all is forgotten");
+        let b = pool.add(Replica::new(config(2, false)));
+        pool.lost = 1;
+        pool.link(a, b);
+        pool.pass(200);
+        pool.part(a, b);
+        assert_eq!(pool.nodes[b].fetch_progress(), Some((20, 20)));
+        pool.link(a, b);
+        pool.pass(1_000);
+        assert_eq!((pool.nodes[b].counters().adopted, pool.nodes[b].standing()), (1, Standing::Member));
+        assert_eq!(pool.nodes[b].state().digest(), pool.nodes[a].state().digest());
+        let bases = pool.records[b].iter().filter(|record| matches!(record, Record::Snapshot(Part::Base(_))));
+        assert_eq!(bases.count(), 1, "it did not begin anew");
     }
 }

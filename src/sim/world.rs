@@ -339,7 +339,7 @@ impl World {
             Some(Parcel::Message(Message::Snapshot(time, part))) => match part {
                 Part::Base(_) => format!("snapshot of {time}"),
                 Part::Documents(slice) => format!("{} documents of {time}", slice.documents.len()),
-                Part::Whole(_) => format!("end of the snapshot of {time}"),
+                Part::Whole(_) | Part::Again(_) => format!("end of the snapshot of {time}"),
             },
             Some(Parcel::Message(Message::Ask)) => "asks how far its ops are held".into(),
             Some(Parcel::Message(Message::Held(seq))) => format!("holds {seq}"),

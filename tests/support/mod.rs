@@ -43,6 +43,13 @@ pub async fn start_node() -> TestNode {
     node
 }
 
+/// Starts a node that founds a pool of its own, and forgets what is final.
+pub async fn start_forgetful_node() -> TestNode {
+    let node = start_with("node-0", None, Retention { ops: 0, bytes: 0 }).await;
+    until(&node.node, |replica| replica.standing() == Standing::Member).await;
+    node
+}
+
 /// Starts nodes of one pool, and waits until each is a member and knows all others. Pairs may still be linking.
 pub async fn start_pool<const N: usize>() -> [TestNode; N] {
     let first = start_node().await;
@@ -65,6 +72,10 @@ pub async fn start_joining() -> TestNode {
 }
 
 async fn start(name: &str, join: Option<String>) -> TestNode {
+    start_with(name, join, Retention::default()).await
+}
+
+async fn start_with(name: &str, join: Option<String>, retention: Retention) -> TestNode {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let config = Config {
@@ -76,7 +87,7 @@ async fn start(name: &str, join: Option<String>) -> TestNode {
         pool: None,
         // The pool's id is drawn from it, and two pools must not have the same.
         seed: fastrand::u64(..),
-        retention: Retention::default(),
+        retention,
     };
     let (node, stop) = (Node::start(config, Tcp), CancellationToken::new());
     let router = api::router(Api { node: node.clone(), stop: stop.clone() });
@@ -129,6 +140,17 @@ impl TestNode {
 
     pub async fn delete(&self, path: &str) -> Answer {
         self.call(Method::DELETE, path).send().await
+    }
+
+    /// Waits until all ops that this node has issued so far are forgotten, and gives the time up to which they are.
+    pub async fn forgotten(&self) -> u64 {
+        let clock = self.ops().await;
+        loop {
+            let horizon = self.node.read(|replica, _| replica.horizon()).await.unwrap();
+            if horizon >= clock {
+                return horizon;
+            }
+        }
     }
 
     /// How many ops this node holds: what tells that a refused request changed nothing.

@@ -144,6 +144,16 @@ impl Http {
         Some((head.status, head.headers, serde_json::from_slice(&body).unwrap_or_default()))
     }
 
+    /// One request as it is, and the JSON of the answer.
+    pub async fn send(&self, request: Request<String>) -> (StatusCode, Value) {
+        let (head, body) = request.into_parts();
+        let request = Request::from_parts(head, Full::new(Bytes::from(body)));
+        let response = self.answer(request).await.expect("an answer");
+        let status = response.status();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        (status, serde_json::from_slice(&body).expect("JSON"))
+    }
+
     pub async fn put(&self, url: &str, body: &str) -> StatusCode {
         self.call(Method::PUT, url, None, body.into()).await.0
     }
@@ -224,13 +234,18 @@ impl Http {
 
     /// Waits until a node's `/v1/pool` is as wanted.
     pub async fn pool_until(&self, node: &Process, wanted: impl Fn(&Value) -> bool) {
+        self.document_until(&format!("{}/v1/pool", node.url), wanted).await;
+    }
+
+    /// Waits until what is at a URL is as wanted.
+    pub async fn document_until(&self, url: &str, wanted: impl Fn(&Value) -> bool) {
         let end = Instant::now() + PATIENCE;
         loop {
-            let pool = self.json(&format!("{}/v1/pool", node.url)).await;
-            if wanted(&pool) {
+            let found = self.json(url).await;
+            if wanted(&found) {
                 return;
             }
-            assert!(Instant::now() < end, "{}: {pool}", node.url);
+            assert!(Instant::now() < end, "{url}: {found}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
