@@ -258,7 +258,9 @@ async fn an_old_copy_of_a_disk_whose_pool_has_forgotten_what_came_since_costs_no
             running[2] = places[2].start();
         }
         let all: Vec<&Process> = running.iter().collect();
-        let other = |pool: &Value| pool["state"] == "member" && pool["node"] != *before;
+        // Only what it has issued on the old copy is another past of its id.
+        let other =
+            |pool: &Value| pool["state"] == "member" && (!offline || pool["node"] != *before) && pool["docs"] == 202;
         http.pool_until(all[2], other).await;
         // What only the old copy had comes again once the others have answered the eviction of its old id.
         for node in &all {
