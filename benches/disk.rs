@@ -1,8 +1,8 @@
 //! What the disk costs: acknowledged writes a second in each sync mode, beside Redis where it is installed, and how long a
-//! node takes to come back with a million ops.
+//! node takes to come back with a million ops, from these or from a snapshot; and writes while a snapshot is written.
 //!
 //! Clients and servers share the machine's processors. Prints figures, asserts none.
-//! `cargo bench --bench disk [writes|recovery]`.
+//! `cargo bench --bench disk [writes|recovery|snapshot]`.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,8 +16,8 @@ use lamplight::{
     node::{Node, Tcp},
     op::{Body, Command, DocKey, Newcomer, NodeId, Op, OpId, PoolId},
     record::{Identity, Record},
-    replica::{Config, Recovery, Retention, Standing},
-    storage::{self, Store, SyncMode},
+    replica::{Config, Event, Now, Recovery, Retention, Standing},
+    storage::{self, Layout, Options, Store, SyncMode},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -45,6 +45,9 @@ async fn main() {
     }
     if wanted("recovery") {
         recovery(&root);
+    }
+    if wanted("snapshot") {
+        snapshot(&root).await;
     }
     std::fs::remove_dir_all(root).expect("made above");
 }
@@ -97,16 +100,24 @@ async fn serve(dir: &Path, sync: Option<SyncMode>) -> String {
     let address = listener.local_addr().expect("bound").to_string();
     let replica = Recovery::new(config(format!("http://{address}"))).finish(None);
     let store = sync.map(|sync| Store::open(dir, sync, &mut drop).expect("a fresh directory").0);
-    let node = Node::resume(replica, store, Tcp);
+    run(listener, Node::resume(replica, store, Tcp)).await;
+    address
+}
+
+/// Serves a node, and waits until it is a member.
+async fn run(listener: TcpListener, node: Node) {
     let mut published = node.published();
     let stop = CancellationToken::new();
     let listener = axum::serve::ListenerExt::tap_io(listener, |io: &mut TcpStream| drop(io.set_nodelay(true)));
     tokio::spawn(api::serve(listener, api::router(Api { node, stop: stop.clone() }), stop));
     published.wait_for(|published| published.standing == Standing::Member).await.expect("it runs");
-    address
 }
 
 async fn put(address: &str, writers: usize) -> f64 {
+    put_timed(address, writers).await.len() as f64 / ROUND.as_secs_f64()
+}
+
+async fn put_timed(address: &str, writers: usize) -> Vec<Duration> {
     let body = format!("{{\"text\":\"{}\"}}", "x".repeat(85));
     let request = |writer: usize, n: u64| {
         format!(
@@ -125,30 +136,30 @@ async fn put(address: &str, writers: usize) -> f64 {
     .await
 }
 
-/// One request at a time from each writer; returns answers a second.
+/// One request at a time from each writer; returns how long each took.
 async fn round(
     address: &str,
     writers: usize,
     request: &(impl Fn(usize, u64) -> String + Sync),
     whole: impl Fn(&[u8]) -> Option<()> + Copy,
-) -> f64 {
+) -> Vec<Duration> {
     let end = Instant::now() + ROUND;
     let clients = (0..writers).map(|writer| async move {
         let mut stream = TcpStream::connect(address).await.expect("it listens");
         stream.set_nodelay(true).expect("a socket");
-        let (mut answer, mut done) = (Vec::with_capacity(4096), 0_u64);
+        let (mut answer, mut took) = (Vec::with_capacity(4096), Vec::new());
         while Instant::now() < end {
-            stream.write_all(request(writer, done).as_bytes()).await.expect("it reads");
+            let began = Instant::now();
+            stream.write_all(request(writer, took.len() as u64).as_bytes()).await.expect("it reads");
             answer.clear();
             while whole(&answer).is_none() {
                 assert!(stream.read_buf(&mut answer).await.expect("it writes") > 0, "the server closed the connection");
             }
-            done += 1;
+            took.push(began.elapsed());
         }
-        done
+        took
     });
-    let done: u64 = join_all(clients).await.into_iter().sum();
-    done as f64 / ROUND.as_secs_f64()
+    join_all(clients).await.concat()
 }
 
 struct Redis {
@@ -182,16 +193,107 @@ impl Redis {
         };
         let whole = |answer: &[u8]| answer.ends_with(b"\r\n").then(|| assert_eq!(answer, b"+OK\r\n"));
         round(&self.address, writers, &request, whole).await;
-        let rate = round(&self.address, writers, &request, whole).await;
+        let rate = round(&self.address, writers, &request, whole).await.len() as f64 / ROUND.as_secs_f64();
         self.process.kill().expect("it runs");
         self.process.wait().expect("it ran");
         rate
     }
 }
 
-/// From a journal of a million puts of 97-byte documents to a replica that can serve.
+/// From a journal of a million puts of 97-byte documents to a replica that can serve; and from a snapshot of them.
 fn recovery(root: &Path) {
-    let dir = root.join("recovery");
+    let (ops, snapshot) = (root.join("recovery"), root.join("recovery-snapshot"));
+    million(&ops);
+    for round in 1..=3 {
+        println!("recovery {round} from ops: {}", recovered(&ops));
+    }
+    compacted(&ops, &snapshot);
+    for round in 1..=3 {
+        println!("recovery {round} from a snapshot: {}", recovered(&snapshot));
+    }
+}
+
+/// Comes back from a journal, and says what that took.
+fn recovered(dir: &Path) -> String {
+    let began = Instant::now();
+    let mut recovery = Recovery::new(config("http://127.0.0.1:1".into()));
+    let (store, found) = Store::open(dir, SyncMode::Always, &mut |record| recovery.take(record)).expect("sound");
+    let replica = recovery.finish(None);
+    let took = began.elapsed().as_secs_f64();
+    assert_eq!((replica.log().len() as u64, replica.standing()), (OPS, Standing::Member), "all came back");
+    store.close().expect("it writes");
+    format!("{} documents, {} MB, {took:.2} s", replica.state().count(), found.bytes / 1_000_000)
+}
+
+/// Writes a journal that consists of a snapshot of all that another holds.
+fn compacted(from: &Path, to: &Path) {
+    let forgets = Config { retention: Retention { ops: 0, bytes: 0 }, ..config("http://127.0.0.1:1".into()) };
+    let mut recovery = Recovery::new(forgets);
+    storage::read(from, &mut |record| recovery.take(record)).expect("sound");
+    let mut replica = recovery.finish(None);
+    for tick in 1.. {
+        replica.handle(Now { mono_ms: 100 * tick, wall_ms: 0 }, Event::Tick);
+        if replica.log().kept().0 == 0 {
+            break;
+        }
+    }
+    let began = Instant::now();
+    let mut dump = replica.dump().expect("it holds something");
+    let slices = std::iter::from_fn(|| Some(replica.dump_next(&mut dump).expect("nothing is forgotten meanwhile")));
+    storage::copy(to, slices.take_while(|records| !records.is_empty()).flatten()).expect("room on the disk");
+    println!("a snapshot of all written in {:.2} s", began.elapsed().as_secs_f64());
+}
+
+/// Writes to a node with a million documents, while it writes a snapshot of them and while it does not.
+async fn snapshot(root: &Path) {
+    let (ops, dir) = (root.join("snapshot-ops"), root.join("snapshot"));
+    million(&ops);
+    compacted(&ops, &dir);
+    for round in 1..=3 {
+        for snapshots in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("bound").to_string();
+            let forgets = Config { retention: Retention { ops: 0, bytes: 0 }, ..config(format!("http://{address}")) };
+            let mut recovery = Recovery::new(forgets);
+            let layout = Layout { snapshot_bytes: u64::MAX / 4, ..Layout::default() };
+            let options = Options { layout, ..Options::default() };
+            let opened = Store::open_with(&dir, options, &mut |record| recovery.take(record));
+            let mut store = opened.expect("sound").0;
+            if snapshots {
+                // Then one is wanted until it is whole.
+                store.lack_beginning();
+            }
+            let node = Node::resume(recovery.finish(None), Some(store), Tcp);
+            run(listener, node.clone()).await;
+            let busy = tokio::spawn(share_compacting(node.clone()));
+            let mut took = put_timed(&address, 64).await;
+            let busy = busy.await.expect("it ran");
+            took.sort_unstable();
+            let at = |share: usize| took[took.len() * share / 1_000].as_secs_f64() * 1e3;
+            let (rate, p50, p99, most) = (took.len() as f64 / ROUND.as_secs_f64(), at(500), at(990), at(999));
+            println!(
+                "64 writers, round {round}, a snapshot under way {busy:.0} % of the time: {rate:.0} PUT/s, p50 {p50:.2} ms, \
+                 p99 {p99:.2} ms, p99.9 {most:.2} ms"
+            );
+            node.stop().await.expect("the disk is sound");
+        }
+    }
+}
+
+/// In how much of a round's time a snapshot was under way, in percent.
+async fn share_compacting(node: Node) -> f64 {
+    let end = Instant::now() + ROUND;
+    let (mut looks, mut found) = (0, 0);
+    while Instant::now() < end {
+        looks += 1;
+        found += u32::from(node.read(|replica, _| replica.is_compacting()).await.expect("it runs"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    100.0 * f64::from(found) / f64::from(looks)
+}
+
+/// Writes a journal of a million puts of 97-byte documents.
+fn million(dir: &Path) {
     let node = NodeId(Uuid::new_v4());
     let identity = Identity { node, pool: PoolId(Uuid::new_v4()), pool_name: "bench".into() };
     let value = format!("{{\"text\":\"{}\"}}", "x".repeat(86));
@@ -205,15 +307,5 @@ fn recovery(root: &Path) {
         Record::Op(Op::encode(OpId { origin: node, seq }, seq, &body).expect("well formed"))
     };
     let records = std::iter::once(Record::Identity(identity)).chain((1..=OPS).map(op));
-    storage::copy(&dir, records).expect("room on the disk");
-    for round in 1..=3 {
-        let began = Instant::now();
-        let mut recovery = Recovery::new(config("http://127.0.0.1:1".into()));
-        let (store, found) = Store::open(&dir, SyncMode::Always, &mut |record| recovery.take(record)).expect("sound");
-        let replica = recovery.finish(None);
-        let took = began.elapsed().as_secs_f64();
-        assert_eq!((replica.log().len() as u64, replica.standing()), (OPS, Standing::Member), "all came back");
-        println!("recovery {round}: {OPS} ops, {} MB, {took:.2} s", found.bytes / 1_000_000);
-        store.close().expect("it writes");
-    }
+    storage::copy(dir, records).expect("room on the disk");
 }

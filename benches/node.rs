@@ -14,7 +14,7 @@ use futures_util::{SinkExt, StreamExt, future::join_all};
 use lamplight::{
     api::{self, Api},
     node::{Node, Tcp},
-    op::{Command, DocKey, NodeId},
+    op::{Command, DocKey, Eviction, NodeId},
     replica::{Config, Draft, Retention, Standing},
 };
 use serde_json::{Value, json};
@@ -52,7 +52,8 @@ async fn main() {
         finals().await;
     }
     if wanted("catchup") {
-        catch_up().await;
+        catch_up("by log", Retention { ops: usize::MAX, bytes: usize::MAX }).await;
+        catch_up("by snapshot", Retention { ops: 0, bytes: 0 }).await;
     }
 }
 
@@ -62,6 +63,10 @@ struct Server {
 }
 
 async fn start(name: &str, join: Option<&Server>) -> Server {
+    start_with(name, join, Retention::default()).await
+}
+
+async fn start_with(name: &str, join: Option<&Server>, retention: Retention) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();
     let config = Config {
@@ -72,7 +77,7 @@ async fn start(name: &str, join: Option<&Server>) -> Server {
         join: join.iter().map(|server| format!("http://{}", server.address)).collect(),
         pool: None,
         seed: 7,
-        retention: Retention::default(),
+        retention,
     };
     let node = Node::start(config, Tcp);
     let stop = CancellationToken::new();
@@ -238,9 +243,9 @@ where
     serde_json::from_str(message.to_text().expect("text")).expect("JSON")
 }
 
-/// A newcomer to a pool whose one node holds a million ops.
-async fn catch_up() {
-    let a = start("a", None).await;
+/// A newcomer to a pool whose one node holds a million documents, and the ops that made them or none of these.
+async fn catch_up(how: &str, retention: Retention) {
+    let a = start_with("a", None, retention).await;
     ready(&a).await;
     let value: Arc<str> = format!("{{\"text\":\"{}\"}}", "x".repeat(85)).into();
     let began = Instant::now();
@@ -258,8 +263,21 @@ async fn catch_up() {
     }
     let ops = CATCH_UP_OPS as f64;
     println!("issued on one node, without HTTP: {:.0} ops/s", ops / began.elapsed().as_secs_f64());
-    let began = Instant::now();
-    let b = start("b", Some(&a)).await;
-    ready(&b).await;
-    println!("catch-up with {CATCH_UP_OPS} ops of {} bytes: {:.1} s", value.len(), began.elapsed().as_secs_f64());
+    let keeps = |replica: &lamplight::replica::Replica| replica.log().kept().0;
+    while a.node.read(move |replica, _| keeps(replica)).await.expect("it runs") > CATCH_UP_OPS.min(retention.ops) + 1 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for round in 1..=3 {
+        let began = Instant::now();
+        let b = start_with("b", Some(&a), retention).await;
+        ready(&b).await;
+        let (took, bytes) = (began.elapsed().as_secs_f64(), value.len());
+        println!("catch-up {how} with {CATCH_UP_OPS} documents of {bytes} bytes, round {round}: {took:.1} s");
+        assert_eq!(b.node.read(|replica, _| replica.state().count()).await.expect("it runs"), CATCH_UP_OPS);
+        let evict = Command::Evict(Eviction { node: b.node.id(), force: true });
+        b.node.stop().await.expect("it is in memory only");
+        let draft = Draft { key: None, guards: Vec::new(), commands: vec![evict], present: false };
+        a.node.submit(draft).await.expect("it runs").expect("an op");
+    }
+    a.node.stop().await.expect("it is in memory only");
 }

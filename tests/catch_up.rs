@@ -347,3 +347,99 @@ async fn what_an_evicted_node_alone_had_counts_once_when_it_comes_back_to_a_pool
     }
     places[0].remove();
 }
+
+/// Flips a bit amidst the record that a predicate chooses, in a journal of one segment; gives that record.
+fn flip(dir: &Path, wanted: impl Fn(&Part) -> bool) -> Part {
+    let mut found = None;
+    let mut look = |record: Record| {
+        if let Record::Snapshot(part) = record
+            && wanted(&part)
+        {
+            found = Some(part);
+        }
+    };
+    storage::read(dir, &mut look).unwrap();
+    let (part, mut frame) = (found.expect("it is there"), Vec::new());
+    Record::Snapshot(part.clone()).encode(&mut frame);
+    let path = dir.join("journal-00000001");
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(frame.len()).position(|window| window == frame).expect("it is written as it is encoded");
+    bytes[at + frame.len() / 2] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    part
+}
+
+/// The kinds of records that a snapshot in a journal consists of, by name.
+const KINDS: [(&str, fn(&Part) -> bool); 4] = [
+    ("base", |part| matches!(part, Part::Base(_))),
+    ("documents", |part| matches!(part, Part::Documents(slice) if slice.documents.len() > 10 && slice.next.is_some())),
+    ("again", |part| matches!(part, Part::Again(_))),
+    ("whole", |part| matches!(part, Part::Whole(_))),
+];
+
+/// Stops a node, whose journal then is a snapshot of what it holds, with the ops behind it.
+fn stop_with_snapshot(place: &Place, node: &mut Process) {
+    let copied = place.dir.with_extension("copy");
+    program(&["backup", copied.to_str().unwrap(), "--url", &node.url], 0);
+    node.kill();
+    copy(&copied, &place.dir);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_snapshot_is_damaged_serves_when_it_has_a_whole_one_from_its_peer() {
+    for (kind, wanted) in KINDS {
+        let (http, places) = (Http::new(), places(&format!("flipped-{kind}")));
+        let mut running = start_all(&http, &places[..2]).await;
+        fill(&http, &[&running[0], &running[1]]).await;
+        http.cut(&running[1], true).await;
+        put_many(&http, &places[1], "own", 100).await;
+        let before = id_of(&http, &running[1]).await;
+        stop_with_snapshot(&places[1], &mut running[1]);
+        put_many(&http, &places[0], "missed", 100).await;
+        running[0].kill();
+        flip(&places[1].dir, wanted);
+        running[1] = places[1].start();
+        let said = running[1].said();
+        assert!(said.contains("the journal is damaged") && said.contains(", after record "), "{kind}: {said}");
+        assert_eq!(ready(&http, &running[1]).await, StatusCode::SERVICE_UNAVAILABLE, "{kind}");
+        let get = format!("{}/v1/docs/kept/old-1", running[1].url);
+        let (status, ..) = http.call(Method::GET, &get, None, String::new()).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{kind}");
+        running[0] = places[0].start();
+        let all: Vec<&Process> = running.iter().collect();
+        http.pool_until(all[1], |pool| pool["state"] == "member" && pool["node"] != *before).await;
+        for node in &all {
+            http.has(node, "kept", MANY + 200).await;
+        }
+        same(&http, &all).await;
+        assert_eq!(http.listing(all[0], "kept").await.len(), MANY + 200, "{kind}");
+        places[0].remove();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_node_whose_snapshot_is_damaged_serves_what_is_sound() {
+    for (kind, wanted) in KINDS {
+        let (http, places) = (Http::new(), places(&format!("lone-{kind}")));
+        let place = &places[0];
+        let mut running = start_all(&http, &places[..1]).await;
+        fill(&http, &[&running[0]]).await;
+        let pool = http.json(&format!("{}/v1/pool", place.url())).await["pool"].clone();
+        stop_with_snapshot(place, &mut running[0]);
+        let lost = match flip(&place.dir, wanted) {
+            Part::Documents(slice) => slice.documents.into_iter().map(|document| document.id).collect(),
+            _ => BTreeSet::new(),
+        };
+        let node = place.start();
+        http.formed(&[&node], 1).await;
+        let said = node.said();
+        assert!(said.contains("the journal is damaged") && said.contains(", after record "), "{kind}: {said}");
+        assert!(said.contains("documents of the snapshot are lost") != lost.is_empty(), "{kind}: {said}");
+        assert_eq!(http.json(&format!("{}/v1/pool", node.url)).await["pool"], pool, "{kind}");
+        let kept: BTreeSet<String> = http.listing(&node, "kept").await.into_iter().map(|(id, _)| id).collect();
+        let expected: BTreeSet<String> = (0..MANY).map(|n| format!("old-{n}")).collect();
+        assert_eq!(kept, &expected - &lost, "{kind}");
+        put_many(&http, place, "after", 20).await;
+        places[0].remove();
+    }
+}

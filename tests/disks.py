@@ -97,11 +97,58 @@ def full(stack, root):
     until("c holds all that was acknowledged, and no more", lambda: c.listing().keys() == acknowledged)
     check(a.listing() == b.listing() == c.listing(), "the nodes differ")
 
+    full_while_a_snapshot_is_due(stack, root)
+
     c.kill()
     sh("mount", "-o", "remount,ro", disk.path)
     ended = subprocess.run(c.command, capture_output=True, text=True, timeout=PATIENCE_S)
     print(f"read-only: exit code {ended.returncode}, {ended.stderr.strip()}")
     check(ended.returncode == 1 and ended.stderr.count("\n") == 1 and "--data" in ended.stderr, ended)
+
+
+def full_while_a_snapshot_is_due(stack, root):
+    """A snapshot that finds no room waits for it; then it is finished, and what it stands for is given back."""
+    disk = stack.enter_context(LoopDisk(root / "due", megabytes=320))
+    data = disk.path / "data"
+    node = stack.enter_context(Node(data, more=["--retain-ops", "0", "--snapshot-bytes", "1GiB"]))
+    until("the node is ready", node.ready)
+    large, ids = "x" * 250_000, set()
+    # Documents of 35 MB, and a journal of twice that. The snapshot holds the ops too, which are not forgotten when it begins.
+    for n in range(280):
+        check(node.call("PUT", f"/v1/docs/kept/large-{n % 140}", {"text": large, "n": n})[0] in (200, 201), "room at first")
+        ids.add(f"large-{n % 140}")
+    node.kill()
+    ballast = disk.path / "ballast"
+    fill(ballast)
+    # From now on a snapshot is due: it begins, and finds no more room than what was made ready.
+    node.command[node.command.index("1GiB")] = "1MiB"
+    node.start()
+    until("the node is back, on a full disk", node.ready)
+
+    def refused():
+        status, _, body = node.call("PUT", "/v1/docs/kept/filler", {"text": large, "n": os.urandom(8).hex()})
+        return status == 507 and body["type"] == "urn:lamplight:problem:disk-full"
+
+    until("writes are refused", refused)
+    ids |= node.listing().keys() & {"filler"}
+    before = segments(data)
+    check("journal-00000001" in before, f"nothing was cut, for the snapshot is not whole: {before}")
+    check(node.call("GET", "/v1/docs/kept/large-0")[0] == 200, "reads go on")
+    check(node.listing().keys() == ids, "all documents are there")
+    ballast.unlink()
+    until("writes resume", lambda: node.call("PUT", "/v1/docs/kept/resumed", {})[0] == 201)
+    ids.add("resumed")
+    until("the snapshot is whole, and the beginning of the journal is given back", lambda: "journal-00000001" not in segments(data))
+    print(f"a snapshot that was due on a full disk: {len(before)} segments before there was room, {len(segments(data))} after")
+    node.kill()
+    node.start()
+    until("the node is back", node.ready)
+    check(node.listing().keys() == ids, "documents are lost")
+    node.kill()
+
+
+def segments(data):
+    return sorted(path.name for path in data.glob("journal-????????"))
 
 
 def failing(stack, root):
@@ -283,11 +330,11 @@ class Node:
 
     program = None
 
-    def __init__(self, data, join=(), sync="always", boot=None):
+    def __init__(self, data, join=(), sync="always", boot=None, more=()):
         with socket.create_server(("127.0.0.1", 0)) as chosen:
             self.port = chosen.getsockname()[1]
         self.command = [self.program, "serve", "--listen", f"127.0.0.1:{self.port}", "--data", data, "--sync", sync]
-        self.command += [word for node in join for word in ("--join", node.url())]
+        self.command += [word for node in join for word in ("--join", node.url())] + list(more)
         self.boot = boot
         self.start()
 

@@ -119,7 +119,14 @@ pub fn open(dir: &Path, keeping: Keeping, config: Config) -> Result<(Replica, Da
     };
     let mark = mark(dir, sync, lost.is_some())
         .map_err(|error| Failure::new(format!("cannot write to {}: {error}", dir.display())))?;
+    let lacking = recovery.lacking();
     let replica = recovery.finish(lost.map(|_| NodeId(Uuid::new_v4())));
+    if replica.is_spoilt() && lacking > 0 {
+        tracing::error!(
+            about = lacking,
+            "documents of the snapshot are lost here: the peers are asked for all of it, and a node that is the only one of its pool goes on without them"
+        );
+    }
     if let (Some(why), true) = (lost, found.records > 0) {
         tracing::warn!(node = %replica.node(), why, "operations of this node may be lost here: it comes back under a new id, and asks its peers for them");
     }

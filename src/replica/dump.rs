@@ -134,9 +134,8 @@ impl Replica {
         }
         let ops = self.dump_ops(dump);
         if ops.is_empty() {
-            let again = |_: &Part| Part::Again(dump.pieces.base(&self.state, &self.log, &self.roster));
-            let end = dump.whole.as_ref().map(again).into_iter().chain(dump.whole.take());
-            return Ok(end.map(Record::Snapshot).collect());
+            let Some(whole) = dump.whole.take() else { return Ok(Vec::new()) };
+            return Ok(self.ending(dump.pieces.base(&self.state, &self.log, &self.roster), whole));
         }
         Ok(ops)
     }
@@ -161,6 +160,12 @@ impl Replica {
         let identity = self.identity().map(Record::Identity);
         let times = [Record::Ceiling(self.ceiling), Record::Frontier(self.finality.frontier)];
         identity.into_iter().chain(times).chain(self.orphans.iter().map(super::rebirth::Orphan::record)).collect()
+    }
+
+    /// What ends a snapshot in a journal. What it cannot do without comes once more, so that no single bad byte costs it.
+    pub(super) fn ending(&self, base: Base, whole: Part) -> Vec<Record> {
+        let again = std::iter::once(Record::Snapshot(Part::Again(base)));
+        again.chain(self.identity().map(Record::Identity)).chain([Record::Snapshot(whole)]).collect()
     }
 
     /// The journal has grown long. A snapshot helps only where ops were forgotten since the last one, or what is there was

@@ -37,6 +37,8 @@ struct Making {
     ids: BTreeSet<NodeId>,
     /// Whether documents are still coming: until then ops are placed, but not folded.
     open: bool,
+    /// About how many documents it begins with.
+    documents: u64,
 }
 
 impl Recovery {
@@ -73,6 +75,11 @@ impl Recovery {
         self.whole
     }
 
+    /// How many documents of a snapshot that is not whole are missing, about.
+    pub fn lacking(&self) -> u64 {
+        self.next.as_ref().map_or(0, |(next, sum)| next.documents.saturating_sub(sum.documents))
+    }
+
     /// The node, ready to go on. With `anew` it does so under a new id: where the journal may lack ops that it has
     /// issued, it would issue others in their places.
     pub fn finish(mut self, anew: Option<NodeId>) -> Replica {
@@ -95,6 +102,7 @@ impl Recovery {
                 next.replica.rebase(&base);
                 next.frontier = base.time;
                 next.open = true;
+                next.documents = base.documents;
                 (self.next, self.headless) = (Some((next, Whole::default())), None);
             }
             Part::Documents(slice) => {
@@ -108,7 +116,11 @@ impl Recovery {
             Part::Again(base) => {
                 let Some(headless) = self.headless.take() else { return };
                 self.take_part(Part::Base(base));
-                // Ops that came before the first documents found nothing to follow.
+                // What came between the lost base and the first documents was taken for the time before. Ops among that found
+                // nothing to follow.
+                if let Some((next, _)) = &mut self.next {
+                    next.follow(&self.made);
+                }
                 let before = self.made.replica.early.take_all().into_iter().map(Record::Op);
                 for record in before.chain(headless) {
                     match record {
@@ -132,7 +144,22 @@ impl Making {
     fn new(config: Config) -> Making {
         let mut replica = Replica::new(config);
         replica.takes_back = true;
-        Making { replica, batch: Vec::with_capacity(BATCH), frontier: 0, ids: BTreeSet::new(), open: false }
+        Making {
+            replica,
+            batch: Vec::with_capacity(BATCH),
+            frontier: 0,
+            ids: BTreeSet::new(),
+            open: false,
+            documents: 0,
+        }
+    }
+
+    /// Is the node that another in the making has come to be, but for what it holds.
+    fn follow(&mut self, before: &Making) {
+        self.replica.pool.clone_from(&before.replica.pool);
+        self.replica.orphans.clone_from(&before.replica.orphans);
+        self.take(Record::Ceiling(before.replica.ceiling));
+        self.take(Record::Frontier(before.frontier));
     }
 
     fn take(&mut self, record: Record) {
@@ -296,7 +323,8 @@ mod tests {
             assert_eq!(whole, held == 0 && !is_end, "{lost}");
             // An op that is lost keeps those behind it waiting.
             assert!(is_op || there(&again) == there(&node) - held, "{lost}: {} documents", there(&again));
-            assert_eq!(again.is_spoilt(), !whole);
+            assert_eq!((again.is_spoilt(), again.pool()), (!whole, node.pool()), "{lost}");
+            assert!(again.clock() >= node.clock(), "{lost}");
         }
     }
 

@@ -212,7 +212,7 @@ impl Replica {
                 // A member takes only what it held itself: else it could lose what it has told of.
                 let (time, own) = (incoming.base.time, self.log.horizon()..=self.finality.complete);
                 if !self.ready || own.contains(&time) && self.log.heads_at(time) == incoming.base.heads {
-                    self.install(incoming, stored);
+                    self.install(incoming, whole);
                 }
             }
             // A piece was lost on the way: the next tick asks for what comes behind those that are here.
@@ -221,7 +221,7 @@ impl Replica {
     }
 
     /// Begins with a snapshot; what this node holds beyond it stays.
-    fn install(&mut self, Incoming { base, state, .. }: Incoming, whole: Record) {
+    fn install(&mut self, Incoming { base, state, .. }: Incoming, whole: Whole) {
         let heads: std::collections::BTreeMap<NodeId, Head> = base.heads.iter().copied().collect();
         let forked =
             |origin: NodeId, head: Head| self.log.hash_at(origin, head.seq).is_some_and(|hash| hash != head.hash);
@@ -247,7 +247,8 @@ impl Replica {
         self.state.insert(&batch);
         (self.spoilt, self.doubtful, self.compacting) = (false, false, None);
         self.compacted = base.time;
-        self.effects.extend([Record::Snapshot(Part::Again(base)), whole].map(Effect::Store));
+        let ending = self.ending(base, Part::Whole(whole));
+        self.effects.extend(ending.into_iter().map(Effect::Store));
         self.counters.adopted += 1;
         self.links.values_mut().for_each(|link| link.dropped_ms = None);
         self.announce();
