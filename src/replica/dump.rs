@@ -171,7 +171,9 @@ impl Replica {
     /// The journal has grown long. A snapshot helps only where ops were forgotten since the last one, or what is there was
     /// damaged; and it must not be of documents that have holes, or come between the pieces of another.
     pub(super) fn on_compact(&mut self) {
-        let helps = self.log.horizon() > self.compacted || self.rewrites;
+        // What may be forgotten goes first, or the snapshot would take it along.
+        let settled = self.settle();
+        let helps = settled && (self.log.horizon() > self.compacted || self.rewrites);
         if self.compacting.is_none() && helps && self.ready && self.fetch.is_none() {
             self.compacting = self.dump();
             self.go_on_compacting();
@@ -199,8 +201,8 @@ impl Replica {
         *until_ms = (now_ms + PIN_MS).min(*first_ms + PINNED_MAX_MS);
     }
 
-    /// Forgets final ops that need not stay in the log.
-    pub(super) fn settle(&mut self) {
+    /// Forgets final ops that need not stay in the log; says whether that was all of them.
+    pub(super) fn settle(&mut self) -> bool {
         let now_ms = self.now.mono_ms;
         self.pins.retain(|_, (_, until_ms)| *until_ms > now_ms);
         let sending = self.links.values().filter_map(|link| link.transfer.as_ref()).map(|pieces| pieces.time);
@@ -211,7 +213,7 @@ impl Replica {
         let (ops, bytes) = (self.config.retention.ops, self.config.retention.bytes);
         let (ops, bytes) = (kept.saturating_sub(ops), kept_bytes.saturating_sub(bytes));
         if ops == 0 && bytes == 0 {
-            return;
+            return true;
         }
         let (mut horizon, mut count, mut freed) = (self.log.horizon(), 0, 0);
         for op in self.log.after(Stamp { time: horizon, origin: NodeId(uuid::Uuid::max()) }, None) {
@@ -224,5 +226,6 @@ impl Replica {
             let forgotten: Vec<Op> = self.log.forget(horizon);
             self.state.forget(&forgotten, horizon);
         }
+        count < FORGOTTEN_MAX
     }
 }
