@@ -307,4 +307,7 @@ async fn what_is_forgotten_is_told_as_such_and_what_is_kept_is_there() {
         (r#"{"n":2}"#.into(), second.json()["stamp"].as_str().unwrap())
     );
     node.get("/v1/docs/c/none/history").await.expect_problem(404, "not-found");
+    let op = second.json()["op"].as_str().unwrap().to_string();
+    node.get(&format!("/v1/ops/{op}")).await.expect_problem(410, "past-forgotten");
+    node.get(&format!("/v1/ops/{op}9")).await.expect_problem(404, "not-found");
 }

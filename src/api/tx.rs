@@ -17,7 +17,7 @@ use super::{
     steps,
     wait::Waited,
 };
-use crate::document::json;
+use crate::{document::json, op::OpId, replica::Replica};
 
 /// `POST /v1/tx`: one op over many documents.
 pub async fn post(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
@@ -41,14 +41,26 @@ pub async fn post(State(api): State<Api>, request: Request) -> Result<Response, 
 /// `GET /v1/ops/{op}`: the receipt as it stands, or as it is waited for. It is shown whatever it says.
 pub async fn op(State(api): State<Api>, OpPath(op): OpPath, uri: Uri) -> Result<Response, Problem> {
     let patience = api.patience(&uri).await?;
-    let waited = api.awaited_op(op, patience).await?.ok_or_else(|| {
+    match api.awaited_op(op, patience).await? {
+        Some(waited) => Ok(waited.answer(shown)),
+        None => Err(api.node.read(move |replica, _| no_op(replica, op)).await?),
+    }
+}
+
+fn no_op(replica: &Replica, op: OpId) -> Problem {
+    if op.seq > 0 && op.seq <= replica.log().start(op.origin).seq {
         let detail = format!(
-            "this node holds no op {op}: if another node gave you its receipt, send that answer's Lamplight-Session \
-             along, and this node waits for it"
+            "the op {op} is final, and forgotten here with all up to the time {}: read its documents, or ask a node that \
+             keeps more (--retain-ops)",
+            replica.horizon()
         );
-        Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
-    })?;
-    Ok(waited.answer(shown))
+        return Problem::new(StatusCode::GONE, "past-forgotten", detail);
+    }
+    let detail = format!(
+        "this node holds no op {op}: if another node gave you its receipt, send that answer's Lamplight-Session along, and \
+         this node waits for it"
+    );
+    Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
 }
 
 fn shown(waited: &Waited) -> Response {
