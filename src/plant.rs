@@ -57,6 +57,8 @@ pub enum Rule {
     Majority,
     /// The ops of an evicted member are taken from members only.
     FencedSource,
+    /// What only a node had that comes back as another is issued again.
+    Reissue,
     /// Only what is final is forgotten.
     ForgetFinal,
     /// The documents of a snapshot are what they were at its time.
@@ -67,7 +69,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 29] = [
+    pub const ALL: [Rule; 30] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -94,6 +96,7 @@ impl Rule {
         Rule::AllFence,
         Rule::Majority,
         Rule::FencedSource,
+        Rule::Reissue,
         Rule::ForgetFinal,
         Rule::SnapshotAt,
         Rule::WholeOnly,

@@ -662,6 +662,11 @@ impl Replica {
         self.counters
     }
 
+    /// The ids that it had to give up, as far as it knows.
+    pub fn former(&self) -> &BTreeSet<NodeId> {
+        &self.former
+    }
+
     /// Whether it has yet to issue again what it issued under an earlier id.
     pub fn has_orphans(&self) -> bool {
         !self.orphans.is_empty()

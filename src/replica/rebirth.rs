@@ -99,7 +99,8 @@ impl Replica {
     pub(super) fn issue_orphans(&mut self) {
         for orphan in std::mem::take(&mut self.orphans) {
             let (op, body) = (&orphan.op, orphan.op.body());
-            if orphan.is_shared(&self.log) || body.commands.iter().any(Command::is_membership) {
+            let left_out = left_out(Rule::Reissue);
+            if left_out || orphan.is_shared(&self.log) || body.commands.iter().any(Command::is_membership) {
                 continue;
             }
             if !self.is_settled(op.id()) {

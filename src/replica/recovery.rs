@@ -84,6 +84,7 @@ impl Recovery {
     /// issued, it would issue others in their places.
     pub fn finish(mut self, anew: Option<NodeId>) -> Replica {
         match self.next.take() {
+            Some((next, _)) if left_out(Rule::WholeOnly) => next.finish(anew),
             // What is sound of a snapshot that lacks something is better than what was left of the time before it.
             Some((next, _)) if anew.is_some() && next.replica.log.len() > self.made.replica.log.len() => {
                 let mut made = next;
@@ -130,7 +131,7 @@ impl Recovery {
                 }
             }
             Part::Whole(whole) => {
-                if self.next.as_ref().is_some_and(|(_, sum)| *sum == whole) || left_out(Rule::WholeOnly) {
+                if self.next.as_ref().is_some_and(|(_, sum)| *sum == whole) {
                     let Some((next, _)) = self.next.take() else { return };
                     self.made = Making { open: false, ..next };
                     self.whole = true;

@@ -38,8 +38,9 @@ pub struct Ledger {
 /// What a crash must not take back.
 #[derive(Clone, Copy, Debug, Default)]
 struct Told {
-    /// The last own op that was sent or acknowledged.
+    /// The last own op that was sent or acknowledged, and the last that was acknowledged.
     seq: u64,
+    acknowledged: u64,
     /// The greatest time that was announced or issued.
     clock: u64,
 }
@@ -131,7 +132,10 @@ impl Ledger {
     pub fn tells(&mut self, node: NodeId, effect: &Effect, stored: &[Record]) -> Result<(), Violation> {
         let told = self.told.entry(node).or_default();
         match effect {
-            Effect::Receipt(_, Ok(receipt)) if receipt.op.origin == node => told.seq = told.seq.max(receipt.op.seq),
+            Effect::Receipt(_, Ok(receipt)) if receipt.op.origin == node => {
+                told.seq = told.seq.max(receipt.op.seq);
+                told.acknowledged = told.acknowledged.max(receipt.op.seq);
+            }
             Effect::Send(_, Message::Hello(hello)) => told.clock = told.clock.max(hello.clock),
             Effect::Send(_, Message::Beat(beat)) => {
                 told.clock = told.clock.max(beat.clock);
@@ -197,6 +201,27 @@ impl Ledger {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What a node has acknowledged, under whatever id, is in its log, or has come again under another id.
+    pub fn acknowledged_is_there(&self, replica: &Replica) -> Result<(), Violation> {
+        let ids = replica.former().iter().copied().chain([replica.node()]);
+        for id in ids.filter(|id| !self.old.contains(id)) {
+            let acknowledged = self.told.get(&id).map_or(0, |told| told.acknowledged) as usize;
+            let held = replica.log().head(id).seq as usize;
+            let chain = self.chains.get(&id).map_or(&[][..], |chain| chain);
+            for Issued { op, .. } in chain.iter().take(acknowledged).skip(held) {
+                let body = op.body();
+                let again = || format!("again:{}", blake3::hash(op.bytes()).to_hex());
+                let key = body.key.as_ref().map_or_else(again, ToString::to_string);
+                let membership = body.commands.iter().any(crate::op::Command::is_membership);
+                if !membership && replica.state().claim(&key).is_none() {
+                    let detail = format!("{} was acknowledged, and is gone at {}", op.id(), replica.node());
+                    return violated("what was acknowledged is there", detail);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_log(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {

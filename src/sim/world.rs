@@ -33,6 +33,8 @@ pub struct World {
     ledger: Ledger,
     /// Whether every step is checked; runs of hundreds of nodes are only checked at their end.
     checks: bool,
+    /// Whether idempotency keys are remembered for as long as a run takes.
+    remembers: bool,
     trace: blake3::Hasher,
     now_ms: u64,
 }
@@ -168,6 +170,7 @@ impl World {
             dials: Vec::new(),
             ledger: Ledger::default(),
             checks,
+            remembers: true,
             trace: blake3::Hasher::new(),
             now_ms: 0,
         }
@@ -183,6 +186,7 @@ impl World {
             Action::LeaveOut(rule) => plant::leave_out(*rule),
             Action::EarlyMax(most) => plant::squeeze_early(*most),
             Action::Squeeze(span, slice) => {
+                self.remembers = *span == u64::MAX;
                 plant::squeeze_span(*span);
                 plant::squeeze_slice(*slice);
             }
@@ -647,6 +651,9 @@ impl World {
         }
         if self.checks {
             self.live().try_for_each(|(_, replica)| self.ledger.finals_stand(replica))?;
+            // Of what a damaged disk has lost, and of keys that have ended, nothing can be told.
+            let tells = |(node, _): &(usize, &Replica)| self.remembers && !self.nodes[*node].disk.lost;
+            self.live().filter(tells).try_for_each(|(_, replica)| self.ledger.acknowledged_is_there(replica))?;
         }
         let mut live = self.live();
         let Some((first, model)) = live.next() else { return Ok(()) };
