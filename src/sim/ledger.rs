@@ -484,7 +484,7 @@ pub fn is_stored(id: OpId, records: &[Record]) -> bool {
     for record in records {
         match record {
             Record::Op(op) if op.id() == id => return true,
-            Record::Snapshot(Part::Base(base)) => {
+            Record::Snapshot(Part::Base(base) | Part::Again(base)) => {
                 let has = |(origin, head): &(NodeId, Head)| *origin == id.origin && head.seq >= id.seq;
                 snapshot = base.heads.iter().any(has);
             }
