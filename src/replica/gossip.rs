@@ -116,10 +116,10 @@ impl Replica {
         }
         let node = self.config.node;
         if let Some(found) = self.links.get_mut(&link) {
-            let from_member = found.peer.as_ref().is_some_and(|peer| peer.member);
             found.peer_holds(heads, &self.log);
             found.holds_own = heads.iter().find(|(origin, _)| *origin == node).map_or(0, |(_, head)| head.seq);
-            if from_member && !self.ready && found.catch_up.is_none() {
+            // Only members say what they hold to one who is none, whatever became of their word that they are.
+            if !heads.is_empty() && !self.ready && found.catch_up.is_none() {
                 found.catch_up = Some(heads.iter().map(|(origin, head)| (*origin, head.seq)).collect());
             }
         }
@@ -295,7 +295,7 @@ impl Replica {
     /// A node that is not ready takes all it lacks from one member, its host: of two sides of a pool that go on without each
     /// other it must not mix what they hold.
     pub(super) fn choose_host(&mut self) {
-        let serves = |link: &Link| link.catch_up.is_some() && link.peer.as_ref().is_some_and(|peer| peer.member);
+        let serves = |link: &Link| link.catch_up.is_some();
         if self.ready || self.host.and_then(|host| self.links.get(&host)).is_some_and(serves) {
             return;
         }

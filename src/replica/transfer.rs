@@ -124,7 +124,8 @@ impl Replica {
         }
         let last = self.fetch.as_ref().and_then(|fetch| fetch.link);
         let serves = |(_, link): &(&LinkId, &super::Link)| {
-            let member = link.peer.as_ref().is_some_and(|peer| peer.member && !self.roster.is_gone(peer.node));
+            let known = |peer: &crate::wire::Hello| peer.member || link.catch_up.is_some();
+            let member = link.peer.as_ref().is_some_and(|peer| known(peer) && !self.roster.is_gone(peer.node));
             member && (link.dropped_ms.is_some() || self.spoilt || self.doubtful)
         };
         let mut others: Vec<LinkId> = self.links.iter().filter(serves).map(|(id, _)| *id).collect();
