@@ -164,6 +164,7 @@ impl From<Fault> for Problem {
             Fault::BadName(why) => Problem::bad("bad-name", why),
             Fault::TooLarge => Problem::too_large(fault.to_string()),
             Fault::BadPatch(error) => error.into(),
+            Fault::BadUpdate(why) => Problem::bad("bad-update", why.to_string()),
             Fault::NotCanonical | Fault::NotAlone => Problem::bad("bad-request", fault.to_string()),
         }
     }
