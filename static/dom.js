@@ -4,7 +4,15 @@
 
 /// One element. `key` names it among its siblings, so that `morph` finds it again after insertions and removals.
 export function h(tag, attributes, ...children) {
-  const element = document.createElement(tag);
+  return build(document.createElement(tag), tag, attributes, children);
+}
+
+/// The same for a part of a picture.
+export function s(tag, attributes, ...children) {
+  return build(document.createElementNS("http://www.w3.org/2000/svg", tag), tag, attributes, children);
+}
+
+function build(element, tag, attributes, children) {
   for (const [name, value] of Object.entries(attributes ?? {})) {
     if (value === null || value === undefined || value === false) continue;
     if (name === "key") element.dataset.key = value;
