@@ -77,7 +77,8 @@ function paintLanes(scene) {
     ctx.setLineDash([2, 5]);
     line(ctx, clock, y, width, y);
     ctx.setLineDash([]);
-    if (lane.silent && clock < width) line(ctx, clock, y - 7, clock, y + 7);
+    // Not a line through: what is known of this node ends here.
+    if (lane.silent && clock < width) line(ctx, clock, y - 9, clock, y + 9);
   });
   ctx.globalAlpha = 1;
 }
@@ -140,7 +141,7 @@ function paintEdges(scene, from, to) {
     ctx.strokeStyle = colour;
     ctx.stroke(thin[lane]);
   });
-  ctx.globalAlpha = 0.8;
+  ctx.globalAlpha = 0.55;
   ctx.strokeStyle = colours.ink;
   ctx.stroke(strong);
   ctx.globalAlpha = 1;

@@ -426,6 +426,6 @@ function laneNote(member, pool) {
   const words = [`clock ${member.clock}`];
   if (member.self) words.push("this node");
   if (!member.alive) words.push(`last heard ${age(member.heard_ms_ago)}`);
-  if (holdersOf(pool).some((holder) => holder.member === member.id)) words.push("⧗ holds finality back");
+  if (holdersOf(pool).some((holder) => holder.member === member.id)) words.push("holds finality back");
   return words.join(" · ");
 }

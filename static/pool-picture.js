@@ -7,6 +7,7 @@ import { age, count, shortId } from "./words.js";
 const NODES_MAX = 12;
 /// Past so many nodes, only names stand beside them.
 const NOTES_MAX = 6;
+const HOLDS = "holds finality back";
 const LINK_SAID = { linked: "linked", dialling: "dialling, not linked", none: "not linked" };
 
 export function poolPicture(pool, nodes, holders) {
@@ -15,9 +16,9 @@ export function poolPicture(pool, nodes, holders) {
   const places = members.map((_, index) => placeOf(index, members.length));
   const own = members.findIndex((member) => member.self);
   const holding = new Set(holders.map(({ member }) => member));
-  return s("svg", { class: `pool-picture ${members.length > NOTES_MAX ? "many" : ""}`, role: "img", "aria-label": said(pool, nodes, holding) },
+  return s("svg", { class: `pool-picture ${members.length > 3 ? "many" : ""}`, role: "img", "aria-label": said(pool, nodes, holding) },
     members.map((member, index) => index !== own && own >= 0 && link(member, places[own], places[index], pool.cut)),
-    members.map((member, index) => spot(member, places[index], nodes, pool, holding.has(member.id), members.length <= NOTES_MAX)));
+    members.map((member, index) => spot(member, places[index], nodes, pool, holding.has(member.id), members.length)));
 }
 
 /// On the ring, beginning at the top; two stand beside each other, and one alone in the middle.
@@ -25,7 +26,7 @@ function placeOf(index, total) {
   if (total === 1) return { x: 50, y: 44 };
   if (total === 2) return { x: index === 0 ? 24 : 76, y: 42 };
   const turn = (index / total) * 2 * Math.PI - Math.PI / 2;
-  return { x: 50 + 36 * Math.cos(turn), y: 50 + (total > NOTES_MAX ? 36 : 22) * Math.sin(turn) };
+  return { x: 50 + 36 * Math.cos(turn), y: total === 3 ? 54 + 18 * Math.sin(turn) : 50 + (total > NOTES_MAX ? 36 : 17) * Math.sin(turn) };
 }
 
 const percent = (number) => `${Math.round(number * 100) / 100}%`;
@@ -42,19 +43,19 @@ function link(member, from, to, isCut) {
       s("path", { class: "cut-mark", d: "M-7 7 L-1 -7 M1 7 L7 -7" })));
 }
 
-function spot(member, place, nodes, pool, isHolding, hasNotes) {
+function spot(member, place, nodes, pool, isHolding, total) {
   const lag = Number(pool.clock) - Number(member.clock);
-  const notes = hasNotes ? notesOf(member, lag) : [];
-  if (isHolding) notes.push("⧗ holds finality back");
+  const notes = total <= NOTES_MAX ? notesOf(member, lag) : [];
+  if (isHolding) notes.push(HOLDS);
   // Words stand away from the middle, where the links are.
-  const first = place.y < 40 ? -28 - 15 * notes.length : 37;
+  const first = place.y < 45 && total > 2 ? -28 - 15 * notes.length : 37;
   return s("svg", { x: percent(place.x), y: percent(place.y), overflow: "visible", class: `spot ${nodes.colour(member.id)} ${member.alive ? "" : "silent"}`, key: member.id },
     member.alive && s("circle", { class: "halo", r: "22" }),
     member.self && s("circle", { class: "self-ring", r: "17.5" }),
     s("circle", { class: "bulb", r: "11.5" }),
     isHolding && s("path", { class: "holding", d: "M-4.500 -6 H4.500 L-4.500 6 H4.500 Z" }),
     s("text", { class: "spot-name", y: String(first) }, nodes.name(member.id)),
-    notes.map((note, line) => s("text", { class: `spot-note ${note.startsWith("⧗") ? "strong" : ""}`, y: String(first + 16 + 15 * line) }, note)));
+    notes.map((note, line) => s("text", { class: `spot-note ${note === HOLDS ? "strong" : ""}`, y: String(first + 16 + 15 * line) }, note)));
 }
 
 function notesOf(member, lag) {

@@ -28,16 +28,16 @@ export function opDetails(chosen, { nodes, frontier, isBounded, past }) {
         h("button", { type: "button", "data-diagram": "show-at", "aria-disabled": past === entry.time && "true" }, "Show documents at this op"),
         h("button", { type: "button", class: "quiet-button", "data-diagram": "close" }, "Close"))),
     h("div", { class: "op-others" },
-      h("p", {}, concurrentWords(others.length, isBounded)),
+      h("p", {}, concurrentWords(others.length, isBounded, isFinalAt(entry, frontier))),
       h("div", { class: "others" },
         others.slice(0, CONCURRENT_SHOWN_MAX).map((other) => h("button", { type: "button", class: "quiet-button", key: other.op, "data-diagram": "go",
           "data-origin": other.origin, "data-seq": String(other.seq), "aria-label": `Go to ${other.time} of ${nodes.name(other.origin)}` }, stampMark(other.stamp, nodes))),
         others.length > CONCURRENT_SHOWN_MAX && h("span", { class: "quiet", key: "more" }, `and ${count(others.length - CONCURRENT_SHOWN_MAX, "more")}`.replace(/mores$/, "more")))));
 }
 
-function concurrentWords(number, isBounded) {
+function concurrentWords(number, isBounded, isFinal) {
   const where = isBounded ? " among the operations in this diagram" : "";
-  if (number === 0) return [h("b", {}, "Concurrent with none"), `${where}: it had seen, or was seen by, every other one.`];
+  if (number === 0) return [h("b", {}, isFinal ? "Concurrent with none" : "Concurrent with none so far"), `${where}: it had seen, or was seen by, every other one.`];
   return [h("b", {}, `Concurrent with ${count(number, "operation")}`), `${where}: neither had seen the other.`];
 }
 
@@ -46,7 +46,7 @@ function verdict(entry, frontier) {
   return h("p", { class: `verdict ${entry.rejected ? "rejected" : ""}` },
     h("span", { class: "mark", "aria-hidden": "true" }, entry.rejected ? "✕" : isFinal ? "●" : "○"),
     h("b", {}, entry.rejected ? "rejected" : "applied"),
-    isFinal ? ", final: nothing can come before it any more" : ", tentative: an operation not heard of yet may still come before it");
+    isFinal ? ", final: nothing can come before it any more" : ", tentative: an earlier one may still be heard of");
 }
 
 export function opTip(entry, nodes, frontier) {
