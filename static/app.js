@@ -16,6 +16,8 @@ import { choose, frames, showable } from "./view-side.js";
 const LOG_AT_MOST_EVERY_MS = 1000;
 const LOG_AT_LEAST_EVERY_MS = 4000;
 const DRAW_AT_MOST_EVERY_MS = 100;
+/// After a drawing that took long (many rows, a slow machine) the page rests so many times as long.
+const DRAW_REST_TIMES = 12;
 const FILTER_SETTLES_MS = 350;
 const OTHER = "/other";
 
@@ -50,6 +52,7 @@ const state = {
 
 let drawPlanned = false;
 let drawnAt = 0;
+let restMs = 0;
 
 /// Asks for a drawing soon. Many changes in a burst make one drawing.
 function draw() {
@@ -57,9 +60,11 @@ function draw() {
   drawPlanned = true;
   setTimeout(() => requestAnimationFrame(() => {
     drawPlanned = false;
-    drawnAt = performance.now();
+    const begun = performance.now();
     drawNow();
-  }), Math.max(0, drawnAt + DRAW_AT_MOST_EVERY_MS - performance.now()));
+    drawnAt = performance.now();
+    restMs = Math.max(DRAW_AT_MOST_EVERY_MS, DRAW_REST_TIMES * (drawnAt - begun));
+  }), Math.max(0, drawnAt + restMs - performance.now()));
 }
 
 function drawNow() {
@@ -85,7 +90,8 @@ function drawNow() {
   renew($("documents-count"), past.time !== null ? "as they were" : state.documents.loaded ? (filtered ? `${state.documents.size} matching` : count(state.documents.size, "document")) : "");
   renew($("filter-error"), state.filterFault ?? "");
   $("filter").setAttribute("aria-invalid", String(state.filterFault !== null));
-  renew($("receipt"), receipts(state.writes.shown(), state.failure, nodes));
+  renew($("receipt"), past.time === null ? receipts(state.writes.shown(), state.failure, nodes)
+    : h("p", { class: "quiet hint" }, `The documents as they were at time ${past.time}. Go back to now to write.`));
   renew($("adding"), addingForm(state.adding));
   renew($("rows"), past.time === null ? documentRows({ ...state, filtered, nodes }) : pastRows(past, state.collection, nodes));
   drawCollections();
@@ -125,6 +131,10 @@ const diagram = new Diagram($("diagram"), {
 // ---- The live documents ----
 
 let subscription = 0;
+/// Changes since the last poll. Where they come in a flood, rows do not light up: all would, and painting that takes the
+/// time that the diagram needs.
+let changes = 0;
+const FLOOD_PER_S = 40;
 
 const connection = new Connection({
   onState(now) {
@@ -147,6 +157,7 @@ const connection = new Connection({
       case "change": {
         const edit = state.edits.get(state.collection, message.doc.id);
         state.documents.change(message.doc);
+        changes += 1;
         if (edit) meetEdit(edit, message.doc);
         break;
       }
@@ -327,6 +338,8 @@ async function poll() {
       state.pool = content;
       state.unreachable = false;
       past.follow(content);
+      document.body.classList.toggle("flood", changes > FLOOD_PER_S * POLL_EVERY_MS / 1000);
+      changes = 0;
       await Promise.all([diagram.take(content, roster(content)), !state.side && pollLog()]);
     } catch {
       if (round === polls) state.unreachable = true;

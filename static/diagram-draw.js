@@ -129,7 +129,7 @@ function paintEdges(scene, from, to) {
     for (const [node, seq] of entry.seen) {
       const cause = history.get(node, seq);
       const lane = places.get(node);
-      if (!cause || lane === undefined) continue;
+      if (!cause || lane === undefined || !places.has(entry.origin)) continue;
       const isPast = found && (entry === found.entry || relationTo(found, entry) === "past");
       const path = isPast ? strong : thin[lane];
       path.moveTo(window.xOf(cause.time), laneY(scene, lane));
@@ -155,6 +155,7 @@ function paintDots(scene, from, to) {
   for (let index = from; index < to; index += 1) {
     const entry = history.ops[index];
     const sheet = sheets.get(entry.origin);
+    if (!sheet) continue;
     const x = window.xOf(entry.time);
     if (entry.rejected) addCross(sheet.cross, x, sheet.y, radius * 0.95);
     else if (entry.membership) addDiamond(entry.time <= frontier ? sheet.full : sheet.open, x, sheet.y, radius * 1.35);
@@ -201,6 +202,7 @@ function paintTicks(scene, from, to) {
   for (let index = from; index < to; index += 1) {
     const entry = history.ops[index];
     const sheet = sheets.get(entry.origin);
+    if (!sheet) continue;
     const kind = entry.rejected ? 2 : entry.time <= frontier ? 0 : 1;
     const x = Math.round(window.xOf(entry.time));
     if (sheet.last[kind] === x) continue;

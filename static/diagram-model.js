@@ -189,7 +189,7 @@ export class TimeWindow {
   static SCALE_MAX = 60;
   right = 0;
   scale = 16;
-  width = 600;
+  width = 0;
 
   xOf(time) {
     return this.width - (this.right - time) * this.scale;

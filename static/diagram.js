@@ -214,7 +214,11 @@ export class Diagram {
 
   #listen() {
     const canvas = this.#canvas;
-    new ResizeObserver(() => this.#plan()).observe(canvas.parentElement);
+    // The width is told here, so that no frame has to ask the page for its layout.
+    new ResizeObserver(([{ contentRect }]) => {
+      this.#window.width = Math.floor(contentRect.width);
+      this.#plan();
+    }).observe(canvas.parentElement);
     new IntersectionObserver(([entry]) => {
       this.#isSeen = entry.isIntersecting;
       this.#plan();
@@ -374,7 +378,7 @@ export class Diagram {
 
   /// Brings the canvas to the size of its place, in the screen's own pixels; false while it has none.
   #fit() {
-    const { clientWidth: width } = this.#canvas.parentElement;
+    const { width } = this.#window;
     if (width === 0) return false;
     const ratio = devicePixelRatio || 1;
     const [wide, high] = [Math.round(width * ratio), Math.round(this.#height * ratio)];
@@ -382,7 +386,6 @@ export class Diagram {
       [this.#canvas.width, this.#canvas.height] = [wide, high];
       this.#canvas.style.height = `${this.#height}px`;
     }
-    this.#window.width = width;
     this.#ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
     return true;
   }

@@ -5,8 +5,8 @@ import { age, count, shortId } from "./words.js";
 
 /// More nodes than this do not fit on the ring; the list below the picture has them all.
 const NODES_MAX = 12;
-/// Past so many nodes, only names stand beside them.
-const NOTES_MAX = 6;
+/// Past so many nodes, only names stand beside them, and who holds finality back.
+const NOTES_MAX = 4;
 const HOLDS = "holds finality back";
 const LINK_SAID = { linked: "linked", dialling: "dialling, not linked", none: "not linked" };
 
@@ -26,7 +26,7 @@ function placeOf(index, total) {
   if (total === 1) return { x: 50, y: 44 };
   if (total === 2) return { x: index === 0 ? 24 : 76, y: 42 };
   const turn = (index / total) * 2 * Math.PI - Math.PI / 2;
-  return { x: 50 + 36 * Math.cos(turn), y: total === 3 ? 54 + 18 * Math.sin(turn) : 50 + (total > NOTES_MAX ? 36 : 17) * Math.sin(turn) };
+  return { x: 50 + 30 * Math.cos(turn), y: total === 3 ? 54 + 18 * Math.sin(turn) : 50 + (total > NOTES_MAX ? 35 : 17) * Math.sin(turn) };
 }
 
 const percent = (number) => `${Math.round(number * 100) / 100}%`;
@@ -58,11 +58,13 @@ function spot(member, place, nodes, pool, isHolding, total) {
     notes.map((note, line) => s("text", { class: `spot-note ${note === HOLDS ? "strong" : ""}`, y: String(first + 16 + 15 * line) }, note)));
 }
 
+/// Short lines: on a narrow page there is room for some twenty letters.
 function notesOf(member, lag) {
-  const clock = lag > 0 ? `clock ${member.clock}, ${lag} behind` : `clock ${member.clock}`;
-  if (member.self) return [`this node · ${clock}`];
+  if (member.self) return ["this node", `clock ${member.clock}`];
   if (member.evicted) return ["evicted"];
-  return member.alive ? [clock] : [clock, member.heard_ms_ago === null || member.heard_ms_ago === undefined ? "never heard of" : `silent, last heard ${age(member.heard_ms_ago)}`];
+  const notes = lag > 0 ? [`${lag} behind`] : [`clock ${member.clock}`];
+  if (!member.alive) notes.push(`heard ${age(member.heard_ms_ago)}`);
+  return notes;
 }
 
 /// The picture in a sentence a node.

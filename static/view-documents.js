@@ -1,6 +1,6 @@
 // The documents of a collection: the table with its editors, the form for a new document, and the receipts of writes.
 // Each function builds its whole tree from the state; clicks are told apart by data-action, and app.js acts on them.
-import { h } from "./dom.js";
+import { h, kept } from "./dom.js";
 import { clip } from "./json.js";
 import { count, isFinal, parseStamp, shortVersion } from "./words.js";
 import { stampMark } from "./view-log.js";
@@ -54,13 +54,15 @@ function valueCell(doc, action) {
 function documentRow(doc, confirming, nodes, pool) {
   // Two names for one animation: a second change in a row starts it again.
   const lit = doc.lit === 0 ? "" : doc.lit % 2 === 1 ? "lit-odd" : "lit-even";
-  return h("tr", { key: doc.id, "data-id": doc.id, class: lit },
+  const { node } = parseStamp(doc.stamp);
+  const memo = [doc.version, doc.stamp, doc.status === "final" || isFinal(doc.stamp, pool), lit, confirming === doc.id, nodes.name(node), nodes.colour(node)].join(" ");
+  return kept("tr", doc.id, memo, () => h("tr", { key: doc.id, "data-id": doc.id, class: lit },
     idCell(doc.id),
     valueCell(doc, "edit-by-double-click"),
     versionCell(doc, nodes, pool),
     h("td", { class: "actions" }, confirming === doc.id
       ? [button("delete-yes", "Delete?", `Yes, delete ${doc.id}`, "danger"), button("delete-no", "Keep", `Keep ${doc.id}`)]
-      : [button("edit", "Edit", `Edit ${doc.id}`), button("delete", "Delete", `Delete ${doc.id}`)]));
+      : [button("edit", "Edit", `Edit ${doc.id}`), button("delete", "Delete", `Delete ${doc.id}`)])));
 }
 
 function editorRow(edit, doc, nodes) {
