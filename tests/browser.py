@@ -870,12 +870,13 @@ def a_page_outlives_its_node_and_goes_on_with_a_new_one_at_its_address(stage):
 
 # ---- Space and time ----
 
-# How many pixels of the canvas have the colour of a name of the stylesheet, and the leftmost column of them in a row just
-# above the axis, where only the frontier has the accent's.
+# How many pixels of the canvas have the colour of a name of the stylesheet, and the last column of them in one row.
 PIXELS = """
-(function (className, name) {
+(function (className, name, row) {
   const canvas = document.querySelector('#diagram canvas');
-  const [probe, one] = [document.createElement('span'), new OffscreenCanvas(1, 1).getContext('2d')];
+  const { width, height } = canvas;
+  const [copy, one] = [[width, height], [1, 1]].map((size) => new OffscreenCanvas(...size).getContext('2d', { willReadFrequently: true }));
+  const probe = document.createElement('span');
   probe.className = className;
   probe.style.color = `var(--${name})`;
   document.querySelector('#diagram').append(probe);
@@ -883,19 +884,24 @@ PIXELS = """
   probe.remove();
   one.fillRect(0, 0, 1, 1);
   const wanted = one.getImageData(0, 0, 1, 1).data;
-  const { width, height } = canvas;
-  const { data } = canvas.getContext('2d').getImageData(0, 0, width, height);
+  copy.drawImage(canvas, 0, 0);
+  const { data } = copy.getImageData(0, 0, width, height);
   const is = (x, y) => [0, 1, 2].every((part) => Math.abs(data[4 * (y * width + x) + part] - wanted[part]) < 12);
   let [count, column] = [0, null];
   for (let y = 0; y < height; y += 1) for (let x = 0; x < width; x += 1) if (is(x, y)) count += 1;
-  for (let x = width - 1; x >= 0; x -= 1) if (is(x, height - 28)) column = x;
+  for (let x = 0; x < width; x += 1) if (is(x, row)) column = x;
   return { count, column, width };
 })
 """
 
 
-def pixels(page, class_name, name):
-    return page.js(f"{PIXELS}({json.dumps(class_name)}, {json.dumps(name)})")
+# Rows of the canvas while it has three lanes: the line of the first, and one just above the axis, where nothing but the
+# frontier has the accent's colour.
+FIRST_LANE, ABOVE_AXIS = 71, 218
+
+
+def pixels(page, class_name, name, row=ABOVE_AXIS):
+    return page.js(f"{PIXELS}({json.dumps(class_name)}, {json.dumps(name)}, {row})")
 
 
 def go_to_op(page, stamp):
@@ -957,10 +963,9 @@ def ops_are_chosen_and_the_time_is_moved_with_the_pointer(stage):
     page.press("Escape")
     page.js("document.querySelector('#diagram').scrollIntoView()")
     box = page.js("(() => { const { x, y, width } = document.querySelector('#diagram canvas').getBoundingClientRect(); return { x, y, width }; })()")
-    # The newest op stands before the room on the right, on the first lane.
     mouse = lambda type, x, y, **more: page.send("Input.dispatchMouseEvent", type=type, x=box["x"] + x, y=box["y"] + y, **more)
     click = lambda x, y: [mouse(type, x, y, button="left", clickCount=1) for type in ("mousePressed", "mouseReleased")]
-    place = (box["width"] - 64, 30 + 64 * 0.64)
+    place = (pixels(page, "node-0", "node", FIRST_LANE)["column"] - 3, FIRST_LANE)
     mouse("mouseMoved", *place)
     page.until_text(".diagram-tip", f"put {stage.collection}/tea")
     click(*place)
