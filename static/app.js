@@ -81,7 +81,7 @@ function drawNow() {
   if (state.side) return;
 
   renew($("links"), linkStrip(state, nodes));
-  renew($("pool-picture"), poolPicture(pool, nodes, holdersOf(pool)));
+  renew($("pool-picture"), embedded ? null : poolPicture(pool, nodes, holdersOf(pool)));
   renew($("members"), members(pool, nodes));
   renew($("pool-count"), pool ? `${count(pool.members.length, "member")} · ${count(pool.ops, "operation")} · clock ${pool.clock}${finality(pool)}` : "");
   renew($("held-back"), heldBack(pool, nodes));

@@ -13,6 +13,7 @@ export class LogFeed {
   #history;
   #heads = new Map();
   #pool = null;
+  #hasOlder = false;
   #busy = false;
   #turnedFrom = null;
   #turnsAt = 0;
@@ -31,7 +32,7 @@ export class LogFeed {
       if (this.#pool !== identity) await this.#begin(pool, identity);
       else await this.#forward(pool);
       await this.#turn(now);
-      await this.#backward();
+      await this.#backward(pool);
       this.failure = null;
     } catch (problem) {
       this.failure = problem;
@@ -45,8 +46,7 @@ export class LogFeed {
     this.#history = this.reset();
     this.#heads = headsOf(pool);
     this.#pool = identity;
-    this.#history.isBounded = page.next !== null;
-    this.#history.take(page.ops);
+    this.#older(page, pool);
   }
 
   async #forward(pool) {
@@ -89,11 +89,15 @@ export class LogFeed {
   }
 
   /// One more page of what was before, until the history is full or the log's beginning is reached.
-  async #backward() {
+  async #backward(pool) {
     const oldest = this.#history.ops[0];
-    if (!this.#history.isBounded || this.#history.isFull || !oldest) return;
-    const page = await ask(`order=desc&limit=${PAGE}&since=${oldest.stamp}`);
-    this.#history.isBounded = page.next !== null;
+    if (this.#hasOlder && !this.#history.isFull) this.#older(await ask(`order=desc&limit=${PAGE}&since=${oldest.stamp}`), pool);
+  }
+
+  #older(page, pool) {
+    this.#hasOlder = page.next !== null;
+    // What the node has forgotten is not here either.
+    this.#history.isBounded = this.#hasOlder || Number(pool.horizon ?? 0) > 0;
     this.#history.take(page.ops);
   }
 }

@@ -47,8 +47,6 @@ export class Diagram {
   #isSeen = true;
   #pointers = new Map();
   #still = matchMedia("(prefers-reduced-motion: reduce)");
-  /// How long the last paintings took; for whoever measures.
-  paintMs = [];
 
   /// `place` is the section of the page; `onShowAt(time)` is called when documents are to be shown as they were.
   constructor(place, { onShowAt }) {
@@ -356,7 +354,6 @@ export class Diagram {
   }
 
   #frame(now) {
-    const begun = performance.now();
     if (!this.#fit()) return;
     // After a pause the first step is a short one.
     const isMoving = this.#step(Math.min(50, now - this.#drawnAt));
@@ -367,8 +364,6 @@ export class Diagram {
       lanes: this.#lanes, laneHeight: this.#laneHeight, frontier: this.#frontierShown ?? 0, frontierSaid: this.#frontier,
       holders, found: this.#found, hovered: this.#hovered, past: this.#past, colours: this.#colourTable(),
     });
-    this.paintMs.push(performance.now() - begun);
-    if (this.paintMs.length > 1000) this.paintMs.splice(0, 500);
     if (isMoving) this.#plan();
   }
 

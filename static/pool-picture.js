@@ -7,6 +7,8 @@ import { age, count, shortId } from "./words.js";
 const NODES_MAX = 12;
 /// Past so many nodes, only names stand beside them, and who holds finality back.
 const NOTES_MAX = 4;
+/// Past so many, not even that has room: the hourglass in its lamp says it, and the sentence below the list.
+const HOLDS_MAX = 8;
 const HOLDS = "holds finality back";
 const LINK_SAID = { linked: "linked", dialling: "dialling, not linked", none: "not linked" };
 
@@ -46,7 +48,7 @@ function link(member, from, to, isCut) {
 function spot(member, place, nodes, pool, isHolding, total) {
   const lag = Number(pool.clock) - Number(member.clock);
   const notes = total <= NOTES_MAX ? notesOf(member, lag) : [];
-  if (isHolding) notes.push(HOLDS);
+  if (isHolding && total <= HOLDS_MAX) notes.push(HOLDS);
   // Words stand away from the middle, where the links are.
   const first = place.y < 45 && total > 2 ? -28 - 15 * notes.length : 37;
   return s("svg", { x: percent(place.x), y: percent(place.y), overflow: "visible", class: `spot ${nodes.colour(member.id)} ${member.alive ? "" : "silent"}`, key: member.id },
