@@ -83,7 +83,8 @@ export class LogFeed {
     this.#turnedFrom = null;
     while (since !== null) {
       const page = await ask(`since=${since}&limit=${PAGE}`);
-      this.#history.take(page.ops);
+      // New ones among these wait for their origin's turn: one taken before its predecessor would hide that for ever.
+      this.#history.renew(page.ops);
       since = page.next;
     }
   }

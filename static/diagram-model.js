@@ -55,8 +55,9 @@ export class History {
     this.#max = max;
   }
 
-  /// Takes ops in any order, also such as are held already: their verdicts may have turned. Returns the earliest of the
-  /// new ones that came in before an op that was here; null if all came in at the end.
+  /// Takes ops in any order, of each origin without a gap to those that are here, and also such as are held already: their
+  /// verdicts may have turned. Returns the earliest of the new ones that came in before an op that was here; null if all
+  /// came in at the end.
   take(entries) {
     const fresh = entries.filter((entry) => !this.#renew(entry)).sort(order);
     if (fresh.length === 0) return null;
@@ -75,6 +76,11 @@ export class History {
     }
     this.#forget();
     return late;
+  }
+
+  /// Takes only the verdicts of ops that are held already.
+  renew(entries) {
+    for (const entry of entries) this.#renew(entry);
   }
 
   get(origin, seq) {

@@ -129,7 +129,9 @@ export class Diagram {
   }
 
   #details() {
-    const found = this.#found && relations(this.#history, this.#found.entry);
+    const chosen = this.#found?.entry;
+    // A full history forgets its oldest ops, the chosen one as well.
+    const found = chosen && this.#history.get(chosen.origin, chosen.seq) === chosen ? relations(this.#history, chosen) : null;
     this.#found = found;
     renew(this.#place.querySelector(".op-details"), opDetails(found && { entry: found.entry, others: concurrent(this.#history, found) },
       { nodes: this.#nodes, frontier: this.#frontier, isBounded: this.#history.isBounded, past: this.#past }));

@@ -32,7 +32,7 @@ export function opDetails(chosen, { nodes, frontier, isBounded, past }) {
       h("div", { class: "others" },
         others.slice(0, CONCURRENT_SHOWN_MAX).map((other) => h("button", { type: "button", class: "quiet-button", key: other.op, "data-diagram": "go",
           "data-origin": other.origin, "data-seq": String(other.seq), "aria-label": `Go to ${other.time} of ${nodes.name(other.origin)}` }, stampMark(other.stamp, nodes))),
-        others.length > CONCURRENT_SHOWN_MAX && h("span", { class: "quiet", key: "more" }, `and ${count(others.length - CONCURRENT_SHOWN_MAX, "more")}`.replace(/mores$/, "more")))));
+        others.length > CONCURRENT_SHOWN_MAX && h("span", { class: "quiet", key: "more" }, `and ${(others.length - CONCURRENT_SHOWN_MAX).toLocaleString("en")} more`))));
 }
 
 function concurrentWords(number, isBounded, isFinal) {

@@ -159,8 +159,8 @@ def demo(program):
         yield nodes
 
 
-def serve(program, node, join=None):
-    command = [program, "serve", "--memory", "--listen", f"127.0.0.1:{node.port}", "--name", node.name]
+def serve(program, node, join=None, *more):
+    command = [program, "serve", "--memory", "--listen", f"127.0.0.1:{node.port}", "--name", node.name, *more]
     return Process(command + (["--join", join.url] if join else []))
 
 
@@ -1068,6 +1068,36 @@ def the_slider_shows_the_documents_of_a_time_past_and_comes_back(stage):
     page.until_text("#past", f"At time {times[1]}, read only")
     page.click("button", "Back to now")
     page.until_rows({"oil": "new", "wick": 1})
+
+
+@test
+def the_slider_begins_where_the_node_has_forgotten_what_was_before(stage):
+    node = Node("solo", free_ports(1))
+    stage.browser.origins |= {node.url}
+    horizon = lambda: int(node.call("GET", "/v1/pool")["horizon"])
+    with serve(stage.program, node, None, "--retain-ops", "5"):
+        until(lambda: node.is_linked_to(0), "it founds a pool")
+        for turn in range(12):
+            node.put(stage.collection, "tea", turn)
+        first = until(horizon, "it has forgotten its first operations")
+        page = stage.open_ready(node)
+        page.until(lambda: page.js("document.querySelector('#past-time').min") == str(first), "the slider begins there")
+        page.until_text(".diagram-count", "the last")
+        page.js("document.querySelector('#past-time').focus()")
+        page.press("Home")
+        page.until_text("#past", f"At time {first}, read only")
+        page.until(lambda: "tea" in page.rows(), "the documents of that time are here")
+        for turn in range(20):
+            node.put(stage.collection, "tea", turn)
+        until(lambda: horizon() > first + 5, "it has forgotten that time too")
+        page.fill("searchbox", "Filter (a JSON selector)", "{}")
+        page.until_text("#rows [role=alert]", "This node has forgotten the operations up to time")
+        page.click("button", "Back to now")
+        page.until_rows({"tea": 19})
+        while stage.tabs:
+            stage.tabs.pop().close()
+    # That time is answered with 410, as it should be.
+    stage.forgive(node.url)
 
 
 @test

@@ -114,6 +114,9 @@ test("an op that is held already only brings its verdict", () => {
   history.take([op("a2", 4, {}, { verdict: "rejected", reason: "a guard" })]);
   assert.equal(history.ops.length, CUT.length);
   assert.deepEqual([history.get("a", 2).rejected, history.get("a", 2).reason], [true, "a guard"]);
+  history.renew([op("a2", 4), op("a9", 20)]);
+  assert.equal(history.get("a", 2).rejected, false);
+  assert.equal(history.ops.length, CUT.length, "verdicts only");
 });
 
 test("a full history forgets its oldest ops, and a page of older ones joins at the front", () => {
