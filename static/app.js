@@ -4,7 +4,7 @@ import { Diagram } from "./diagram.js";
 import { renew, h } from "./dom.js";
 import { fault, filterFault, pretty } from "./json.js";
 import { Past } from "./past.js";
-import { poolPicture } from "./pool-picture.js";
+import { NODES_MAX, poolPicture } from "./pool-picture.js";
 import { Documents, Edits, Writes, guardOf, idFault, isCollection, meet, overwrite } from "./store.js";
 import { count, problemWords, roster } from "./words.js";
 import { addingForm, documentRows, pastRows, receipts } from "./view-documents.js";
@@ -81,6 +81,7 @@ function drawNow() {
   if (state.side) return;
 
   renew($("links"), linkStrip(state, nodes));
+  $("pool-picture").hidden = nodes.members.length > NODES_MAX;
   renew($("pool-picture"), embedded ? null : poolPicture(pool, nodes, holdersOf(pool)));
   renew($("members"), members(pool, nodes));
   renew($("pool-count"), pool ? `${count(pool.members.length, "member")} · ${count(pool.ops, "operation")} · clock ${pool.clock}${finality(pool)}` : "");

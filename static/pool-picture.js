@@ -4,7 +4,7 @@ import { s } from "./dom.js";
 import { age, count, shortId } from "./words.js";
 
 /// More nodes than this do not fit on the ring; the list below the picture has them all.
-const NODES_MAX = 12;
+export const NODES_MAX = 12;
 /// Past so many nodes, only names stand beside them, and who holds finality back.
 const NOTES_MAX = 4;
 /// Past so many, not even that has room: the hourglass in its lamp says it, and the sentence below the list.
