@@ -371,6 +371,12 @@ def sync_reader(raw, doc, done):
             doc.apply_update(read_message(frame[2:]))
 
 
+def drained(raw):
+    with contextlib.suppress(Exception):
+        while True:
+            raw.socket.recv()
+
+
 def session_of_one(program, traces, name):
     trace = recorded(traces, name)
     began = time.monotonic()
@@ -401,6 +407,8 @@ def session_of_one(program, traces, name):
         thread = threading.Thread(target=sync_reader, args=(reader, copy, lambda: copy.get_state() == doc.get_state()))
         thread.start()
         began = time.monotonic()
+        # What it typed comes back to it, too: who does not read is cut off.
+        threading.Thread(target=drained, args=(raw,), daemon=True).start()
         for update in updates:
             raw.send(sync(2, update))
         sent_s = time.monotonic() - began
