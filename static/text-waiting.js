@@ -1,0 +1,82 @@
+// What has come before what it depends on: items and deletes that wait. Bounded: past the bound all of it is dropped,
+// and the next exchange of state vectors brings it again.
+import { Ranges } from "./text-update.js";
+
+/// A long partition brings some thousands at most; this many take some tens of megabytes.
+const WAITING_MAX = 100_000;
+
+export class Waiting {
+  /// By client: its items in order from `next` on, and the id they wait for, or null.
+  #queues = new Map();
+  #deletes = new Ranges();
+
+  get isEmpty() {
+    return this.#queues.size === 0 && this.#deletes.isEmpty;
+  }
+
+  /// Adds what an update brought and hands everything to `items` that can be placed now.
+  take(update, items, change) {
+    for (const [client, added] of update.items) this.#enqueue(client, added);
+    // Higher clients first, as Yjs has it: their items then meet fewer conflicts.
+    this.#drain([...update.items.keys()].sort((a, b) => a - b), items, change);
+    const deletes = update.deletes;
+    for (const [client, ranges] of this.#deletes.clients()) {
+      for (const { clock, length } of ranges) deletes.add(client, clock, length);
+    }
+    this.#deletes = new Ranges();
+    items.deleteRanges(deletes, this.#deletes, change);
+    if (this.#count() > WAITING_MAX) {
+      this.#queues.clear();
+      this.#deletes = new Ranges();
+    }
+  }
+
+  #enqueue(client, added) {
+    if (added.length === 0) return;
+    const queue = this.#queues.get(client);
+    if (!queue) {
+      this.#queues.set(client, { items: added, next: 0, needs: null });
+      return;
+    }
+    const { items } = queue;
+    items.splice(0, queue.next);
+    queue.next = 0;
+    const follows = added[0].clock >= items[items.length - 1].end;
+    for (const item of added) items.push(item);
+    if (!follows) items.sort((a, b) => a.clock - b.clock);
+  }
+
+  /// Places what can be placed of the given clients, and of those that wait for what was placed.
+  #drain(clients, items, change) {
+    while (clients.length > 0) {
+      const client = clients.pop();
+      const queue = this.#queues.get(client);
+      if (!queue || !this.#placeFrom(queue, items, change)) continue;
+      if (queue.next === queue.items.length) this.#queues.delete(client);
+      for (const [other, { needs }] of this.#queues) {
+        if (needs?.client === client && needs.clock < items.state(client)) clients.push(other);
+      }
+    }
+  }
+
+  /// Places items of one client until one has to wait. Says whether any was taken from the queue.
+  #placeFrom(queue, items, change) {
+    const before = queue.next;
+    while (queue.next < queue.items.length) {
+      const item = queue.items[queue.next];
+      if (item.end > items.state(item.client)) {
+        queue.needs = items.missing(item);
+        if (queue.needs !== null) break;
+        items.place(item, change);
+      }
+      queue.next += 1;
+    }
+    return queue.next > before;
+  }
+
+  #count() {
+    let count = this.#deletes.count();
+    for (const { items, next } of this.#queues.values()) count += items.length - next;
+    return count;
+  }
+}
