@@ -295,9 +295,11 @@ def exchange(rng, peers):
         for one, other in zip(peers, peers[1:] + peers[:1]):
             one.apply(other.update(one.vector()))
             other.apply(one.update(other.vector()))
-    if lossy:
-        for peer in peers[1:]:
-            peer.apply(peers[0].update(peer.vector()))
+    # yrs forgets now and then to look at what waits, among its own kind too; being told once more wakes it.
+    for peer in peers:
+        if lossy or isinstance(peer, YrsPeer):
+            for other in peers:
+                peer.apply(other.update(peer.vector()))
 
 
 def agree(rng, node, peers):
