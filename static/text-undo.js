@@ -14,6 +14,8 @@ export class Undo {
   #undone = [];
   #done = [];
   #moved = [];
+  /// How many deleted units the entries hold.
+  #held = 0;
   #editedAt = -Infinity;
   #end;
 
@@ -53,18 +55,26 @@ export class Undo {
     this.#done = [];
     this.#undone = [];
     this.#moved = [];
+    this.#held = 0;
   }
 
   #record({ inserted, deleted }) {
     const now = this.#now();
     const isGrouped = now - this.#editedAt < this.#groupMs && this.#done.length > 0;
     this.#editedAt = now;
+    for (const dropped of this.#undone) this.#held -= unitsOf(dropped.deleted);
     this.#undone = [];
-    if (!isGrouped) this.#done.push({ inserted: [], deleted: [] });
-    const entry = this.#done[this.#done.length - 1];
-    entry.inserted.push(...inserted);
+    const entry = isGrouped ? this.#done.pop() : { inserted: [], deleted: [] };
+    for (const { client, clock, length } of inserted) {
+      const last = entry.inserted[entry.inserted.length - 1];
+      if (last?.client === client && last.clock + last.length === clock) last.length += length;
+      else entry.inserted.push({ client, clock, length });
+    }
     // What came and went within one group is nothing to bring back.
-    entry.deleted.push(...deleted.filter((run) => !entry.inserted.some((range) => holds(range, run))));
+    const lasting = deleted.filter((run) => !entry.inserted.some((range) => holds(range, run)));
+    entry.deleted.push(...lasting);
+    this.#held += unitsOf(lasting);
+    this.#done.push(entry);
     this.#bound();
   }
 
@@ -73,10 +83,12 @@ export class Undo {
     this.separate();
     while (from.length > 0) {
       const entry = from.pop();
+      this.#held -= unitsOf(entry.deleted);
       const { inserted, deleted, moved } = this.#text.revert({ ...entry, inserted: this.#withMoved(entry.inserted) }, this);
       this.#moved.push(...moved);
       if (inserted.length === 0 && deleted.length === 0) continue;
       to.push({ inserted, deleted });
+      this.#held += unitsOf(deleted);
       this.#bound();
       return true;
     }
@@ -97,13 +109,10 @@ export class Undo {
   }
 
   #bound() {
-    let units = 0;
-    const lengths = this.#done.map(({ deleted }) => deleted.reduce((sum, { length }) => sum + length, 0));
-    let kept = this.#done.length;
-    while (kept > 0 && this.#done.length - kept < ENTRIES_MAX && units + lengths[kept - 1] <= UNITS_MAX) units += lengths[--kept];
-    this.#done.splice(0, kept);
-    this.#moved.splice(0, Math.max(0, this.#moved.length - MOVED_MAX));
+    while (this.#done.length > ENTRIES_MAX || (this.#held > UNITS_MAX && this.#done.length > 0)) this.#held -= unitsOf(this.#done.shift().deleted);
+    if (this.#moved.length > MOVED_MAX) this.#moved.splice(0, this.#moved.length - MOVED_MAX);
   }
 }
 
+const unitsOf = (runs) => runs.reduce((sum, { length }) => sum + length, 0);
 const holds = (range, run) => range.client === run.client && range.clock <= run.clock && run.clock + run.length <= range.clock + range.length;

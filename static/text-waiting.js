@@ -4,6 +4,7 @@ import { Ranges } from "./text-update.js";
 
 /// A long partition brings some thousands at most; this many take some tens of megabytes.
 const WAITING_MAX = 100_000;
+const FEW = 8;
 
 export class Waiting {
   /// By client: its items in order from `next` on, and the id they wait for, or null.
@@ -41,7 +42,12 @@ export class Waiting {
     const { items } = queue;
     items.splice(0, queue.next);
     queue.next = 0;
-    const follows = added[0].clock >= items[items.length - 1].end;
+    // What comes shuffled comes one by one; sorting all each time would cost far more.
+    if (added.length < FEW) {
+      for (const item of added) items.splice(placeOf(items, item.clock), 0, item);
+      return;
+    }
+    const follows = added[0].clock >= items[items.length - 1].clock;
     for (const item of added) items.push(item);
     if (!follows) items.sort((a, b) => a.clock - b.clock);
   }
@@ -79,4 +85,16 @@ export class Waiting {
     for (const { items, next } of this.#queues.values()) count += items.length - next;
     return count;
   }
+}
+
+/// The place of the first item that begins after a clock.
+function placeOf(items, clock) {
+  let low = 0;
+  let high = items.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (items[middle].clock > clock) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 }

@@ -79,9 +79,12 @@ export class Text {
     const text = wellFormed(string);
     if (end === begin && text === "") return;
     this.#edit(origin, (change) => {
-      const left = this.#leftOf(begin, change);
+      let left = this.#leftOf(begin, change);
       this.#deleteAfter(left, end - begin, change);
-      if (text !== "") this.#insertAfter(left, { kind: Kind.STRING, text }, text.length, change);
+      if (text === "") return;
+      // Behind what is deleted, as Yjs does it: what is typed and deleted by turns then stays in order and merges well.
+      for (let next = this.#after(left); next?.deleted; next = next.right) left = next;
+      this.#insertAfter(left, { kind: Kind.STRING, text }, text.length, change);
     });
   }
 
@@ -120,8 +123,12 @@ export class Text {
     return found && this.#items.endingAt({ client: found.item.client, clock: found.item.clock + found.offset - 1 }, change);
   }
 
+  #after(left) {
+    return left === null ? this.#branch.start : left.right;
+  }
+
   #deleteAfter(left, length, change) {
-    let item = left === null ? this.#branch.start : left.right;
+    let item = this.#after(left);
     for (; length > 0; item = item.right) {
       if (item.visible === 0) continue;
       if (item.length > length) this.#items.endingAt({ client: item.client, clock: item.clock + length - 1 }, change);
@@ -131,7 +138,7 @@ export class Text {
   }
 
   #insertAfter(left, content, length, change) {
-    const right = left === null ? this.#branch.start : left.right;
+    const right = this.#after(left);
     const origin = left && { client: left.client, clock: left.end - 1 };
     const rightOrigin = right && { client: right.client, clock: right.clock };
     const clock = this.#items.state(this.#client);
