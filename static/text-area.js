@@ -29,7 +29,7 @@ export class TextArea {
     this.#presence = presence;
     this.#undo = new Undo(text);
     this.#carets = new TextCarets({ area, text, presence });
-    this.#shown = this.#wanted();
+    this.#shown = showable(text.toString(EMBED));
     area.value = this.#shown;
     const listen = (target, handlers) => Object.entries(handlers).map(([name, handler]) => {
       target.addEventListener(name, handler);
@@ -74,7 +74,7 @@ export class TextArea {
   /// Brings what was typed into the text, which `unseen` deltas have changed since the field was last the same.
   #commit(unseen) {
     const change = difference(this.#shown, this.#area.value, this.#area.selectionEnd);
-    this.#shown = this.#wanted();
+    if (unseen.length > 0) this.#shown = showable(this.#text.toString(EMBED));
     if (change === null) return null;
     const { index, removed, inserted } = change;
     const at = unseen.reduce((position, delta) => movedPosition(delta, position), index);
@@ -152,10 +152,6 @@ export class TextArea {
   #goTo(delta) {
     const end = delta.reduce((at, { retain = 0, insert = "" }) => at + retain + insert.length, 0);
     this.#area.setSelectionRange(end, end);
-  }
-
-  #wanted() {
-    return showable(this.#text.toString(EMBED));
   }
 
   /// Tells the others where the caret is, as long as the field has the focus.
