@@ -3,7 +3,7 @@
 // the real control; the others' carets are drawn over it by `TextCarets`.
 import { EMBED } from "./text.js";
 import { TextCarets, paletteColour } from "./text-carets.js";
-import { applied, difference, movedPosition, movedRange } from "./text-change.js";
+import { applied, difference, movedPosition, movedRange, showable } from "./text-change.js";
 import { Undo } from "./text-undo.js";
 
 export class TextArea {
@@ -129,7 +129,7 @@ export class TextArea {
 
   /// Changes in the field only what differs: the browser then keeps caret and selection at what they stood at.
   #patch(delta) {
-    const { scrollTop, scrollLeft } = this.#area;
+    const { scrollTop, scrollLeft, selectionDirection } = this.#area;
     let at = 0;
     for (const { retain = 0, insert = "", delete: removed = 0 } of delta) {
       at += retain;
@@ -137,7 +137,8 @@ export class TextArea {
       at += insert.length;
     }
     if (this.#area.value !== this.#shown) this.#show(this.#area.selectionStart);
-    Object.assign(this.#area, { scrollTop, scrollLeft });
+    // Browsers move the selection along, but forget which of its ends moves.
+    Object.assign(this.#area, { scrollTop, scrollLeft, selectionDirection });
   }
 
   /// Shows the whole text anew, with the caret at an index.
@@ -174,7 +175,4 @@ export class TextArea {
   }
 }
 
-/// A textarea turns a carriage return into a line feed, or into nothing. A visible sign keeps all places right, and the
-/// return itself stays in the text.
-const showable = (string) => string.replaceAll("\r", "\u240D");
 const visible = (delta) => delta.map((part) => (part.insert === undefined ? part : { insert: showable(part.insert) }));

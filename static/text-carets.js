@@ -3,6 +3,7 @@
 // The overlay takes no clicks and is hidden from screen readers: the field itself is the control.
 import { h } from "./dom.js";
 import { EMBED } from "./text.js";
+import { showable } from "./text-change.js";
 
 const PALETTE = ["#b3261e", "#8a5300", "#4d6b00", "#00735c", "#006a9c", "#3d56c5", "#8639b3", "#b0197e"];
 const NAME_MAX = 30;
@@ -60,7 +61,7 @@ export class TextCarets {
     for (const name of COPIED) this.#mirror.style[name] = style[name];
     this.#mirror.style.width = `${clientWidth}px`;
     this.#mirror.style.transform = `translate(${-scrollLeft}px, ${-scrollTop}px)`;
-    this.#mirror.replaceChildren(...marked(this.#text.toString(EMBED), carets));
+    this.#mirror.replaceChildren(...marked(showable(this.#text.toString(EMBED)), carets));
     for (const label of this.#mirror.querySelectorAll(".text-caret-name")) {
       // On the first line that is seen there is no room above.
       const isFirst = label.parentNode.offsetTop - scrollTop < label.offsetHeight;
@@ -113,8 +114,10 @@ function caretMark({ name, colour }) {
     position: "absolute", left: "-1px", padding: "0 0.3em", border: `1px solid ${colour}`, borderRadius: "3px",
     background: "Canvas", color: "CanvasText", font: "11px/1.3 system-ui, sans-serif", whiteSpace: "nowrap", textIndent: "0",
   });
-  const caret = h("span", { class: "text-caret" }, label);
-  Object.assign(caret.style, { position: "relative", boxShadow: `-1px 0 0 ${colour}, 1px 0 0 ${colour}` });
+  const bar = h("span");
+  Object.assign(bar.style, { position: "absolute", left: "-1px", top: "0", width: "2px", height: "1.2em", backgroundColor: colour });
+  const caret = h("span", { class: "text-caret" }, bar, label);
+  caret.style.position = "relative";
   return caret;
 }
 

@@ -58,4 +58,8 @@ export function movedRange(delta, from, to) {
   return ranges;
 }
 
+/// A text as a text field can show it, of the same length. A field turns a carriage return into a line feed, or into
+/// nothing: a visible sign keeps all places right, and the return itself stays in the text.
+export const showable = (string) => string.replaceAll("\r", "\u240D");
+
 const isLowSurrogate = (unit) => unit >= 0xdc00 && unit <= 0xdfff;
