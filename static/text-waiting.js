@@ -4,19 +4,27 @@ import { Ranges } from "./text-update.js";
 
 /// A long partition brings some thousands at most; this many take some tens of megabytes.
 const WAITING_MAX = 100_000;
+/// Of all updates that came while something waited, since each may hold a part of it.
+const BYTES_MAX = 64 * 2 ** 20;
 const FEW = 8;
 
 export class Waiting {
-  /// By client: its items in order from `next` on, and the id they wait for, or null.
+  /// By client: its items in order, of which those from `next` on wait.
   #queues = new Map();
+  /// By client: the clients whose next item needs one of it.
+  #needing = new Map();
   #deletes = new Ranges();
+  #bytes = 0;
+  #hasDropped = false;
 
+  /// Whether nothing waits, nor has just been dropped. Otherwise there is something to ask others for.
   get isEmpty() {
-    return this.#queues.size === 0 && this.#deletes.isEmpty;
+    return this.#queues.size === 0 && this.#deletes.isEmpty && !this.#hasDropped;
   }
 
-  /// Adds what an update brought and hands everything to `items` that can be placed now.
-  take(update, items, change) {
+  /// Adds what an update of `length` bytes brought and hands everything to `items` that can be placed now.
+  take(update, length, items, change) {
+    this.#bytes = this.isEmpty ? length : this.#bytes + length;
     for (const [client, added] of update.items) this.#enqueue(client, added);
     // Higher clients first, as Yjs has it: their items then meet fewer conflicts.
     this.#drain([...update.items.keys()].sort((a, b) => a - b), items, change);
@@ -26,9 +34,12 @@ export class Waiting {
     }
     this.#deletes = new Ranges();
     items.deleteRanges(deletes, this.#deletes, change);
-    if (this.#count() > WAITING_MAX) {
+    this.#hasDropped = this.#count() > WAITING_MAX || (this.#bytes > BYTES_MAX && !this.isEmpty);
+    if (this.#hasDropped) {
       this.#queues.clear();
+      this.#needing.clear();
       this.#deletes = new Ranges();
+      this.#bytes = 0;
     }
   }
 
@@ -36,7 +47,7 @@ export class Waiting {
     if (added.length === 0) return;
     const queue = this.#queues.get(client);
     if (!queue) {
-      this.#queues.set(client, { items: added, next: 0, needs: null });
+      this.#queues.set(client, { items: added, next: 0 });
       return;
     }
     const { items } = queue;
@@ -59,9 +70,8 @@ export class Waiting {
       const queue = this.#queues.get(client);
       if (!queue || !this.#placeFrom(queue, items, change)) continue;
       if (queue.next === queue.items.length) this.#queues.delete(client);
-      for (const [other, { needs }] of this.#queues) {
-        if (needs?.client === client && needs.clock < items.state(client)) clients.push(other);
-      }
+      for (const other of this.#needing.get(client) ?? []) clients.push(other);
+      this.#needing.delete(client);
     }
   }
 
@@ -71,8 +81,12 @@ export class Waiting {
     while (queue.next < queue.items.length) {
       const item = queue.items[queue.next];
       if (item.end > items.state(item.client)) {
-        queue.needs = items.missing(item);
-        if (queue.needs !== null) break;
+        const missing = items.missing(item);
+        if (missing !== null) {
+          if (!this.#needing.has(missing.client)) this.#needing.set(missing.client, new Set());
+          this.#needing.get(missing.client).add(item.client);
+          break;
+        }
         items.place(item, change);
       }
       queue.next += 1;

@@ -173,7 +173,7 @@ export class Text {
     const update = decodeUpdate(bytes);
     const change = new Change();
     const own = this.#items.state(this.#client);
-    this.#waiting.take(update, this.#items, change);
+    this.#waiting.take(update, bytes.length, this.#items, change);
     const delta = this.#delta(change);
     this.#items.settle(change);
     // Somebody else writes under this id, so that its next clocks may be taken.
@@ -181,7 +181,7 @@ export class Text {
     if (delta.length > 0) this.#tell({ update: bytes, delta, local: false, origin });
   }
 
-  /// Whether updates wait for others.
+  /// Whether updates wait for others, which may have to be asked for.
   get isWaiting() {
     return !this.#waiting.isEmpty;
   }

@@ -70,6 +70,20 @@ test("an update that comes before what it builds on waits for it", () => {
   assert.ok(!text.isWaiting);
 });
 
+test("too much that waits is dropped, and comes again when it is asked for", () => {
+  const source = textOf("a");
+  const first = source.encodeStateAsUpdate();
+  for (let n = 0; n < 100_001; n++) source.insert(0, "b");
+  const text = new Text();
+  text.applyUpdate(source.encodeStateAsUpdate(textOf("a", source.client).encodeStateVector()));
+  assert.ok(text.isWaiting);
+  text.applyUpdate(first);
+  assert.equal(text.toString(), "a", "the rest is not held");
+  text.applyUpdate(source.encodeStateAsUpdate(text.encodeStateVector()));
+  assert.equal(text.toString(), source.toString());
+  assert.ok(!text.isWaiting);
+});
+
 test("a position within a surrogate pair means the pair", () => {
   const text = textOf("a😀b");
   text.insert(2, "x");

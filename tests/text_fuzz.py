@@ -309,6 +309,7 @@ def agree(rng, node, peers):
     real = [peer for peer in peers if isinstance(peer, YrsPeer)]
     others = {id(peer): peer.others() for peer in real}
     for peer in peers:
+        equal(state_vector(peer.vector()), state_vector(peers[0].vector()), "a state vector")
         if isinstance(peer, JavaScriptPeer):
             equal(peer.state()["waits"], False, "what still waits")
         # Both kinds of peer read what this one encodes.
@@ -323,6 +324,19 @@ def agree(rng, node, peers):
         equal(again.shown(), shown, "the text read by JavaScript from an encoded state")
         again.close()
     same_positions(rng, peers)
+
+
+def state_vector(data):
+    """The clock of each client."""
+    numbers = []
+    value = shift = 0
+    for byte in data:
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            numbers.append(value)
+            value = shift = 0
+    return dict(zip(numbers[1::2], numbers[2::2]))
 
 
 def same_positions(rng, peers):
