@@ -6,6 +6,7 @@ import { Ranges } from "./text-update.js";
 const WAITING_MAX = 100_000;
 /// Of all updates that came while something waited, since each may hold a part of it.
 const BYTES_MAX = 64 * 2 ** 20;
+/// So few are put into their places one by one.
 const FEW = 8;
 
 export class Waiting {

@@ -1,8 +1,12 @@
 // Texts of static/text.js for tests/text_fuzz.py: takes commands on stdin, one JSON array a line, and answers each with
 // a line. Every delta is applied to a plain string, which must then be the text.
+import { webcrypto } from "node:crypto";
 import { createInterface } from "node:readline";
 import { BrokenBytes, EMBED, Text } from "../static/text.js";
 import { Undo } from "../static/text-undo.js";
+
+// Debian 12 has Node 18, where it is not global.
+globalThis.crypto ??= webcrypto;
 
 const peers = new Map();
 const bytes = (hex) => new Uint8Array(Buffer.from(hex, "hex"));
