@@ -15,7 +15,6 @@ have() { command -v "$1" >/dev/null 2>&1; }
 packages=()
 have cc || packages+=(gcc libc6-dev)
 have curl || packages+=(curl ca-certificates)
-have node || packages+=(nodejs)
 have ip || packages+=(iproute2)
 have chromium || packages+=(chromium)
 have node || packages+=(nodejs)
