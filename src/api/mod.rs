@@ -44,8 +44,8 @@ use axum::{
 };
 pub use error::Problem;
 use server::HEAD_BYTES_MAX;
-use texts::Texts;
 pub use server::serve;
+use texts::Texts;
 use tokio::time::{Duration, Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
