@@ -120,8 +120,11 @@ export class Dial {
     socket.onopen = () => this.#transmit({ type: "ping", id: "welcome" });
     socket.onmessage = ({ data }) => this.#take(data);
     socket.onclose = () => this.#lost(socket);
-    // What went wrong is told by the close that follows; a class of Node's packages throws what nobody listens for.
-    socket.onerror = () => {};
+    // Node's own class tells of a node that is not there by this alone, without a close.
+    socket.onerror = () => {
+      this.#forget(socket);
+      this.#lost(socket);
+    };
   }
 
   #take(data) {
@@ -174,6 +177,8 @@ export class Dial {
 
   #forget(socket) {
     socket.onopen = socket.onmessage = socket.onclose = null;
+    // The package ws throws an error that nobody takes.
+    socket.onerror = () => {};
     socket.close();
   }
 

@@ -172,7 +172,13 @@ export class Pool {
     const signal = AbortSignal.timeout(REQUEST_WITHIN_MS);
     const answer = await this.#options.fetch(url + path, { headers: this.#dial.headers, cache: "no-store", signal });
     this.#dial.keep(answer.headers, url);
-    const value = this.#options.parse(await answer.text());
+    const text = await answer.text();
+    let value;
+    try {
+      value = this.#options.parse(text);
+    } catch {
+      throw LamplightError.local("no-node", `${url} answered ${answer.status} with something that is not JSON: is there a proxy before the node?`);
+    }
     if (answer.ok) {
       const [version, stamp, status] = ["ETag", "Lamplight-Stamp", "Lamplight-Status"].map((name) => answer.headers.get(name));
       return { collection, id, version: version.replaceAll('"', ""), stamp, status, value, pending: false };
