@@ -31,16 +31,28 @@ macro_rules! files {
 const FILES: &[File] = &files![
     "app.js",
     "connection.js",
+    "dial.js",
     "dom.js",
     "index.html",
     "json.js",
+    "lamplight.d.ts",
+    "lamplight.js",
+    "live-query.js",
+    "overlay.js",
+    "problem.js",
+    "queue.js",
+    "room.js",
+    "selector.js",
+    "storage.js",
     "store.js",
     "style.css",
+    "tabs.js",
     "view-documents.js",
     "view-log.js",
     "view-pool.js",
     "view-side.js",
     "words.js",
+    "write.js",
 ];
 
 /// The entity tag of all files together: they change together, with the program.
@@ -75,6 +87,8 @@ fn serve(file: &File, headers: &HeaderMap) -> Response {
         Some("js") => "text/javascript; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
+        // Types of a script, for people and their tools.
+        Some("ts") => "text/plain; charset=utf-8",
         _ => "application/octet-stream",
     };
     let described = [
