@@ -39,6 +39,7 @@ const FILES: &[File] = &files![
     "lamplight.js",
     "live-query.js",
     "overlay.js",
+    "package.json",
     "problem.js",
     "queue.js",
     "room.js",
@@ -87,6 +88,7 @@ fn serve(file: &File, headers: &HeaderMap) -> Response {
         Some("js") => "text/javascript; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
+        Some("json") => "application/json",
         // Types of a script, for people and their tools.
         Some("ts") => "text/plain; charset=utf-8",
         _ => "application/octet-stream",
