@@ -31,6 +31,7 @@ export class Dial {
   #session = null;
   #sessionOf = null;
   #sessionTimer = null;
+  #sessionIsOld = false;
   #sessionRefusals = 0;
   #wake = () => this.connect();
   state = "connecting";
@@ -191,13 +192,17 @@ export class Dial {
   /// Asks, soon after news, for the session that has seen it: messages of the WebSocket do not carry it, and a browser
   /// shows no header of its opening. With one node there is nobody to whom it could be shown.
   #noteSession() {
+    this.#sessionIsOld = true;
     if (this.#urls.length === 1 || !this.#options.fetch || this.#sessionTimer !== null) return;
     this.#sessionTimer = setTimeout(async () => {
+      this.#sessionIsOld = false;
       const url = this.url;
       try {
         this.keep((await this.#options.fetch(`${url}/livez`, { cache: "no-store" })).headers, url);
       } catch { /* The node has gone: the session before it is the best there is. */ }
       this.#sessionTimer = null;
+      // News that came while it was asked for may not be in it.
+      if (this.#sessionIsOld && this.#online) this.#noteSession();
     }, SESSION_SETTLES_MS);
     this.#sessionTimer.unref?.();
   }

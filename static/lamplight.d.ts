@@ -76,6 +76,8 @@ export class Pool {
   settled(): Promise<void>;
   /** Dials now, without waiting for the next try. */
   reconnect(): void;
+  /** Leaves this node for the next. */
+  leave(): void;
   /** Ends the connection, the live queries and the rooms. Queued writes stay in the browser's storage. */
   close(): void;
 }

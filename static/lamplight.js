@@ -99,6 +99,11 @@ export class Pool {
     this.#dial.connect();
   }
 
+  /// Leaves this node for the next.
+  leave() {
+    this.#dial.leave();
+  }
+
   collection(name) {
     return new Collection(this, name);
   }

@@ -29,6 +29,21 @@ function open(t, nodes, options = {}) {
   return pool;
 }
 
+/// Notes what the client asks by plain requests: true once it is answered.
+const noting = (asked) => async (url, init) => {
+  const place = asked.push(false) - 1;
+  const answer = await fetch(url, init);
+  asked[place] = true;
+  return answer;
+};
+
+/// A write is news, and the client asks a moment after news for the session; what it is told then has seen all before.
+async function sessionIsKnown(pool, asked) {
+  await pool.collection("marks").put("now", true);
+  const before = asked.length;
+  await until(() => asked.includes(true, before), "the client knows the session");
+}
+
 const values = (docs) => Object.fromEntries(docs.map(({ id, value }) => [id, value]));
 const isAt = (url) => (node) => node.url === url;
 
@@ -90,6 +105,43 @@ real("a final receipt comes although the node that accepted the write is gone", 
   const member = (await rest[0].call("/v1/pool")).members.find(({ name }) => name === gone.name);
   await until(async () => (await rest[0].call(`/v1/pool/members/${member.id}?force=true`, "DELETE")).op, "it is evicted");
   assert.equal((await write.final).status, "final");
+});
+
+real("what only the lost node had is written again on another", async (t) => {
+  const nodes = await startPool(t, 3);
+  const asked = [];
+  const pool = open(t, nodes, { fetch: noting(asked) });
+  const notes = pool.collection("notes");
+  await notes.watch().ready;
+  const lost = nodes.find(isAt(pool.url));
+  await lost.call("/v1/pool/links", "POST", { cut: true });
+  await Promise.all(Array.from({ length: 20 }, (_, n) => notes.put(`n${n}`, n)));
+  // No other node will ever hold the session that has seen them.
+  await sessionIsKnown(pool, asked);
+  await lost.kill();
+  for (const node of nodes.filter((node) => node !== lost)) {
+    await until(async () => Object.keys(await node.docs("notes")).length === 20, `${node.name} has all`);
+  }
+});
+
+real("another node is shown once it has what was seen, though it was cut off meanwhile", async (t) => {
+  const [first, second] = await startPool(t, 2);
+  const asked = [];
+  const pool = open(t, [first, second], { fetch: noting(asked) });
+  const shown = [];
+  await pool.collection("notes").watch((docs) => shown.push(docs.length)).ready;
+  await second.call("/v1/pool/links", "POST", { cut: true });
+  for (let n = 0; n < 5; n += 1) await first.call(`/v1/docs/notes/n${n}`, "PUT", n);
+  await until(() => shown.at(-1) === 5, "all are shown");
+  await sessionIsKnown(pool, asked);
+  // The client moves while the second node still lacks them; its links are joined only then.
+  const joining = setTimeout(() => second.call("/v1/pool/links", "POST", { cut: false }), 500);
+  t.after(() => clearTimeout(joining));
+  pool.leave();
+  await until(() => pool.url === second.url && pool.state === "online", "the second node is shown");
+  await first.call("/v1/docs/notes/n5", "PUT", 5);
+  await until(() => shown.at(-1) === 6, "what comes then is shown too");
+  assert.deepEqual(shown.filter((count, place) => count < (shown[place - 1] ?? 0)), [], "nothing shown was taken back");
 });
 
 real("a live query survives its node coming back as a newcomer, and tells differences only", async (t) => {
