@@ -33,7 +33,11 @@ export class Dial {
   #sessionTimer = null;
   #sessionIsOld = false;
   #sessionRefusals = 0;
-  #wake = () => this.connect();
+  #wake = () => {
+    // A device that slept may hold a connection that died meanwhile.
+    this.#ping();
+    this.connect();
+  };
   state = "connecting";
 
   /// `options` has the classes `WebSocket` and `fetch`; handlers are `onstate(state)`, `onwelcome(clock)` and
@@ -45,6 +49,7 @@ export class Dial {
     this.#pinging = setInterval(() => this.#ping(), PING_EVERY_MS);
     this.#pinging.unref?.();
     globalThis.addEventListener?.("online", this.#wake);
+    globalThis.document?.addEventListener("visibilitychange", this.#wake);
   }
 
   /// The node that is dialled or connected.
@@ -92,6 +97,7 @@ export class Dial {
   close() {
     this.#closed = true;
     globalThis.removeEventListener?.("online", this.#wake);
+    globalThis.document?.removeEventListener("visibilitychange", this.#wake);
     for (const timer of [this.#pinging, this.#waiting, this.#sessionTimer]) clearTimeout(timer);
     if (this.#socket) this.#forget(this.#socket);
     this.#socket = null;

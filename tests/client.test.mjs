@@ -1,6 +1,7 @@
 // The browser client (static/lamplight.js) against nodes that the test plays: what it sends, when, and what it shows.
 // tests/client_nodes.test.mjs asks the same of real nodes.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import test, { afterEach, beforeEach, mock } from "node:test";
 import { connect } from "../static/lamplight.js";
 import { MemoryStorage } from "../static/storage.js";
@@ -106,6 +107,26 @@ test("a connection that has gone silent is left", () => {
   assert.equal(node.readyState, 3);
 });
 
+test("a device that wakes dials at once, and leaves a connection that died in its sleep", () => {
+  const had = Object.getOwnPropertyDescriptor(globalThis, "document");
+  const document = new EventTarget();
+  Object.defineProperty(globalThis, "document", { value: document, configurable: true });
+  try {
+    open();
+    const node = net.last.welcome();
+    document.dispatchEvent(new Event("visibilitychange"));
+    assert.equal(net.dials.length, 1);
+    mock.timers.setTime(60_000);
+    document.dispatchEvent(new Event("visibilitychange"));
+    assert.equal(node.readyState, 3);
+    assert.equal(net.dials.length, 2);
+  } finally {
+    pools.pop().close();
+    delete globalThis.document;
+    if (had) Object.defineProperty(globalThis, "document", had);
+  }
+});
+
 test("a node that does not answer after opening is left", () => {
   open({}, URLS);
   mock.timers.tick(10_000);
@@ -156,6 +177,20 @@ test("where no other node holds what was seen, what there is is shown", async ()
     await settle();
   }
   assert.equal(net.dials.length, 2);
+});
+
+test("the types name what there is, and nothing else", async () => {
+  const types = readFileSync(new URL("../static/lamplight.d.ts", import.meta.url), "utf8");
+  const pool = open();
+  const live = pool.collection("notes").watch();
+  const room = pool.room("kitchen").join();
+  const inner = { LiveQuery: ["id", "collection", "filter", "sort", "isWhole", "subscribe", "onmessage", "onproblem", "touch", "adopt"], Room: ["id", "enter", "onmessage", "onproblem"], Pool: ["watch", "get"], Collection: [] };
+  for (const [name, object] of Object.entries({ Pool: pool, Collection: pool.collection("notes"), LiveQuery: live, Room: room })) {
+    const [, body] = new RegExp(`^export (?:class|interface) ${name}<?[^{]*\\{\n([^]*?)^\\}`, "m").exec(types);
+    const typed = [...body.matchAll(/^  (?:readonly )?(\w+)[<(:]/gm)].map(([, member]) => member).filter((member) => member !== "constructor");
+    const there = [...Object.keys(object), ...Object.getOwnPropertyNames(Object.getPrototypeOf(object))].filter((member) => member !== "constructor");
+    assert.deepEqual([...new Set(typed)].sort(), there.filter((member) => !inner[name].includes(member)).sort(), name);
+  }
 });
 
 // ---- Live queries ----

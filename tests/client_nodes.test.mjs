@@ -212,3 +212,33 @@ real("two pages' worth of documents and a filter that the node judges as the cli
     live.close();
   }
 });
+
+real("what the client shows of a queued write is what the node makes of it", async (t) => {
+  const node = await Node.start(t, "judge");
+  const pool = open(t, [node], { onrejected: () => {} });
+  const things = pool.collection("things");
+  const base = { a: [1, 2, { b: null }], "x/y": { "~": 1 }, "": 0, length: 3, text: "t" };
+  const step = (op, path, more = {}) => [{ op, path, ...more }];
+  const patches = [
+    step("add", "/a/-", { value: 9 }), step("add", "/a/0", { value: 9 }), step("add", "/a/3", { value: 9 }), step("add", "/a/4", { value: 9 }),
+    step("add", "/a/01", { value: 9 }), step("add", "/new", { value: {} }), step("add", "/no/where", { value: 1 }), step("add", "", { value: [] }),
+    step("remove", "/a/1"), step("remove", "/a/-"), step("remove", "/gone"), step("remove", "/"), step("remove", "/length"), step("remove", ""),
+    step("replace", "/x~1y/~0", { value: 2 }), step("replace", "/gone", { value: 2 }), step("replace", "/a/2/b", { value: [1] }), step("replace", "", { value: 1 }),
+    step("test", "/a", { value: [1, 2, { b: null }] }), step("test", "/a", { value: [1] }), step("test", "/text/0", { value: "t" }),
+    step("increment", "/length", { by: 2.5 }), step("increment", "/text", { by: 1 }), step("increment", "/a/0", { by: -4 }), step("increment", "/a/7", { by: 1 }),
+    step("copy", "/b", { from: "/a/2" }), step("copy", "/a/-", { from: "" }), step("move", "/a/0", { from: "/a/2" }), step("move", "/t", { from: "/gone" }),
+    step("move", "/a", { from: "/a/2/b" }), step("add", "/__proto__", { value: { polluted: true } }),
+  ];
+  const merges = [{ a: null }, { text: { deep: { gone: null, kept: 1 } } }, [1], "t", { "x/y": { "~": null, z: 1 } }, {}];
+  const writes = [...patches.map((patch) => (id) => things.patch(id, patch)), ...merges.map((value) => (id) => things.merge(id, value))];
+  const live = things.watch();
+  await Promise.all(writes.map((_, n) => things.put(`n${n}`, base)));
+  await until(() => live.docs.length === writes.length && live.docs.every(({ pending }) => !pending), "all begin alike");
+  for (const [n, write] of writes.entries()) {
+    const accepted = write(`n${n}`);
+    const shown = live.get(`n${n}`).value;
+    await accepted.catch(() => {});
+    assert.deepEqual(shown, await node.call(`/v1/docs/things/n${n}`), JSON.stringify((patches[n] ?? merges[n - patches.length])));
+  }
+  assert.equal({}.polluted, undefined);
+});
