@@ -72,6 +72,8 @@ export class Pool {
   tx(commands: Command[], options?: { guards?: Guard[]; wait?: Wait }): Write;
   /** A room of those who are here. */
   room<S = any>(name: string): { join(state?: S | null): Room<S> };
+  /** The text document `collection/id`, which several edit at once. */
+  text(collection: string, id: string): Promise<SharedText>;
   /** Kept once no write waits for a node. */
   settled(): Promise<void>;
   /** Dials now, without waiting for the next try. */
@@ -219,6 +221,32 @@ export interface Peer<S = any> {
   readonly peer: string;
   readonly node: string;
   readonly state: S;
+}
+
+export interface SharedText {
+  /** The text itself, of text.js. */
+  readonly text: any;
+  /** Who is here, and where their carets are. */
+  readonly presence: any;
+  readonly state: TextState;
+  onstate: ((state: TextState) => void) | null;
+  /** Binds a textarea, with the others' carets and an undo of its own. */
+  bind(area: HTMLTextAreaElement, user: { name: string; color?: string; colorLight?: string }): Promise<TextBinding>;
+  close(): void;
+}
+
+export interface TextState {
+  readonly link: "connecting" | "connected" | "offline" | "refused";
+  /** Edits that no node is known to hold; they live in this page only. */
+  readonly unsaved: number;
+  readonly reason: unknown;
+  readonly node: unknown;
+}
+
+export interface TextBinding {
+  undo(): void;
+  redo(): void;
+  destroy(): void;
 }
 
 export class LamplightError extends Error {

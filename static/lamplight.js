@@ -7,6 +7,7 @@ import { overlaid } from "./overlay.js";
 import { LamplightError } from "./problem.js";
 import { Queue } from "./queue.js";
 import { Room } from "./room.js";
+import { SharedText } from "./shared-text.js";
 import { IndexedDbStorage, MemoryStorage } from "./storage.js";
 import { Tabs } from "./tabs.js";
 import { newId } from "./write.js";
@@ -38,6 +39,7 @@ export class Pool {
   #tabs = null;
   #queries = new Map();
   #rooms = new Map();
+  #texts = new Set();
   #serial = 0;
   #options;
   /// Called with "connecting", "online", "offline" or "closed".
@@ -48,7 +50,7 @@ export class Pool {
 
   constructor(nodes, options) {
     const { storage, parse = JSON.parse, name = "lamplight", queueMax = QUEUE_MAX, WebSocket, fetch } = options;
-    this.#options = { parse, fetch, hasOthers: nodes.length > 1 };
+    this.#options = { nodes, parse, fetch, WebSocket, hasOthers: nodes.length > 1 };
     this.onstate = options.onstate ?? null;
     this.onrejected = options.onrejected ?? null;
     const place = storage ?? (globalThis.indexedDB ? new IndexedDbStorage(name) : new MemoryStorage());
@@ -130,6 +132,15 @@ export class Pool {
     return { join };
   }
 
+  /// The text document `collection/id`, which several edit at once.
+  async text(collection, id) {
+    const { nodes, WebSocket } = this.#options;
+    const onclose = (text) => this.#texts.delete(text);
+    const text = await SharedText.open(nodes, collection, id, { WebSocket, onclose });
+    this.#texts.add(text);
+    return text;
+  }
+
   /// Live documents; use it through a collection.
   watch(collection, options, tell) {
     const id = this.#nextId("q");
@@ -166,6 +177,7 @@ export class Pool {
   close() {
     for (const part of [...this.#queries.values()]) part.close();
     for (const room of [...this.#rooms.values()]) room.leave();
+    for (const text of [...this.#texts]) text.close();
     this.#queue.close();
     this.#tabs?.close();
     this.#dial.close();

@@ -44,6 +44,7 @@ const FILES: &[File] = &files![
     "queue.js",
     "room.js",
     "selector.js",
+    "shared-text.js",
     "storage.js",
     "store.js",
     "style.css",

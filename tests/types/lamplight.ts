@@ -56,6 +56,14 @@ export function meet(): void {
   room.leave();
 }
 
+export async function edit(area: HTMLTextAreaElement): Promise<number> {
+  const text = await pool.text("pads", "plan");
+  text.onstate = ({ link, unsaved }) => console.log(link, unsaved);
+  (await text.bind(area, { name: "Ada" })).undo();
+  text.close();
+  return text.state.unsaved;
+}
+
 export function refuse(error: unknown): void {
   if (error instanceof LamplightError && error.status === 409) console.log(error.problem.detail, error.uncertain);
   // @ts-expect-error A note has cups.
