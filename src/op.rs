@@ -127,6 +127,33 @@ pub enum Command<'a> {
     Evict(Eviction),
     /// The answer of each remaining member to an eviction: how many of the evicted one's ops it holds.
     Fence(NodeId, u64),
+    /// Edit a text document.
+    Text(#[serde(borrow)] DocKey<'a>, #[serde(borrow)] Edit<'a>),
+}
+
+/// An edit of a text document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edit<'a> {
+    /// Whether an absent document becomes a text by it. The edits of one that is there fail where it was deleted.
+    pub creates: bool,
+    /// An update of a Yjs document, in version 1 of the encoding.
+    #[serde(borrow, with = "octets")]
+    pub update: Cow<'a, [u8]>,
+}
+
+/// Bytes as such, not as a list of numbers, and borrowed.
+mod octets {
+    use std::borrow::Cow;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'de, [u8]>, D::Error> {
+        <&[u8]>::deserialize(deserializer).map(Cow::Borrowed)
+    }
 }
 
 /// That a member is gone for good.
@@ -293,7 +320,10 @@ impl Body<'_> {
     pub fn is_unconditional(&self) -> bool {
         self.key.is_none()
             && self.guards.is_empty()
-            && self.commands.iter().all(|command| !matches!(command, Command::Merge(..) | Command::Patch(..)))
+            && self
+                .commands
+                .iter()
+                .all(|command| !matches!(command, Command::Merge(..) | Command::Patch(..) | Command::Text(..)))
     }
 }
 
@@ -319,7 +349,11 @@ impl<'a> Command<'a> {
     /// The document it writes; none for a change of the member list.
     pub fn doc(&self) -> Option<&DocKey<'a>> {
         match self {
-            Command::Put(doc, _) | Command::Merge(doc, _) | Command::Patch(doc, _) | Command::Delete(doc) => Some(doc),
+            Command::Put(doc, _)
+            | Command::Merge(doc, _)
+            | Command::Patch(doc, _)
+            | Command::Delete(doc)
+            | Command::Text(doc, _) => Some(doc),
             Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) => None,
         }
     }
@@ -343,6 +377,9 @@ impl<'a> Command<'a> {
             Command::Retire => Command::Retire,
             Command::Evict(eviction) => Command::Evict(eviction),
             Command::Fence(node, seq) => Command::Fence(node, seq),
+            Command::Text(doc, Edit { creates, update }) => {
+                Command::Text(doc.into_owned(), Edit { creates, update: Cow::Owned(update.into_owned()) })
+            }
         }
     }
 }

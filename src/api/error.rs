@@ -112,6 +112,16 @@ impl Problem {
         Value::Object(members)
     }
 
+    /// Whether it is of this kind.
+    pub fn is(&self, slug: &str) -> bool {
+        self.slug == slug
+    }
+
+    /// What happened, and what to do next.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Its status.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -164,6 +174,7 @@ impl From<Fault> for Problem {
             Fault::BadName(why) => Problem::bad("bad-name", why),
             Fault::TooLarge => Problem::too_large(fault.to_string()),
             Fault::BadPatch(error) => error.into(),
+            Fault::BadUpdate(why) => Problem::bad("bad-update", why.to_string()),
             Fault::NotCanonical | Fault::NotAlone => Problem::bad("bad-request", fault.to_string()),
         }
     }

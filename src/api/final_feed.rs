@@ -31,7 +31,7 @@ use super::{
     final_place::Place,
 };
 use crate::{
-    document::{Past, State, Text},
+    document::{Past, State, Text, prose::is_prose},
     node::{Node, Published, Stopped},
     op::{DocKey, Op, OpId, PoolId, Stamp},
     replica::{Refused, Replica},
@@ -381,6 +381,8 @@ struct EntryBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    text: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     deleted: bool,
 }
 
@@ -391,8 +393,8 @@ impl Entry {
             What::Snapshot(time, stamp) => (Some(time), None, stamp),
             What::Written(op, stamp) => (None, Some(op), Some(stamp)),
         };
-        let text = self.text.as_ref().map(Text::as_str);
-        let value = text.map(|text| serde_json::from_str(text).expect("documents are JSON"));
+        let text = self.text.as_ref();
+        let value = text.map(|text| serde_json::from_str(text.json()).expect("documents are JSON"));
         let body = EntryBody {
             snapshot: time.is_some(),
             time: time.map(|time| time.to_string()),
@@ -400,8 +402,9 @@ impl Entry {
             stamp: stamp.map(|stamp| stamp.to_string()),
             collection: &self.collection,
             id: &self.id,
-            version: text.map(|text| Version::of(text).to_string()),
+            version: text.map(|text| Version::of(text.as_str()).to_string()),
             value,
+            text: text.is_some_and(is_prose),
             deleted: text.is_none(),
         };
         serde_json::to_string(&body).expect("plain data is written to memory")

@@ -204,7 +204,6 @@ impl Wanted {
         let commands: Vec<&Command<'_>> =
             body.commands.iter().filter(|command| command.doc() == Some(&self.doc)).collect();
         let (concurrent, overwrote) = (concurrent.unwrap_or_default(), overwrote.unwrap_or_default());
-        let text = text.map(Text::as_str);
         let json = serde_json::value::to_raw_value(&OpBody {
             op: op.id().to_string(),
             stamp: op.stamp().to_string(),
@@ -220,9 +219,11 @@ impl Wanted {
             concurrent_more: concurrent.more,
             overwrote: overwrote.ops,
             overwrote_more: overwrote.more,
-            version: text.map(|text| Version::of(text).to_string()),
+            version: text.map(|text| Version::of(text.as_str()).to_string()),
             deleted: text.is_none(),
-            value: text.filter(|_| self.values).map(|text| serde_json::from_str(text).expect("documents are JSON")),
+            value: text
+                .filter(|_| self.values)
+                .map(|text| serde_json::from_str(text.json()).expect("documents are JSON")),
         });
         json.expect("the values in an op are JSON, checked when it was taken in")
     }

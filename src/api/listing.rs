@@ -169,7 +169,7 @@ impl Wanted {
         let mut key = None;
         if self.reads_values() {
             // A document's text is canonical, so its numbers are normalised already.
-            let value: Value = serde_json::from_str(view.text.as_str()).expect("documents are JSON");
+            let value: Value = serde_json::from_str(view.text.json()).expect("documents are JSON");
             if self.filter.as_ref().is_some_and(|filter| !filter.matches(&value)) {
                 return None;
             }

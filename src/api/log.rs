@@ -1,6 +1,7 @@
 //! `GET /v1/log`: ops as they are held, in the pool's order.
 
 use axum::{Json, extract::State, http::Uri};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 
@@ -153,10 +154,25 @@ pub(super) enum CommandBody<'a> {
     Merge(Change<'a>),
     Patch(Change<'a>),
     Delete(Target<'a>),
-    Add { node: String, name: &'a str, urls: &'a [String] },
+    Add {
+        node: String,
+        name: &'a str,
+        urls: &'a [String],
+    },
     Retire {},
-    Evict { node: String, force: bool },
-    Fence { node: String, held: String },
+    Evict {
+        node: String,
+        force: bool,
+    },
+    Fence {
+        node: String,
+        held: String,
+    },
+    Text {
+        #[serde(flatten)]
+        doc: Target<'a>,
+        update: String,
+    },
 }
 
 /// The document that a guard or a command names.
@@ -231,6 +247,7 @@ pub(super) fn command<'a>(command: &'a Command<'_>) -> CommandBody<'a> {
         Command::Retire => CommandBody::Retire {},
         Command::Evict(eviction) => CommandBody::Evict { node: eviction.node.to_string(), force: eviction.force },
         Command::Fence(node, held) => CommandBody::Fence { node: node.to_string(), held: held.to_string() },
+        Command::Text(doc, edit) => CommandBody::Text { doc: doc.into(), update: BASE64_STANDARD.encode(&edit.update) },
     }
 }
 

@@ -70,7 +70,7 @@ impl Content {
 
     /// The value.
     pub fn value(&self) -> &Value {
-        self.value.get_or_init(|| json::parse(self.text.as_str().as_bytes()).expect("documents are JSON"))
+        self.value.get_or_init(|| json::parse(self.text.json().as_bytes()).expect("documents are JSON"))
     }
 }
 

@@ -145,7 +145,7 @@ pub async fn difference(State(api): State<Api>, doc: DocPath, uri: Uri) -> Resul
     let ([from, to], frontier) = api.read(look).await??;
     let value = |text: &Option<_>| {
         let text: &crate::document::Text = text.as_ref()?;
-        Some(json::parse(text.as_str().as_bytes()).expect("documents are JSON"))
+        Some(json::parse(text.json().as_bytes()).expect("documents are JSON"))
     };
     let patch = match (value(&from.1), value(&to.1)) {
         (Some(from), Some(to)) => diff(&from, &to),

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{error::describe, wait::Waited};
 use crate::{
-    document::{Verdict, View},
+    document::{Verdict, View, prose::is_prose},
     replica::Receipt,
     version::Version,
 };
@@ -120,6 +120,9 @@ pub struct DocBody {
     stamp: Option<String>,
     status: &'static str,
     value: Box<RawValue>,
+    /// Whether it is a text: its value is null, and the text is read from the document itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    text: bool,
 }
 
 impl DocBody {
@@ -131,7 +134,8 @@ impl DocBody {
             version: Version::of(view.text.as_str()).to_string(),
             stamp: view.stamp.map(|stamp| stamp.to_string()),
             status: status(view.latest <= frontier),
-            value: RawValue::from_string(view.text.as_str().to_string()).expect("documents are JSON"),
+            value: RawValue::from_string(view.text.json().to_string()).expect("documents are JSON"),
+            text: is_prose(&view.text),
         }
     }
 }

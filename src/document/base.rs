@@ -11,6 +11,7 @@ use super::{
     State, Text,
     claim::{Claim, KEYS},
     history::{Document, touched},
+    prose::{Updates, mark_of},
     state::mark,
 };
 use crate::{
@@ -40,7 +41,7 @@ impl State {
             } else {
                 document.text_at(&key, count, &self.rejected, |bench, op| bench.carry_out_again(op, &op.body()))
             };
-            document.forget(count, base, &self.rejected);
+            document.forget(&key, count, base, &self.rejected);
             if document.is_gone() {
                 collection.documents.remove(&*key.id);
             }
@@ -71,10 +72,11 @@ impl State {
     /// Takes a document that ops which are not to be had have made. The state must hold no op of it.
     pub fn adopt(&mut self, document: BaseDocument) {
         let BaseDocument { collection, id, text, stamp } = document;
-        self.adopt_text(&collection, &id, Text::own(text), stamp);
+        let (text, prose) = Updates::read(&text).unwrap_or_else(|| (Text::own(text), Updates::default()));
+        self.adopt_text(&collection, &id, (text, stamp, prose));
     }
 
-    fn adopt_text(&mut self, collection: &str, id: &str, text: Text, stamp: Stamp) {
+    fn adopt_text(&mut self, collection: &str, id: &str, (text, stamp, prose): (Text, Stamp, Updates)) {
         let name = self.collection(collection);
         let collection = self.collections.get_mut(&name).expect("made above");
         if &*name != KEYS {
@@ -82,13 +84,14 @@ impl State {
             self.count += 1;
             self.digest = self.digest.wrapping_add(mark(&DocKey::new(&*name, id), &text));
         }
-        collection.documents.insert(CompactString::new(id), Document::base(text, stamp));
+        collection.documents.insert(CompactString::new(id), Document::base(text, stamp, prose));
     }
 
     /// The same state, in the place of another: who follows the changes learns that he must start over.
     #[must_use]
     pub fn follow(mut self, before: &State) -> State {
         self.changes = before.changes.broken_off();
+        self.edits = before.edits.broken_off();
         self
     }
 
@@ -102,7 +105,7 @@ impl State {
             for (id, document) in collection.documents.range::<str, _>((from, Bound::Unbounded)) {
                 if let Some((text, stamp)) = self.document_at(name, id, document, time) {
                     bytes += name.len() + id.len() + text.len();
-                    let (collection, id, text) = (name.to_string(), id.to_string(), text.as_str().to_string());
+                    let (collection, id) = (name.to_string(), id.to_string());
                     documents.push(BaseDocument { collection, id, text, stamp });
                 }
                 looked += 1;
@@ -115,7 +118,7 @@ impl State {
         Slice { after, documents, next: None }
     }
 
-    fn document_at(&self, name: &Arc<str>, id: &str, document: &Document, time: u64) -> Option<(Text, Stamp)> {
+    fn document_at(&self, name: &Arc<str>, id: &str, document: &Document, time: u64) -> Option<(String, Stamp)> {
         let place = if left_out(Rule::SnapshotAt) { document.ops.len() } else { document.place_of(time) };
         let text = if place == document.ops.len() {
             document.text.clone()
@@ -123,8 +126,13 @@ impl State {
             let again = |bench: &mut super::workbench::Workbench<'_>, op: &Op| bench.carry_out_again(op, &op.body());
             document.text_at(&DocKey::new(&**name, id), place, &self.rejected, again)
         };
-        let stamp = document.stamp_at(place, &self.rejected);
-        Some((text?, stamp.unwrap_or(super::history::NEVER)))
+        let stamp = document.stamp_at(place, &self.rejected).unwrap_or(super::history::NEVER);
+        let key = DocKey::new(&**name, id);
+        let text = match document.source_at(&key, place, text.clone(), &self.rejected) {
+            Some(source) => source.written(&key),
+            None => text?.as_str().to_string(),
+        };
+        Some((text, stamp))
     }
 
     /// The same made anew, from what is at the horizon and these ops, all that it holds: what the documents should be.
@@ -133,8 +141,8 @@ impl State {
         let mut state = State::default().follow(self);
         for (name, collection) in &self.collections {
             for (id, document) in &collection.documents {
-                if let Some((text, stamp)) = document.at_base() {
-                    state.adopt_text(name, id, text, stamp);
+                if let Some(base) = document.at_base() {
+                    state.adopt_text(name, id, base);
                 }
             }
         }
@@ -152,6 +160,6 @@ impl State {
 
     /// The sum of a document of a snapshot, as it goes into the digest.
     pub fn mark_of(document: &BaseDocument) -> u64 {
-        mark(&DocKey::new(&*document.collection, &*document.id), &Text::own(document.text.as_str()))
+        mark(&DocKey::new(&*document.collection, &*document.id), &Text::own(mark_of(&document.text)))
     }
 }

@@ -9,6 +9,8 @@ use super::{
     claim::{Claim, KEYS},
     json::{self, DOCUMENT_BYTES_MAX},
     patch::{Patch, PatchError},
+    prose::{TEXT_BYTES_MAX, Updates},
+    update::{Malformed, Shape},
 };
 use crate::{
     op::{Body, Command, DocKey, Newcomer},
@@ -37,6 +39,8 @@ pub enum Fault {
     TooLarge,
     /// A JSON Patch is malformed.
     BadPatch(PatchError),
+    /// An edit of a text is no update that can be kept.
+    BadUpdate(Malformed),
     /// A change of the member list does not stand alone in its op; only a peer's op can show this.
     NotAlone,
 }
@@ -48,6 +52,7 @@ impl fmt::Display for Fault {
             Fault::NotCanonical => f.write_str("a value is not in canonical form"),
             Fault::TooLarge => write!(f, "a document may have at most {DOCUMENT_BYTES_MAX} bytes: split it"),
             Fault::BadPatch(error) => error.fmt(f),
+            Fault::BadUpdate(why) => why.fmt(f),
             Fault::NotAlone => f.write_str("a change of the member list must stand alone in its op"),
         }
     }
@@ -78,6 +83,8 @@ fn check_command(body: &Body<'_>, command: &Command<'_>) -> Result<(), Fault> {
         Command::Patch(_, text) if !json::is_canonical(text) => Err(Fault::NotCanonical),
         Command::Patch(_, text) => Patch::parse(text).map(drop).map_err(Fault::BadPatch),
         Command::Put(..) | Command::Merge(..) | Command::Delete(_) => Ok(()),
+        Command::Text(_, edit) if edit.update.len() > TEXT_BYTES_MAX => Err(Fault::TooLarge),
+        Command::Text(_, edit) => Shape::of(&edit.update).map(drop).map_err(Fault::BadUpdate),
         Command::Add(newcomer, _) => alone(body).and_then(|()| check_newcomer(newcomer)),
         Command::Retire | Command::Evict(_) | Command::Fence(..) => alone(body),
     }
@@ -86,14 +93,15 @@ fn check_command(body: &Body<'_>, command: &Command<'_>) -> Result<(), Fault> {
 /// Checks a document of a snapshot that a peer sends.
 pub fn check_base(document: &BaseDocument) -> Result<(), Fault> {
     let BaseDocument { collection, id, text, .. } = document;
-    if text.len() > DOCUMENT_BYTES_MAX {
-        return Err(Fault::TooLarge);
-    }
     let readable = if collection == KEYS {
         text.parse::<Claim>().is_ok()
     } else {
         check_collection(collection).and_then(|()| check_id(id))?;
-        json::is_canonical(text)
+        let prose = Updates::read(text).is_some();
+        if text.len() > DOCUMENT_BYTES_MAX && !prose {
+            return Err(Fault::TooLarge);
+        }
+        prose || json::is_canonical(text)
     };
     if readable { Ok(()) } else { Err(Fault::NotCanonical) }
 }

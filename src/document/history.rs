@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::{
     Text,
     claim::{Claim, KEYS},
+    prose::{Source, Updates, is_prose},
     workbench::{Reason, Workbench},
 };
 use crate::{
@@ -46,6 +47,8 @@ struct More {
     /// The ops that only read the document, ascending. Remembered, since an op over a thousand documents is not to be
     /// decoded for each of them when someone asks which op wrote it.
     reading: Vec<Stamp>,
+    /// What a text document is made of at the horizon.
+    prose: Updates,
 }
 
 /// What an op that comes is to one of its documents.
@@ -74,8 +77,9 @@ impl Default for Document {
 
 impl Document {
     /// A document as ops that are forgotten have made it.
-    pub(super) fn base(text: Text, stamp: Stamp) -> Document {
-        Document { text: Some(text), base_stamp: stamp, ..Document::default() }
+    pub(super) fn base(text: Text, stamp: Stamp, prose: Updates) -> Document {
+        let more = is_prose(&text).then(|| Box::new(More { prose, ..More::default() }));
+        Document { text: Some(text), base_stamp: stamp, more, ..Document::default() }
     }
 
     /// Whether an op links the document to others.
@@ -213,9 +217,40 @@ impl Document {
         self.checkpoints().first().filter(|first| first.after == 0).and_then(|base| base.text.clone())
     }
 
-    /// What it is at the horizon, and the last op that wrote it there.
-    pub(super) fn at_base(&self) -> Option<(Text, Stamp)> {
-        self.base_text().map(|text| (text, self.base_stamp))
+    /// What it is at the horizon, the last op that wrote it there, and what it is made of if it is a text.
+    pub(super) fn at_base(&self) -> Option<(Text, Stamp, Updates)> {
+        self.base_text().map(|text| (text, self.base_stamp, self.base_prose().cloned().unwrap_or_default()))
+    }
+
+    fn base_prose(&self) -> Option<&Updates> {
+        self.more.as_ref().map(|more| &more.prose)
+    }
+
+    /// What a text document is made of before its op at `place`; none where it is no text.
+    pub(super) fn source_at(
+        &self,
+        key: &DocKey<'_>,
+        place: usize,
+        mark: Option<Text>,
+        rejected: &Rejected,
+    ) -> Option<Source> {
+        let mark = mark.filter(is_prose)?;
+        let applied = self.ops[..place].iter().filter(|op| !rejected.contains_key(&op.stamp()));
+        // Behind the last op that put or deleted the document it began anew.
+        let (mut anew, mut ops) = (false, Vec::new());
+        for op in applied {
+            let body = op.body();
+            let writes = || body.commands.iter().filter(|command| command.doc() == Some(key));
+            if writes().any(|command| !matches!(command, Command::Text(..))) {
+                (anew, ops) = (true, Vec::new());
+            }
+            // An op that deletes a text and begins another has both.
+            if writes().any(|command| matches!(command, Command::Text(..))) {
+                ops.push(op.clone());
+            }
+        }
+        let base = self.base_prose().filter(|_| !anew).cloned().unwrap_or_default();
+        Some(Source { mark, base, ops })
     }
 
     /// How many of its ops have times up to this one.
@@ -224,11 +259,13 @@ impl Document {
     }
 
     /// Forgets its first `count` ops, which have made `base` of it.
-    pub(super) fn forget(&mut self, count: usize, base: Option<Text>, rejected: &Rejected) {
+    pub(super) fn forget(&mut self, key: &DocKey<'_>, count: usize, base: Option<Text>, rejected: &Rejected) {
         let base = base.map(Text::into_own);
+        let prose = self.forget_edits(key, count, base.as_ref(), rejected);
         self.base_stamp = self.stamp_at(count, rejected).filter(|_| base.is_some()).unwrap_or(NEVER);
         if count == self.ops.len() {
-            (self.text, self.ops, self.more) = (base, SmallVec::new(), None);
+            (self.text, self.ops) = (base, SmallVec::new());
+            self.more = (prose != Updates::default()).then(|| Box::new(More { prose, ..More::default() }));
             return;
         }
         if self.text == base {
@@ -240,8 +277,27 @@ impl Document {
         }
         self.ops.drain(..count);
         if base.is_some() {
-            self.more.get_or_insert_default().checkpoints.insert(0, Checkpoint { after: 0, text: base });
+            let more = self.more.get_or_insert_default();
+            more.checkpoints.insert(0, Checkpoint { after: 0, text: base });
+            more.prose = prose;
         }
+    }
+
+    /// What the document is made of once its first `count` ops are forgotten, if it is a text then.
+    fn forget_edits(&mut self, key: &DocKey<'_>, count: usize, base: Option<&Text>, rejected: &Rejected) -> Updates {
+        let mut prose = self.more.as_mut().map(|more| std::mem::take(&mut more.prose)).unwrap_or_default();
+        if !base.is_some_and(is_prose) {
+            return Updates::default();
+        }
+        for op in self.ops[..count].iter().filter(|op| !rejected.contains_key(&op.stamp())) {
+            for command in op.body().commands.iter().filter(|command| command.doc() == Some(key)) {
+                match command {
+                    Command::Text(_, edit) => prose.push(&edit.update),
+                    _ => prose = Updates::default(),
+                }
+            }
+        }
+        prose
     }
 
     /// Whether nothing is left of it.

@@ -31,6 +31,8 @@ impl Writes {
                 Command::Put(_, value) => parts.push(Part { path: vec![], value: tree(value), replaces: true }),
                 Command::Delete(_) => parts.push(Part { path: vec![], value: None, replaces: true }),
                 Command::Merge(_, merge) => merged(&mut vec![], tree(merge).unwrap_or_default(), &mut parts),
+                // Edits of a text are put together, none is lost to another.
+                Command::Text(..) => parts.push(Part { path: vec![], value: None, replaces: false }),
                 Command::Patch(_, steps) => patched(&tree(steps).unwrap_or_default(), &mut parts),
                 Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) => {}
             }

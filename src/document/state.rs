@@ -15,9 +15,10 @@ use std::{
 use compact_str::CompactString;
 
 use super::{
-    Change, Changes, Text,
+    Change, Changes, Edited, Edits, Text,
     claim::{Claim, KEYS},
     history::{Document, Part, Rejected, borrowed, links, replaces, touched},
+    prose::{Source, is_grown, is_prose},
     workbench::{Reason, Workbench},
 };
 use crate::{
@@ -33,6 +34,7 @@ pub struct State {
     pub(super) count: usize,
     pub(super) rejected: Rejected,
     pub(super) changes: Changes,
+    pub(super) edits: Edits,
     pub(super) digest: u64,
     work: Work,
     /// The idempotency key behind which it goes on looking for those that have ended.
@@ -109,7 +111,7 @@ impl State {
             } else {
                 let before = document.text.clone();
                 replay_alone(document, &key, first, &parts, &mut self.rejected, &mut self.work);
-                self.note(&key, before);
+                self.note(&key, before, &parts);
             }
         }
         if !linked.is_empty() {
@@ -120,7 +122,7 @@ impl State {
     /// Takes all documents away. Places in the changes go on rising, so that who follows them learns that
     /// he must start over.
     pub fn clear(&mut self) {
-        *self = State { changes: self.changes.broken_off(), ..State::default() };
+        *self = State { changes: self.changes.broken_off(), edits: self.edits.broken_off(), ..State::default() };
     }
 
     /// What the verdict of `op` would be if it were inserted now and its stamp were past all others.
@@ -214,12 +216,24 @@ impl State {
         if let Some(document) = self.document_mut(&key) {
             document.text = Some(Text::own("\"spoilt\"".to_string()));
         }
-        self.note(&key, before);
+        self.note(&key, before, &[]);
     }
 
     /// The last changes.
     pub fn changes(&self) -> &Changes {
         &self.changes
+    }
+
+    /// The last edits of text documents.
+    pub fn edits(&self) -> &Edits {
+        &self.edits
+    }
+
+    /// What a text document is made of; none if there is no such text.
+    pub fn source(&self, collection: &str, id: &str) -> Option<Source> {
+        let document = self.document(collection, id)?;
+        let key = DocKey::new(collection, id);
+        document.source_at(&key, document.ops.len(), document.text.clone(), &self.rejected)
     }
 
     /// How much work the fold has done.
@@ -301,7 +315,7 @@ impl State {
         for (at, (key, _, mut document)) in documents.into_iter().enumerate() {
             let before = mem::replace(&mut document.text, bench.text(at));
             *self.document_mut(&key).expect("taken from there above") = document;
-            self.note(&key, before);
+            self.note(&key, before, &[]);
         }
     }
 
@@ -339,8 +353,8 @@ impl State {
         from
     }
 
-    /// Notes what became of a document that was replayed.
-    fn note(&mut self, key: &DocKey<'_>, before: Option<Text>) {
+    /// Notes what became of a document that was replayed; `new` are the ops that came, if they came to this one alone.
+    fn note(&mut self, key: &DocKey<'_>, before: Option<Text>, new: &[Part<'_>]) {
         let Some((name, collection)) = self.collections.get_key_value(&*key.collection) else { return };
         let name = Arc::clone(name);
         let after = collection.documents.get(&*key.id).and_then(|document| document.text.as_ref());
@@ -350,9 +364,17 @@ impl State {
         let (was, is) = (usize::from(before.is_some()), usize::from(after.is_some()));
         let mark = |text: Option<&Text>| text.map_or(0, |text| mark(key, text));
         self.digest = self.digest.wrapping_add(mark(after)).wrapping_sub(mark(before.as_ref()));
+        let edited = [before.as_ref(), after].into_iter().flatten().any(is_prose).then(|| {
+            let ops: Vec<Op> = new.iter().map(|part| part.op.clone()).collect();
+            let grown = after.is_some_and(|after| is_grown(before.as_ref(), after, &ops));
+            if grown { ops } else { Vec::new() }
+        });
         let collection = self.collections.get_mut(&name).expect("found above");
         collection.count = collection.count + is - was;
         self.count = self.count + is - was;
+        if let Some(ops) = edited {
+            self.edits.push(Edited { collection: Arc::clone(&name), id: CompactString::new(&key.id), ops });
+        }
         self.changes.push(Change { collection: name, id: CompactString::new(&key.id), before });
     }
 }

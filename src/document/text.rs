@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::prose::is_prose;
 use crate::op::Op;
 
 /// A document's canonical JSON. Cheap to clone.
@@ -39,7 +40,7 @@ impl Text {
         }
     }
 
-    /// The JSON.
+    /// The JSON, or the mark of a text document: what is equal where the documents are.
     pub fn as_str(&self) -> &str {
         match &self.0 {
             Repr::InOp { op, start, len } => {
@@ -48,6 +49,11 @@ impl Text {
             }
             Repr::Own(text) => text,
         }
+    }
+
+    /// The JSON of a document; of a text document, which has none, `null`.
+    pub fn json(&self) -> &str {
+        if is_prose(self) { "null" } else { self.as_str() }
     }
 
     /// Its length in bytes.

@@ -11,6 +11,7 @@ use super::{
     claim::{Claim, KEYS},
     json::{self, DOCUMENT_BYTES_MAX},
     patch::{self, Patch, Why},
+    prose::{self, is_prose},
 };
 use crate::{
     op::{Body, Command, DocKey, Guard, Op, OpId, Stamp},
@@ -179,6 +180,22 @@ impl<'k> Workbench<'k> {
         match command {
             Command::Put(_, value) => *content = Content::Text(Text::in_op(op, value)),
             Command::Delete(_) => *content = Content::Absent,
+            Command::Merge(..) | Command::Patch(..) if content.is_prose() => {
+                let why = "the document is a text: edit it with a delta, or delete it first";
+                return Err(Reason::Command { index, why: why.into() });
+            }
+            Command::Text(_, edit) => match content {
+                Content::Absent if !edit.creates => {
+                    let why = "the text does not exist: it was deleted";
+                    return Err(Reason::Command { index, why: why.into() });
+                }
+                Content::Absent => *content = Content::Text(prose::marked(None, op)),
+                Content::Text(text) if is_prose(text) => *text = prose::marked(Some(text), op),
+                Content::Text(_) | Content::Tree(..) => {
+                    let why = "the document is JSON, not a text: delete it first, or choose another id";
+                    return Err(Reason::Command { index, why: why.into() });
+                }
+            },
             Command::Merge(_, merge) => {
                 let (value, bound) = content.tree();
                 patch::merge(value, tree_of(merge));
@@ -210,6 +227,10 @@ impl<'k> Workbench<'k> {
 }
 
 impl Content {
+    fn is_prose(&self) -> bool {
+        matches!(self, Content::Text(text) if is_prose(text))
+    }
+
     /// The content as a tree, with the bound on its text. An absent document becomes `null`, which a merge patch
     /// treats as an empty object.
     fn tree(&mut self) -> (&mut Value, &mut usize) {

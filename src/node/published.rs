@@ -22,6 +22,8 @@ pub struct Published {
     pub ops: usize,
     /// The place behind the newest change.
     pub changes_end: u64,
+    /// The place behind the newest edit of a text.
+    pub edits_end: u64,
     /// The time up to which everything is final.
     pub frontier: u64,
     /// How often peers have said how many of this node's ops they hold; see [`super::Node::ask`].
@@ -38,6 +40,7 @@ impl Published {
             session: session(replica).into(),
             ops: replica.log().len(),
             changes_end: replica.state().changes().end(),
+            edits_end: replica.state().edits().end(),
             frontier: replica.frontier(),
             held: replica.counters().held,
             standing: replica.standing(),
@@ -50,6 +53,7 @@ impl Published {
             && self.clock == replica.clock()
             && self.ops == replica.log().len()
             && self.changes_end == replica.state().changes().end()
+            && self.edits_end == replica.state().edits().end()
             && self.frontier == replica.frontier()
             && self.held == replica.counters().held
             && self.standing == replica.standing()

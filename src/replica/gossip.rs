@@ -340,7 +340,7 @@ mod tests {
     use crate::{
         op::{Command, DocKey, Hash, Head, NodeId, OpError},
         replica::{Config, Draft, Effect, Event, LinkId, Now, Refused, Replica, Retention, Standing},
-        wire::{Beat, Hello, Message},
+        wire::{Beat, Hello, Message, Refusal, Why},
     };
 
     fn founder() -> Replica {
@@ -418,6 +418,21 @@ mod tests {
             replica.handle(Now { mono_ms, wall_ms: 0 }, Event::Tick);
         }
         assert_eq!(replica.standing(), Standing::CatchingUp, "it would serve a pool without its data");
+    }
+
+    #[test]
+    fn one_who_holds_nothing_yet_believes_anyone_that_its_id_is_evicted() {
+        let mut replica = founder();
+        let link = greet(&mut replica);
+        let before = replica.node();
+        let other_past = (before, Head { seq: 1_000, hash: Hash::default() });
+        replica.handle(Now::default(), Event::Heard(link, Message::Heads(vec![other_past])));
+        let newcomer = replica.node();
+        assert_ne!(newcomer, before);
+        replica.handle(Now::default(), Event::Opened(LinkId(2), Some("http://x:1".into())));
+        let refusal = Refusal { why: Why::Evicted, detail: String::new(), try_instead: Vec::new() };
+        replica.handle(Now::default(), Event::Heard(LinkId(2), Message::Refusal(refusal)));
+        assert_ne!(replica.node(), newcomer);
     }
 
     #[test]

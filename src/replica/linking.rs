@@ -213,7 +213,8 @@ impl Replica {
         }
         // Who has retired is told the same, and stays what it is.
         let stays = self.roster.is_retired(self.config.node);
-        if refusal.why == Why::Evicted && !stays && (self.ready || !self.log.is_empty()) && self.believes(link) {
+        // Who holds nothing yet has nothing to lose by it, and knows nobody whom to believe.
+        if refusal.why == Why::Evicted && !stays && (self.log.is_empty() || self.believes(link)) {
             let why = format!("the pool goes on without {}, which comes back as another", self.config.node);
             return self.be_reborn(why, Loss::CutOff);
         }

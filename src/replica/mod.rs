@@ -506,7 +506,9 @@ impl Replica {
             Command::Retire => return Err(Refused::Membership(self.config.node, Unfit::Last)),
             Command::Add(newcomer, _) => return Err(Refused::Membership(newcomer.node, Unfit::NotForClients)),
             Command::Fence(node, _) => return Err(Refused::Membership(*node, Unfit::NotForClients)),
-            Command::Put(..) | Command::Merge(..) | Command::Patch(..) | Command::Delete(_) => return Ok(()),
+            Command::Put(..) | Command::Merge(..) | Command::Patch(..) | Command::Delete(_) | Command::Text(..) => {
+                return Ok(());
+            }
         };
         let forced = matches!(command, Command::Evict(eviction) if eviction.force);
         let unfit = if !self.roster.knows(node) {

@@ -10,9 +10,10 @@ use serde_json::{Map, Value};
 use super::Violation;
 use crate::{
     document::{
-        KEY_SPAN, Reason, State,
+        KEY_SPAN, Reason, State, Text,
         json::{self, DOCUMENT_BYTES_MAX},
         patch::Patch,
+        prose::{self, Prose},
     },
     op::{Body, Command, DocKey, Guard, NodeId, Op, OpId, Stamp},
     plant::span_squeezed,
@@ -28,10 +29,18 @@ type Key = (String, String);
 /// What the ops make of the documents.
 #[derive(Debug, Default)]
 pub struct Model {
-    documents: BTreeMap<Key, (Value, Stamp)>,
+    documents: BTreeMap<Key, (Content, Stamp)>,
     rejected: BTreeMap<Stamp, Rejection>,
     members: BTreeMap<NodeId, (Stamp, String, Vec<String>)>,
     keys: BTreeMap<String, (OpId, u64)>,
+}
+
+/// What a document is.
+#[derive(Clone, Debug, PartialEq)]
+enum Content {
+    Json(Value),
+    /// A text: its mark, and the updates it was made of.
+    Text(Text, Vec<Vec<u8>>),
 }
 
 /// Why an op has no effect.
@@ -70,15 +79,15 @@ impl Model {
             self.guard(guard).map_err(|current| Rejection::Guard(index, current))?;
         }
         // What the op would leave behind; nothing of it counts before all of it went well.
-        let mut after: BTreeMap<Key, Option<Value>> = BTreeMap::new();
+        let mut after: BTreeMap<Key, Option<Content>> = BTreeMap::new();
         for (index, command) in body.commands.iter().enumerate() {
             if let Some(doc) = command.doc() {
                 let key = key_of(doc);
                 let before = match after.get(&key) {
                     Some(value) => value.clone(),
-                    None => self.documents.get(&key).map(|(value, _)| value.clone()),
+                    None => self.documents.get(&key).map(|(content, _)| content.clone()),
                 };
-                after.insert(key, outcome(command, index, before)?);
+                after.insert(key, outcome(op, command, index, before)?);
             }
         }
         for (key, value) in after {
@@ -97,7 +106,7 @@ impl Model {
     }
 
     fn guard(&self, guard: &Guard<'_>) -> Result<(), Option<Version>> {
-        let current = self.documents.get(&key_of(guard.doc())).map(|(value, _)| version(value));
+        let current = self.documents.get(&key_of(guard.doc())).map(|(content, _)| version(content));
         let holds = match guard {
             Guard::Exists(_) => current.is_some(),
             Guard::Absent(_) => current.is_none(),
@@ -154,8 +163,9 @@ impl Model {
                 }
             }
         }
-        for (key, (value, stamp)) in &self.documents {
-            let ours = (value.to_string(), Some(*stamp));
+        for (key, (content, stamp)) in &self.documents {
+            let ours = (written(content), Some(*stamp));
+            self.compare_text(state, key, content)?;
             let theirs = listed.remove(key);
             if theirs.as_ref() != Some(&ours) {
                 return differs(format!("{}/{} is {theirs:?}, not {ours:?}", key.0, key.1));
@@ -163,14 +173,51 @@ impl Model {
         }
         listed.pop_first().map_or(Ok(()), |(key, held)| differs(format!("{}/{} is {held:?}, not absent", key.0, key.1)))
     }
+
+    /// A text is what all its updates come to, in stamp order; however many of them the node has merged since.
+    fn compare_text(&self, state: &State, key: &Key, content: &Content) -> Result<(), Violation> {
+        let Content::Text(_, updates) = content else { return Ok(()) };
+        let doc = DocKey::new(&*key.0, &*key.1);
+        let ours = Prose::of(updates.iter().map(|update| &**update)).and_then(|prose| prose.plain().ok());
+        let theirs =
+            state.source(&key.0, &key.1).and_then(|source| source.prose(&doc)).and_then(|prose| prose.plain().ok());
+        if ours.is_none() || ours != theirs {
+            return differs(format!("the text {}/{} is {theirs:?}, not {ours:?}", key.0, key.1));
+        }
+        Ok(())
+    }
 }
 
 /// What one command makes of a document.
-fn outcome(command: &Command<'_>, index: usize, before: Option<Value>) -> Result<Option<Value>, Rejection> {
+fn outcome(
+    op: &Op,
+    command: &Command<'_>,
+    index: usize,
+    before: Option<Content>,
+) -> Result<Option<Content>, Rejection> {
+    let before = match (command, before) {
+        (Command::Text(_, edit), None) if edit.creates => {
+            return Ok(Some(Content::Text(prose::marked(None, op), vec![edit.update.to_vec()])));
+        }
+        (Command::Text(_, edit), Some(Content::Text(mark, mut updates))) => {
+            updates.push(edit.update.to_vec());
+            return Ok(Some(Content::Text(prose::marked(Some(&mark), op), updates)));
+        }
+        (Command::Merge(..) | Command::Patch(..), Some(Content::Text(..))) | (Command::Text(..), _) => {
+            return Err(Rejection::Command(index));
+        }
+        (_, Some(Content::Json(value))) => Some(value),
+        (_, _) => None,
+    };
+    Ok(json_outcome(command, index, before)?.map(Content::Json))
+}
+
+fn json_outcome(command: &Command<'_>, index: usize, before: Option<Value>) -> Result<Option<Value>, Rejection> {
     let tree = |text: &str| serde_json::from_str::<Value>(text).expect("checked before it became an op");
     match command {
         Command::Put(_, text) => Ok(Some(tree(text))),
-        Command::Delete(_) | Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) => Ok(None),
+        Command::Delete(_) => Ok(None),
+        Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) | Command::Text(..) => Ok(None),
         Command::Merge(_, text) => {
             let merged = merged(before, tree(text));
             if json::size(&merged) > DOCUMENT_BYTES_MAX { Err(Rejection::TooLarge(index)) } else { Ok(Some(merged)) }
@@ -211,8 +258,15 @@ fn rejection(reason: &Reason) -> Rejection {
     }
 }
 
-fn version(value: &Value) -> Version {
-    Version::of(&value.to_string())
+fn version(content: &Content) -> Version {
+    Version::of(&written(content))
+}
+
+fn written(content: &Content) -> String {
+    match content {
+        Content::Json(value) => value.to_string(),
+        Content::Text(mark, _) => mark.as_str().to_string(),
+    }
 }
 
 fn key_of(doc: &DocKey<'_>) -> Key {

@@ -152,6 +152,8 @@ pub struct Mix {
     pub patch: u32,
     /// Weight of deletes.
     pub delete: u32,
+    /// Weight of edits of texts.
+    pub text: u32,
     /// Weight of ops over several documents.
     pub tx: u32,
     /// Per mille of ops with an idempotency key.
@@ -248,6 +250,7 @@ impl Mix {
         let documents = *rng.choice(&[1, 2, 4, 20]).unwrap_or(&4);
         let mut weight = || if rng.u32(..3) == 0 { 0 } else { rng.u32(1..10) };
         let (put, merge, patch, delete, tx) = (weight() + 1, weight(), weight(), weight() / 3, weight());
+        let text = weight() / 2;
         let often = |rng: &mut fastrand::Rng| *rng.choice(&[0, 50, 300]).unwrap_or(&0);
         Mix {
             collections: rng.usize(1..=3),
@@ -256,6 +259,7 @@ impl Mix {
             merge,
             patch,
             delete,
+            text,
             tx,
             keyed: often(rng),
             guarded: often(rng),

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{chance, plan::Mix};
 use crate::{
-    op::{Command, DocKey, Guard},
+    document::prose::difference,
+    op::{Command, DocKey, Edit, Guard},
     replica::{Draft, Replica},
     version::Version,
 };
@@ -59,21 +60,27 @@ impl Workload {
     }
 
     fn total(&self) -> u32 {
-        let Mix { put, merge, patch, delete, tx, .. } = self.mix;
-        put + merge + patch + delete + tx
+        let Mix { put, merge, patch, delete, text, tx, .. } = self.mix;
+        put + merge + patch + delete + text + tx
     }
 
     fn doc(&self, rng: &mut fastrand::Rng) -> DocKey<'static> {
         let collection = format!("c{}", rng.usize(..self.mix.collections));
         // Half of the writes go to a few documents, however many there are.
         let most = if rng.bool() { self.mix.documents.min(3) } else { self.mix.documents };
-        DocKey::new(collection, format!("d{}", rng.usize(..most)))
+        // A few hit what others use as a text.
+        let kind = if self.mix.text > 0 && rng.u32(..8) == 0 { 't' } else { 'd' };
+        DocKey::new(collection, format!("{kind}{}", rng.usize(..most)))
     }
 
     fn command(&self, replica: &Replica, rng: &mut fastrand::Rng) -> Command<'static> {
         let doc = self.doc(rng);
-        let Mix { put, merge, patch, delete, .. } = self.mix;
-        let mut at = rng.u32(..put + merge + patch + delete);
+        let Mix { put, merge, patch, delete, text, .. } = self.mix;
+        let mut at = rng.u32(..put + merge + patch + delete + text);
+        if at < text {
+            return edit(replica, doc, rng);
+        }
+        at -= text;
         if at < put {
             return Command::Put(doc, value(rng).to_string().into());
         }
@@ -170,6 +177,23 @@ fn json_patch(replica: &Replica, doc: DocKey<'static>, rng: &mut fastrand::Rng) 
         _ => return Command::Patch(doc, increment(rng.i64(1..5)).into()),
     };
     Command::Patch(doc, steps.to_string().into())
+}
+
+/// An edit of a text as it is at this node; where there is none, its beginning, or an edit that comes too late.
+fn edit(replica: &Replica, doc: DocKey<'static>, rng: &mut fastrand::Rng) -> Command<'static> {
+    let doc = DocKey::new(doc.collection, doc.id.replace('d', "t"));
+    let source = replica.state().source(&doc.collection, &doc.id);
+    let creates = source.is_none() && rng.u32(..8) > 0;
+    let mut prose = source.and_then(|source| source.prose(&doc)).unwrap_or_default();
+    let text = prose.plain().unwrap_or_default();
+    let places: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+    let at = rng.choice(&places).copied().unwrap_or(0);
+    let rest = &text[at..];
+    let gone = if rng.bool() { rest.chars().next().map_or(0, char::len_utf8) } else { 0 };
+    let written = *rng.choice(&["a", "bc", "ä", "😀", "x😀y"]).unwrap_or(&"a");
+    let after = format!("{}{}{}", &text[..at], written, &rest[gone..]);
+    let update = prose.edit(rng.u32(1..), &difference(&text, &after)).ok().flatten();
+    Command::Text(doc, Edit { creates, update: update.unwrap_or_else(|| vec![0, 0]).into() })
 }
 
 fn increment(by: i64) -> String {

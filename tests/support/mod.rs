@@ -90,7 +90,7 @@ async fn start_with(name: &str, join: Option<String>, retention: Retention) -> T
         retention,
     };
     let (node, stop) = (Node::start(config, Tcp), CancellationToken::new());
-    let router = api::router(Api { node: node.clone(), stop: stop.clone() });
+    let router = api::router(Api::new(node.clone(), stop.clone()));
     let serving = tokio::spawn(api::serve(listener, router, stop.clone()));
     let client = Client::builder(TokioExecutor::new()).build_http();
     TestNode { node, url, client, stop, serving }

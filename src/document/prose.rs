@@ -1,0 +1,561 @@
+//! Text documents: what a set of Yjs updates comes to.
+//!
+//! A text document is a Yjs document (Nicolaescu et al. 2016, "Near Real-Time Peer-to-Peer Shared Editing", YATA); each
+//! `text` command carries an update of it. Updates commute, so in the fold a text document is no more than the set of those
+//! that were applied: its [`mark`], a sum over their ops, takes the place of the canonical text, which no JSON can
+//! look like. What they come to is worked out by those who read it, outside the fold, as a [`Prose`]: in stamp order, an
+//! update whose foundations are gone (its text was deleted by a concurrent op) being left out.
+
+use std::{borrow::Cow, fmt, panic::AssertUnwindSafe};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+use yrs::{
+    Any, Doc, GetString, OffsetKind, Options, Out, ReadTxn, StateVector, Text as _, TextRef, Transact, Update,
+    any::Number,
+    block::ClientID,
+    types::{Attrs, text::YChange},
+    updates::{decoder::Decode, encoder::Encode},
+};
+
+use super::{
+    Text,
+    update::{Clocks, Malformed, Shape},
+};
+use crate::op::{Command, DocKey, Op};
+
+/// Longest state of a text document, in bytes of its Yjs encoding. Kept by the node where somebody writes; the fold does
+/// not ask, so writes on several sides of a partition may pass it.
+pub const TEXT_BYTES_MAX: usize = 2 << 20;
+/// The root that is read as a document's text, if there is one of this name; else the only root there is.
+pub const ROOT: &str = "text";
+/// Updates that are put in with one transaction.
+const BATCH: usize = 64;
+/// So many updates are kept one by one at the horizon before they are merged.
+const PARTS_MAX: usize = 64;
+/// What begins the mark of a text document: no JSON does.
+const MARK: char = '\u{1}';
+/// Its length in bytes.
+const MARK_BYTES: usize = 33;
+
+/// Whether what a document is in the fold is the mark of a text document.
+pub fn is_prose(text: &Text) -> bool {
+    text.as_str().starts_with(MARK)
+}
+
+/// The mark of a text document after one more update.
+pub fn marked(before: Option<&Text>, op: &Op) -> Text {
+    Text::own(mark(before.map_or(0, sum_of).wrapping_add(weight(op))))
+}
+
+/// What stands for a document of a snapshot in the digest.
+pub(super) fn mark_of(text: &str) -> &str {
+    if text.starts_with(MARK) { text.get(..MARK_BYTES).unwrap_or(text) } else { text }
+}
+
+fn mark(sum: u128) -> String {
+    format!("{MARK}{sum:032x}")
+}
+
+fn sum_of(text: &Text) -> u128 {
+    let digits = text.as_str().get(1..33).unwrap_or_default();
+    u128::from_str_radix(digits, 16).unwrap_or(0)
+}
+
+fn weight(op: &Op) -> u128 {
+    let mut weight = [0; 16];
+    weight.copy_from_slice(&blake3::hash(&op.bytes()[..32]).as_bytes()[..16]);
+    u128::from_le_bytes(weight)
+}
+
+/// Whether `after` is `before` with the updates of `ops`, and nothing else.
+pub(super) fn is_grown(before: Option<&Text>, after: &Text, ops: &[Op]) -> bool {
+    let sum = ops.iter().map(weight).fold(before.map_or(0, sum_of), u128::wrapping_add);
+    before.is_none_or(is_prose) && is_prose(after) && sum_of(after) == sum
+}
+
+/// The updates of an op for a document.
+pub fn updates_of<'o>(op: &'o Op, doc: &DocKey<'_>) -> Vec<Cow<'o, [u8]>> {
+    let mut updates = Vec::new();
+    for command in op.body().commands.into_iter().filter(|command| command.doc() == Some(doc)) {
+        match command {
+            Command::Text(_, edit) => updates.push(edit.update),
+            // What came before is gone with this.
+            _ => updates.clear(),
+        }
+    }
+    updates
+}
+
+/// The updates that a text document consists of at the horizon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Updates {
+    parts: Vec<Box<[u8]>>,
+    bytes: usize,
+    /// How many bytes they had when they were merged last.
+    merged: usize,
+}
+
+impl Updates {
+    /// Each of them, in stamp order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.parts.iter().map(|part| &**part)
+    }
+
+    /// Adds one behind the others. Now and then they are merged: a text that was edited for long costs little more than what
+    /// it is.
+    pub(super) fn push(&mut self, update: &[u8]) {
+        self.parts.push(update.into());
+        self.bytes += update.len();
+        if self.parts.len() > PARTS_MAX && self.bytes > 2 * self.merged {
+            self.merge();
+        }
+    }
+
+    /// Makes one of them. Where that cannot be, they stay as they are.
+    pub(super) fn merge(&mut self) {
+        if let Some(state) = Prose::of(self.iter()).and_then(|prose| prose.encode(&[]).ok()) {
+            self.merged = state.len();
+            self.bytes = state.len();
+            self.parts = vec![state.into()];
+        } else {
+            self.merged = self.bytes;
+        }
+    }
+
+    /// The document's part of a snapshot: its mark, and these.
+    pub(super) fn write(&self, mark: &Text) -> String {
+        let mut bytes = Vec::with_capacity(self.bytes + 8 * self.parts.len());
+        for part in &self.parts {
+            bytes.extend_from_slice(&(part.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(part);
+        }
+        format!("{}{}", mark.as_str(), BASE64_STANDARD.encode(bytes))
+    }
+
+    /// Takes a snapshot's part of a text document apart: its mark, and the updates.
+    pub(super) fn read(text: &str) -> Option<(Text, Updates)> {
+        let (mark, rest) = text.strip_prefix(MARK).and_then(|rest| rest.split_at_checked(32))?;
+        let sum = u128::from_str_radix(mark, 16).ok()?;
+        let bytes = BASE64_STANDARD.decode(rest).ok()?;
+        let (mut rest, mut updates) = (&bytes[..], Updates::default());
+        while !rest.is_empty() {
+            let (length, behind) = rest.split_first_chunk()?;
+            let (part, behind) = behind.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+            Shape::of(part).ok()?;
+            updates.bytes += part.len();
+            updates.parts.push(part.into());
+            rest = behind;
+        }
+        updates.merged = updates.bytes;
+        Some((Text::own(self::mark(sum)), updates))
+    }
+}
+
+/// What a text document is made of: what its state at the horizon is, and the ops since.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its mark in the fold.
+    pub mark: Text,
+    /// The updates at the horizon.
+    pub base: Updates,
+    /// The ops since that have an effect, in stamp order.
+    pub ops: Vec<Op>,
+}
+
+impl Source {
+    /// What it comes to; none if that cannot be found out.
+    pub fn prose(&self, doc: &DocKey<'_>) -> Option<Prose> {
+        let mut prose = Prose::of(self.base.iter())?;
+        let updates: Vec<_> = self.ops.iter().flat_map(|op| updates_of(op, doc)).collect();
+        prose.absorb(updates.iter().map(|update| &**update))?;
+        Some(prose)
+    }
+}
+
+impl Source {
+    /// Its part of a snapshot.
+    pub(super) fn written(mut self, doc: &DocKey<'_>) -> String {
+        for op in &self.ops {
+            updates_of(op, doc).iter().for_each(|update| self.base.push(update));
+        }
+        self.base.write(&self.mark)
+    }
+}
+
+/// Why an update or a delta has no effect. Nothing was changed, unless it says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is no update.
+    Malformed(Malformed),
+    /// It builds on what is not there.
+    Early,
+    /// The text would pass [`TEXT_BYTES_MAX`].
+    TooLarge,
+    /// A delta says something else than retain, insert and delete, or goes past the end, or into a character.
+    Delta(String),
+    /// The library gave up over it: what holds the text now is not to be used any more.
+    Broken,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unfit::Malformed(why) => why.fmt(f),
+            Unfit::Early => f.write_str("it builds on edits that this node does not hold: send them first"),
+            Unfit::TooLarge => write!(f, "a text may have at most {TEXT_BYTES_MAX} bytes, with its history: split it"),
+            Unfit::Delta(why) => f.write_str(why),
+            Unfit::Broken => f.write_str("this update cannot be put in"),
+        }
+    }
+}
+
+/// A text document, worked out.
+pub struct Prose {
+    doc: Doc,
+    clocks: Clocks,
+    /// About how many bytes its encoding has: what came in.
+    bytes: usize,
+}
+
+impl fmt::Debug for Prose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prose").field("clocks", &self.clocks).field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Default for Prose {
+    fn default() -> Prose {
+        // It writes nothing under this id but what `edit` gives another.
+        let options = Options { offset_kind: OffsetKind::Utf16, ..Options::with_client_id(ClientID::new(0)) };
+        Prose { doc: Doc::with_options(options), clocks: Clocks::new(), bytes: 0 }
+    }
+}
+
+impl Prose {
+    /// What these come to; none if the library gives up over one of them.
+    pub fn of<'u>(updates: impl Iterator<Item = &'u [u8]>) -> Option<Prose> {
+        let mut prose = Prose::default();
+        prose.absorb(updates)?;
+        Some(prose)
+    }
+
+    /// Puts updates in, in this order; those that do not fit are left out. None if it is not to be used any more.
+    pub fn absorb<'u>(&mut self, updates: impl Iterator<Item = &'u [u8]>) -> Option<()> {
+        let mut updates = updates.peekable();
+        while updates.peek().is_some() {
+            let batch: Vec<Update> =
+                updates.by_ref().take(BATCH).filter_map(|update| self.admit(update).ok()).collect();
+            guarded(|| {
+                let mut transaction = self.doc.transact_mut();
+                batch.into_iter().try_for_each(|update| transaction.apply_update(update)).ok()
+            })??;
+        }
+        Some(())
+    }
+
+    /// Puts in what an editor sent, one update or several, and returns what is new in it as one: none if nothing is.
+    pub fn take(&mut self, updates: &[Vec<u8>]) -> Result<Option<Vec<u8>>, Unfit> {
+        let (clocks, bytes) = (self.clocks.clone(), self.bytes);
+        let admitted: Result<Vec<Update>, Unfit> = updates.iter().map(|update| self.admit(update)).collect();
+        let admitted = admitted.inspect_err(|_| (self.clocks, self.bytes) = (clocks, bytes))?;
+        let taken = guarded(|| {
+            let mut transaction = self.doc.transact_mut();
+            admitted.into_iter().try_for_each(|update| transaction.apply_update(update)).ok()?;
+            let new = transaction.encode_update_v1();
+            (!transaction.has_missing_updates()).then_some(new)
+        });
+        let new = taken.flatten().ok_or(Unfit::Broken)?;
+        // What was put in must come out again: else nobody could read the text any more.
+        let shape = Shape::of(&new).map_err(|_| Unfit::Broken)?;
+        Ok((!shape.is_empty()).then_some(new))
+    }
+
+    fn admit(&mut self, update: &[u8]) -> Result<Update, Unfit> {
+        let shape = Shape::of(update).map_err(Unfit::Malformed)?;
+        if !shape.fits(&self.clocks) {
+            return Err(Unfit::Early);
+        }
+        let decoded = guarded(|| Update::decode_v1(update).ok()).flatten().ok_or(Unfit::Malformed(Malformed::Form))?;
+        shape.add_to(&mut self.clocks);
+        self.bytes += update.len();
+        Ok(decoded)
+    }
+
+    /// Whether there is room for so many bytes more.
+    pub fn has_room(&mut self, more: usize) -> bool {
+        if self.bytes + more > TEXT_BYTES_MAX {
+            self.bytes = self.encode(&[]).map_or(usize::MAX / 2, |state| state.len());
+        }
+        self.bytes + more <= TEXT_BYTES_MAX
+    }
+
+    /// What one who has this state vector lacks; an empty vector asks for all.
+    pub fn encode(&self, vector: &[u8]) -> Result<Vec<u8>, Unfit> {
+        let known = match vector {
+            [] => Some(StateVector::default()),
+            vector if is_vector(vector) => guarded(|| StateVector::decode_v1(vector).ok()).flatten(),
+            _ => None,
+        };
+        let known = known.ok_or(Unfit::Malformed(Malformed::Form))?;
+        guarded(|| self.doc.transact().encode_state_as_update_v1(&known)).ok_or(Unfit::Broken)
+    }
+
+    /// How much of each client's work is in it.
+    pub fn clocks(&self) -> &Clocks {
+        &self.clocks
+    }
+
+    /// Whether that is in it, too.
+    pub fn holds(&self, clocks: &Clocks) -> bool {
+        clocks.iter().all(|(client, clock)| self.clocks.get(client).is_some_and(|held| held >= clock))
+    }
+
+    /// Its state vector, encoded.
+    pub fn vector(&self) -> Vec<u8> {
+        self.doc.transact().state_vector().encode_v1()
+    }
+
+    /// The text, without its marks and embeds.
+    pub fn plain(&self) -> Result<String, Unfit> {
+        let text = self.root();
+        guarded(|| text.get_string(&self.doc.transact())).ok_or(Unfit::Broken)
+    }
+
+    /// The text as a Quill delta: `[{"insert": …, "attributes"?: {…}}, …]`.
+    pub fn delta(&self) -> Result<Value, Unfit> {
+        let text = self.root();
+        let steps = guarded(|| {
+            let transaction = self.doc.transact();
+            let diff = text.diff(&transaction, YChange::identity);
+            let steps = diff.into_iter().map(|step| {
+                let inserted = match step.insert {
+                    Out::Any(value) => value_of(&value),
+                    other => value_of(&Any::from(other.to_string(&transaction))),
+                };
+                let attributes = step.attributes.filter(|attributes| !attributes.is_empty()).map(|attributes| {
+                    attributes.iter().map(|(name, value)| (name.to_string(), value_of(value))).collect::<Value>()
+                });
+                match attributes {
+                    Some(attributes) => json!({"insert": inserted, "attributes": attributes}),
+                    None => json!({"insert": inserted}),
+                }
+            });
+            steps.collect::<Vec<Value>>()
+        });
+        steps.map(Value::Array).ok_or(Unfit::Broken)
+    }
+
+    /// Edits the text by a delta, as the client `id`, which nobody used before, and returns the update: none if it changes
+    /// nothing.
+    pub fn edit(&mut self, id: u32, delta: &[Step]) -> Result<Option<Vec<u8>>, Unfit> {
+        // On a copy that writes under that id.
+        let state = self.encode(&[])?;
+        let options =
+            Options { offset_kind: OffsetKind::Utf16, ..Options::with_client_id(ClientID::new(u64::from(id))) };
+        let copy = Prose { doc: Doc::with_options(options), clocks: self.clocks.clone(), bytes: self.bytes };
+        let applied = guarded(|| copy.doc.transact_mut().apply_update(Update::decode_v1(&state).ok()?).ok());
+        applied.flatten().ok_or(Unfit::Broken)?;
+        let text = copy.root_of(self.root_name().as_deref().unwrap_or(ROOT));
+        check_delta(&copy.plain_units(&text)?, delta)?;
+        let update = guarded(|| {
+            let mut transaction = copy.doc.transact_mut();
+            apply_delta(&text, &mut transaction, delta);
+            transaction.encode_update_v1()
+        });
+        let update = update.ok_or(Unfit::Broken)?;
+        self.take(&[update])
+    }
+
+    /// The text in UTF-16 units, an embed being one of them.
+    fn plain_units(&self, text: &TextRef) -> Result<Vec<u16>, Unfit> {
+        let units = guarded(|| {
+            let transaction = self.doc.transact();
+            let diff = text.diff(&transaction, YChange::identity);
+            let units = diff.into_iter().flat_map(|step| match step.insert {
+                Out::Any(Any::String(text)) => text.encode_utf16().collect(),
+                _ => vec![0xfffc],
+            });
+            units.collect()
+        });
+        units.ok_or(Unfit::Broken)
+    }
+
+    fn root(&self) -> TextRef {
+        self.root_of(self.root_name().as_deref().unwrap_or(ROOT))
+    }
+
+    fn root_of(&self, name: &str) -> TextRef {
+        self.doc.get_or_insert_text(name)
+    }
+
+    /// The name of the root that is read as the text, if there is any.
+    fn root_name(&self) -> Option<String> {
+        let transaction = self.doc.transact();
+        let mut names: Vec<String> = transaction.root_refs().map(|(name, _)| name.to_string()).collect();
+        names.sort();
+        names.iter().find(|name| *name == ROOT).or(names.first()).cloned()
+    }
+}
+
+/// A step of a delta.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Leave so many UTF-16 units, and mark them so.
+    Retain(u32, Option<Attrs>),
+    /// Write this, marked so.
+    Insert(String, Option<Attrs>),
+    /// Take so many UTF-16 units away.
+    Delete(u32),
+}
+
+/// Reads a delta: a list of steps, or an object with such a list as `ops`.
+pub fn parse_delta(value: &Value) -> Result<Vec<Step>, Unfit> {
+    let steps = value.get("ops").unwrap_or(value).as_array();
+    let steps = steps.ok_or_else(|| Unfit::Delta("a delta is a list of steps: retain, insert, delete".into()))?;
+    steps.iter().enumerate().map(|(index, step)| parse_step(index, step)).collect()
+}
+
+fn parse_step(index: usize, step: &Value) -> Result<Step, Unfit> {
+    let wrong = |why: &str| Unfit::Delta(format!("step {index} of the delta: {why}"));
+    let members = step.as_object().ok_or_else(|| wrong("it is no object"))?;
+    let attributes = match members.get("attributes") {
+        None => None,
+        Some(Value::Object(marks)) => {
+            Some(marks.iter().map(|(name, value)| (name.as_str().into(), any_of(value))).collect::<Attrs>())
+        }
+        Some(_) => return Err(wrong("\"attributes\" is no object")),
+    };
+    let others = members.len() - usize::from(attributes.is_some());
+    let count = |value: &Value| {
+        let count = value.as_u64().filter(|count| *count > 0).and_then(|count| u32::try_from(count).ok());
+        count.ok_or_else(|| wrong("a count is a whole number above 0, in UTF-16 units"))
+    };
+    match (members.get("retain"), members.get("insert"), members.get("delete")) {
+        (Some(value), None, None) if others == 1 => Ok(Step::Retain(count(value)?, attributes)),
+        (None, Some(Value::String(text)), None) if others == 1 => Ok(Step::Insert(text.clone(), attributes)),
+        (None, Some(_), None) => Err(wrong("only text can be inserted here")),
+        (None, None, Some(value)) if members.len() == 1 => Ok(Step::Delete(count(value)?)),
+        _ => Err(wrong("it must be one of {\"retain\": n}, {\"insert\": \"…\"}, {\"delete\": n}")),
+    }
+}
+
+/// The delta that makes one text of another, without touching what they begin and end with alike.
+pub fn difference(before: &str, after: &str) -> Vec<Step> {
+    let units = |text: &str| text.encode_utf16().count() as u32;
+    let begin: usize =
+        before.chars().zip(after.chars()).take_while(|(one, other)| one == other).map(|(one, _)| one.len_utf8()).sum();
+    let (old, new) = (&before[begin..], &after[begin..]);
+    let alike = old.chars().rev().zip(new.chars().rev()).take_while(|(one, other)| one == other);
+    let end: usize = alike.map(|(one, _)| one.len_utf8()).sum();
+    let (old, new) = (&old[..old.len() - end], &new[..new.len() - end]);
+    let mut steps = Vec::new();
+    if begin > 0 {
+        steps.push(Step::Retain(units(&before[..begin]), None));
+    }
+    if !old.is_empty() {
+        steps.push(Step::Delete(units(old)));
+    }
+    if !new.is_empty() {
+        steps.push(Step::Insert(new.to_string(), None));
+    }
+    steps
+}
+
+/// Whether a delta stays within a text, and out of its characters' middles.
+fn check_delta(text: &[u16], delta: &[Step]) -> Result<(), Unfit> {
+    let mut at = 0_usize;
+    for (index, step) in delta.iter().enumerate() {
+        let (Step::Retain(count, _) | Step::Delete(count)) = step else { continue };
+        at += *count as usize;
+        if at > text.len() {
+            let why = format!("step {index} of the delta goes past the end: the text has {} UTF-16 units", text.len());
+            return Err(Unfit::Delta(why));
+        }
+        let splits = at > 0 && (0xd800..0xdc00).contains(&text[at - 1]) && at < text.len();
+        if splits && (0xdc00..0xe000).contains(&text[at]) {
+            let why = format!("step {index} of the delta ends within a character (a surrogate pair), at {at}");
+            return Err(Unfit::Delta(why));
+        }
+    }
+    Ok(())
+}
+
+fn apply_delta(text: &TextRef, transaction: &mut yrs::TransactionMut<'_>, delta: &[Step]) {
+    let mut at = 0;
+    for step in delta {
+        match step {
+            Step::Retain(count, marks) => {
+                if let Some(marks) = marks {
+                    text.format(transaction, at, *count, marks.clone());
+                }
+                at += count;
+            }
+            Step::Insert(written, marks) => {
+                match marks {
+                    Some(marks) => text.insert_with_attributes(transaction, at, written, marks.clone()),
+                    None => text.insert(transaction, at, written),
+                }
+                at += written.encode_utf16().count() as u32;
+            }
+            Step::Delete(count) => text.remove_range(transaction, at, *count),
+        }
+    }
+}
+
+/// Whether bytes are a state vector: pairs of client and clock, as many as they say.
+fn is_vector(bytes: &[u8]) -> bool {
+    let mut numbers = Vec::new();
+    let mut shift = 0_u32;
+    let mut number = 0_u64;
+    for byte in bytes {
+        if shift > 49 {
+            return false;
+        }
+        number |= u64::from(byte & 0x7f) << shift;
+        shift += 7;
+        if *byte < 0x80 {
+            numbers.push(number);
+            (number, shift) = (0, 0);
+        }
+    }
+    let clocks = || numbers.iter().skip(2).step_by(2);
+    shift == 0
+        && numbers.first().is_some_and(|count| numbers.len() as u64 == 2 * count + 1)
+        && clocks().all(|clock| u32::try_from(*clock).is_ok())
+}
+
+/// Runs what a library does with bytes from outside: should it panic, that ends this call and nothing else.
+fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
+fn value_of(any: &Any) -> Value {
+    match any {
+        Any::Null | Any::Undefined => Value::Null,
+        Any::Bool(value) => json!(value),
+        Any::Number(Number::Int(value)) => json!(value),
+        Any::Number(Number::Float(value)) => json!(value),
+        Any::String(value) => json!(&**value),
+        Any::Buffer(bytes) => json!(BASE64_STANDARD.encode(bytes)),
+        Any::Array(items) => items.iter().map(value_of).collect(),
+        Any::Map(members) => members.iter().map(|(name, value)| (name.clone(), value_of(value))).collect(),
+    }
+}
+
+fn any_of(value: &Value) -> Any {
+    match value {
+        Value::Null => Any::Null,
+        Value::Bool(value) => Any::Bool(*value),
+        Value::Number(value) => match (value.as_i64(), value.as_f64()) {
+            (Some(value), _) => Any::Number(Number::Int(value)),
+            (None, Some(value)) => Any::Number(Number::Float(value)),
+            (None, None) => Any::Null,
+        },
+        Value::String(text) => Any::String(text.as_str().into()),
+        Value::Array(items) => Any::Array(items.iter().map(any_of).collect()),
+        Value::Object(members) => {
+            Any::Map(std::sync::Arc::new(members.iter().map(|(name, value)| (name.clone(), any_of(value))).collect()))
+        }
+    }
+}
