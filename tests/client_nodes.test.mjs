@@ -1,26 +1,13 @@
 // The client against real nodes: the node it talks to is killed while writes are under way, and every write must be
 // there once, on the nodes and in live queries.
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { fileURLToPath } from "node:url";
 import test from "node:test";
 import { isDeepStrictEqual } from "node:util";
 import { connect } from "../static/lamplight.js";
 import { Node, startPool, until } from "./support/nodes.mjs";
 
-const hasSocket = typeof WebSocket === "function";
-
-// Node 20 has a WebSocket only when it is asked for; the tests are the same where the flag was forgotten.
-test("the tests below, with a WebSocket", { skip: hasSocket }, () => {
-  const run = spawnSync(process.execPath, ["--experimental-websocket", fileURLToPath(import.meta.url)], {
-    encoding: "utf8",
-    // It speaks to people, not to the runner around it.
-    env: { ...process.env, NODE_TEST_CONTEXT: undefined },
-  });
-  assert.equal(run.status, 0, run.stdout + run.stderr);
-});
-
-const real = (sentence, story) => test(sentence, { skip: !hasSocket }, story);
+// Node 20 has a WebSocket only when it is asked for.
+assert.equal(typeof WebSocket, "function", "run with: node --experimental-websocket --test tests/client_nodes.test.mjs");
 
 /// A pool's client that ends with the test.
 function open(t, nodes, options = {}) {
@@ -47,7 +34,7 @@ async function sessionIsKnown(pool, asked) {
 const values = (docs) => Object.fromEntries(docs.map(({ id, value }) => [id, value]));
 const isAt = (url) => (node) => node.url === url;
 
-real("each write is there once when the node is killed with writes in flight", async (t) => {
+test("each write is there once when the node is killed with writes in flight", async (t) => {
   const nodes = await startPool(t, 3);
   const pool = open(t, nodes);
   const notes = pool.collection("notes");
@@ -89,7 +76,7 @@ real("each write is there once when the node is killed with writes in flight", a
   }
 });
 
-real("a final receipt comes although the node that accepted the write is gone", async (t) => {
+test("a final receipt comes although the node that accepted the write is gone", async (t) => {
   const nodes = await startPool(t, 3);
   const pool = open(t, nodes);
   const gone = nodes.find(isAt(pool.url));
@@ -107,7 +94,7 @@ real("a final receipt comes although the node that accepted the write is gone", 
   assert.equal((await write.final).status, "final");
 });
 
-real("what only the lost node had is written again on another", async (t) => {
+test("what only the lost node had is written again on another", async (t) => {
   const nodes = await startPool(t, 3);
   const asked = [];
   const pool = open(t, nodes, { fetch: noting(asked) });
@@ -124,7 +111,7 @@ real("what only the lost node had is written again on another", async (t) => {
   }
 });
 
-real("another node is shown once it has what was seen, though it was cut off meanwhile", async (t) => {
+test("another node is shown once it has what was seen, though it was cut off meanwhile", async (t) => {
   const [first, second] = await startPool(t, 2);
   const asked = [];
   const pool = open(t, [first, second], { fetch: noting(asked) });
@@ -144,7 +131,7 @@ real("another node is shown once it has what was seen, though it was cut off mea
   assert.deepEqual(shown.filter((count, place) => count < (shown[place - 1] ?? 0)), [], "nothing shown was taken back");
 });
 
-real("a live query survives its node coming back as a newcomer, and tells differences only", async (t) => {
+test("a live query survives its node coming back as a newcomer, and tells differences only", async (t) => {
   const nodes = await startPool(t, 2);
   const [stays, goes] = nodes;
   const pool = open(t, [goes]);
@@ -169,7 +156,7 @@ real("a live query survives its node coming back as a newcomer, and tells differ
   assert.deepEqual(live.docs.map(({ id }) => id), ["added", "changed", "kept"]);
 });
 
-real("writes made while no node is there are sent when one is, in order, and refused ones are told of", async (t) => {
+test("writes made while no node is there are sent when one is, in order, and refused ones are told of", async (t) => {
   const node = await Node.start(t, "alone");
   await node.call("/v1/docs/names/ada", "PUT", { account: 1 });
   const { port } = new URL(node.url);
@@ -187,7 +174,7 @@ real("writes made while no node is there are sent when one is, in order, and ref
   assert.deepEqual(refused, [["guard-failed", "ada"]]);
 });
 
-real("two pages' worth of documents and a filter that the node judges as the client does", async (t) => {
+test("two pages' worth of documents and a filter that the node judges as the client does", async (t) => {
   const node = await Node.start(t, "judge");
   const pool = open(t, [node]);
   const things = pool.collection("things");
@@ -213,7 +200,7 @@ real("two pages' worth of documents and a filter that the node judges as the cli
   }
 });
 
-real("what the client shows of a queued write is what the node makes of it", async (t) => {
+test("what the client shows of a queued write is what the node makes of it", async (t) => {
   const node = await Node.start(t, "judge");
   const pool = open(t, [node], { onrejected: () => {} });
   const things = pool.collection("things");
