@@ -27,7 +27,7 @@ import anyio
 import httpx
 import websocket
 from httpx_ws import aconnect_ws
-from pycrdt import Doc, Provider, Text, read_message
+from pycrdt import Awareness, Doc, Provider, Text, read_message
 from pycrdt.websocket.websocket import HttpxWebsocket
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -352,6 +352,66 @@ def test_editors_of_a_text_that_is_deleted_are_told(program):
         code, reason = raw.closed()
         assert code == 4410 and "deleted" in reason, (code, reason)
         until(lambda: b.text("notes/x") is None, "it is gone")
+
+
+class Watcher:
+    """An editor that only follows who is there, as pycrdt's own `Awareness` understands it."""
+
+    def __init__(self, node, room):
+        self.awareness, self.raw = Awareness(Doc()), Raw(node, room)
+        threading.Thread(target=self.follow, daemon=True).start()
+
+    def follow(self):
+        with contextlib.suppress(Exception):
+            while True:
+                frame = self.raw.socket.recv()
+                if frame[:1] == b"\x01":
+                    self.awareness.apply_awareness_update(read_message(frame[1:]), "node")
+
+    def show(self, state):
+        self.awareness.set_local_state(state)
+        states = self.awareness.encode_awareness_update([self.awareness.client_id])
+        self.raw.send(b"\x01" + number(len(states)) + states)
+
+    def others(self):
+        return [state for client, state in self.awareness.states.items() if client != self.awareness.client_id]
+
+
+def test_editors_see_who_else_is_there_until_they_leave(program):
+    with pool(program) as (a, b, c):
+        one, other, third = Watcher(a, "notes/x"), Watcher(b, "notes/x"), Watcher(c, "notes/x")
+        ada = {"user": {"name": "Ada", "color": "#a00"}, "cursor": None}
+        one.show(ada)
+        until(lambda: other.others() == [ada] and third.others() == [ada], "b and c see Ada")
+        other.show({"user": {"name": "Ben"}})
+        until(lambda: one.others() == [{"user": {"name": "Ben"}}], "a sees Ben")
+        until(lambda: len(third.others()) == 2, "c sees both")
+        late = Watcher(a, "notes/x")
+        until(lambda: len(late.others()) == 2, "one who comes later is told of both")
+        assert Watcher(a, "notes/y").others() == [], "another text is another room"
+        one.show({"user": {"name": "Ada"}, "cursor": {"anchor": {"tname": "text"}}})
+        until(lambda: any("cursor" in state and state["cursor"] for state in third.others()), "c sees Ada's cursor")
+        one.raw.socket.sock.shutdown(socket.SHUT_RDWR)
+        until(lambda: other.others() == [], "Ada is gone when her connection is")
+        b.process.kill()
+        until(lambda: third.others() == [], "Ben is gone when his node is")
+
+
+def test_awareness_that_is_wrong_ends_only_its_own_connection(program):
+    with pool(program, 2) as (a, b):
+        watcher, good = Watcher(b, "notes/x"), Watcher(a, "notes/x")
+        good.show({"user": {"name": "Ada"}})
+        for states, code in (
+            (b"\xff", 4400),
+            (b"\x01\x05\x01\x02{x", 4400),
+            (b"\x01\x05\x01" + number(5000) + b'"' + b"x" * 4998 + b'"', 4413),
+        ):
+            raw = Raw(a, "notes/x")
+            raw.send(b"\x01" + number(len(states)) + states)
+            got = raw.closed()
+            assert got[0] == code and got[1], (states[:20], got)
+        good.show({"user": {"name": "still here"}})
+        until(lambda: watcher.others() == [{"user": {"name": "still here"}}], "the others go on")
 
 
 # ---- Recorded sessions ----

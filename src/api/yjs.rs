@@ -159,11 +159,7 @@ enum Said<'m> {
 
 impl Connection<'_> {
     async fn run(&mut self) -> End {
-        let vector = self.live.vector().await;
-        if let Err(end) = self.send(framed(&[SYNC, STEP_1], &vector)).await {
-            return end;
-        }
-        if let Err(end) = self.tell_awareness().await {
+        if let Err(end) = self.begin().await {
             return end;
         }
         loop {
@@ -171,6 +167,14 @@ impl Connection<'_> {
                 return end;
             }
         }
+    }
+
+    /// Asks what the node lacks, and tells who is there.
+    async fn begin(&mut self) -> Result<(), End> {
+        let vector = self.live.vector().await;
+        self.send(framed(&[SYNC, STEP_1], &vector)).await?;
+        self.tell_awareness().await?;
+        ws::taken(&self.api, self.socket.flush()).await
     }
 
     async fn turn(&mut self) -> Result<(), End> {
