@@ -65,11 +65,15 @@ pub enum Rule {
     SnapshotAt,
     /// A snapshot counts once it is whole.
     WholeOnly,
+    /// An edit of a text that is not there any more has no effect.
+    EditHeld,
+    /// Edits that are forgotten stay in the text.
+    EditKept,
 }
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 30] = [
+    pub const ALL: [Rule; 32] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -100,6 +104,8 @@ impl Rule {
         Rule::ForgetFinal,
         Rule::SnapshotAt,
         Rule::WholeOnly,
+        Rule::EditHeld,
+        Rule::EditKept,
     ];
 }
 
