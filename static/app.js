@@ -1,7 +1,9 @@
 // The controller of the page: holds the state, talks with the node, and lets the views draw after every change.
+import { asked, isAsked, say } from "./address.js";
 import { Connection, newKey, request } from "./connection.js";
 import { Diagram } from "./diagram.js";
 import { renew, h } from "./dom.js";
+import { Editor } from "./editor.js";
 import { fault, filterFault, pretty } from "./json.js";
 import { Past } from "./past.js";
 import { NODES_MAX, poolPicture } from "./pool-picture.js";
@@ -10,7 +12,7 @@ import { count, problemWords, roster } from "./words.js";
 import { addingForm, documentRows, pastRows, receipts } from "./view-documents.js";
 import { connectionState, finality, heldBack, holdersOf, identity, linkStrip, members } from "./view-pool.js";
 import { operations } from "./view-log.js";
-import { choose, frames, showable } from "./view-side.js";
+import { VIEWS, choose, frames, showable, viewButtons } from "./view-side.js";
 
 /// The log is asked for when the pool tells of something new, and now and then anyway: a status can change by itself.
 const LOG_AT_MOST_EVERY_MS = 1000;
@@ -20,15 +22,16 @@ const DRAW_AT_MOST_EVERY_MS = 100;
 const DRAW_REST_TIMES = 12;
 const FILTER_SETTLES_MS = 350;
 const OTHER = "/other";
+/// Where there is no text yet, all pages begin the same one.
+const NEW_TEXT = "scratch";
 
 const $ = (id) => document.getElementById(id);
-const query = new URLSearchParams(location.search);
-const embedded = query.has("embed");
+const embedded = isAsked("embed");
 /// A picture of what happens must not lag behind it; three frames side by side have no picture and share one machine.
 const POLL_EVERY_MS = embedded ? 1000 : 250;
 
 const state = {
-  collection: isCollection(query.get("collection") ?? "") ? query.get("collection") : "notes",
+  collection: isCollection(asked("collection") ?? "") ? asked("collection") : "notes",
   collections: [],
   filter: "",
   filterFault: null,
@@ -44,7 +47,10 @@ const state = {
   cutting: false,
   log: null,
   logFailure: null,
-  side: query.has("side") && !embedded,
+  /// The text that the user has opened; null until then, and the page opens one by itself.
+  text: asked("text"),
+  side: isAsked("side") && !embedded,
+  view: VIEWS.includes(asked("view")) ? asked("view") : VIEWS[0],
   sideChosen: [],
 };
 
@@ -73,11 +79,13 @@ function drawNow() {
   document.title = pool ? `${nodes.name(pool.node)} · Lamplight` : "Lamplight";
   document.body.classList.toggle("embed", embedded);
   document.body.classList.toggle("side", state.side);
+  document.body.classList.toggle("view-text", state.view === "text");
   document.body.classList.toggle("reading-past", past.time !== null);
   diagram.markPast(past.time);
   renew($("identity"), identity(pool, nodes));
   renew($("connection"), connectionState(state.connection));
   drawSide(nodes);
+  drawEditor();
   if (state.side) return;
 
   renew($("links"), linkStrip(state, nodes));
@@ -107,6 +115,15 @@ function drawCollections() {
   if ($("collection-other").hidden) select.value = state.collection;
 }
 
+/// Opens a text once it is known which there are. Side by side the frames have editors of their own.
+function drawEditor() {
+  if (state.side) return editor.close();
+  if (editor.id === null && (state.text !== null || state.documents.loaded)) {
+    editor.open(state.collection, state.text ?? state.documents.texts()[0] ?? NEW_TEXT);
+  }
+  editor.take({ documents: state.documents, isFiltered: state.filter !== "", past, isCut: state.pool?.cut === true });
+}
+
 function drawSide(nodes) {
   const candidates = showable(nodes);
   const toggle = $("side-toggle");
@@ -114,9 +131,11 @@ function drawSide(nodes) {
   toggle.textContent = state.side ? "Back to this node" : "Side by side";
   $("side").hidden = !state.side;
   $("links").hidden = state.side;
+  $("side-views").hidden = !state.side;
+  renew($("side-views"), state.side && viewButtons(state.view));
   const shown = state.side ? choose(candidates, state.sideChosen) : [];
   state.sideChosen = shown.map(({ member }) => member.id);
-  renew($("side"), state.side ? frames(shown, nodes.members.length, state.collection, nodes) : null);
+  renew($("side"), state.side ? frames(shown, nodes.members.length, state, nodes) : null);
 }
 
 // ---- The diagram, and the documents of a time past ----
@@ -128,6 +147,21 @@ const diagram = new Diagram($("diagram"), {
     $("documents").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "instant" : "smooth" });
   },
 });
+
+// ---- The text ----
+
+const editor = new Editor($("editor"), { onOpen: openText, onEditJson: startEdit });
+
+function openText(id) {
+  state.text = id;
+  say("text", id);
+  editor.open(state.collection, id);
+  draw();
+}
+
+// A page that may come back from the browser's memory comes back with a new session.
+addEventListener("pagehide", () => editor.destroy());
+addEventListener("pageshow", ({ persisted }) => persisted && draw());
 
 // ---- The live documents ----
 
@@ -190,9 +224,10 @@ function openCollection(name) {
     state.collection = name;
     state.documents = new Documents();
     state.confirming = null;
-    const address = new URL(location.href);
-    address.searchParams.set("collection", name);
-    history.replaceState(null, "", address);
+    state.text = null;
+    editor.close();
+    say("collection", name);
+    say("text", null);
     subscribe();
     past.ask();
   }
@@ -213,7 +248,7 @@ function takeFilter() {
 /// Holds an open editor against a change that arrived. `removed` without a version says only that the filter lost it.
 function meetEdit(edit, doc) {
   if (doc.deleted) meet(edit, null);
-  else if (doc.version !== undefined) meet(edit, { ...doc, text: JSON.stringify(doc.value) });
+  else if (doc.version !== undefined) meet(edit, { ...doc, isText: doc.text === true, text: JSON.stringify(doc.value) });
   if (doc.deleted && edit.theirs) edit.theirs.stamp = doc.stamp;
 }
 
@@ -230,7 +265,8 @@ function meetEdits() {
 async function readTheirs(edit) {
   try {
     const { content, headers } = await request(docPath(edit.collection, edit.id));
-    meet(edit, { version: headers.get("ETag")?.replaceAll('"', ""), stamp: headers.get("Lamplight-Stamp"), value: content, text: JSON.stringify(content) });
+    const isText = headers.get("Content-Type")?.startsWith("text/plain") === true;
+    meet(edit, { version: headers.get("ETag")?.replaceAll('"', ""), stamp: headers.get("Lamplight-Stamp"), value: content, isText, text: JSON.stringify(content) });
   } catch (problem) {
     if (problem.status === 404) meet(edit, null);
     else edit.error = problemWords(problem);
@@ -373,10 +409,16 @@ async function pollLog() {
 function startEdit(id) {
   const doc = state.documents.get(id);
   if (!doc) return;
+  if (doc.isText) return showText(id);
   if (!state.edits.get(state.collection, id)) state.edits.open(state.collection, doc, pretty(doc.value));
   focusRow(id, "edit-text");
   // The buttons below the text are to be seen too, where the rows scroll in a small frame.
   $("rows").querySelector("tr.editing:focus-within")?.scrollIntoView({ block: "nearest" });
+}
+
+function showText(id) {
+  openText(id);
+  editor.focus();
 }
 
 function stopEdit(edit) {
@@ -395,6 +437,7 @@ const onClick = {
   add: startAdding,
   "add-cancel": stopAdding,
   edit: ({ id }) => startEdit(id),
+  "open-text": ({ id }) => showText(id),
   save: ({ edit }) => save(edit),
   cancel: ({ edit }) => stopEdit(edit),
   overwrite: ({ edit }) => { overwrite(edit); save(edit); },
@@ -411,6 +454,8 @@ const onClick = {
   cut: () => setCut(true),
   join: () => setCut(false),
   side: () => toggleSide(),
+  "view-all": () => setView("all"),
+  "view-text": () => setView("text"),
 };
 
 addEventListener("click", ({ target }) => {
@@ -491,11 +536,13 @@ $("filter-form").addEventListener("submit", (event) => {
 
 function toggleSide() {
   state.side = !state.side;
-  const address = new URL(location.href);
-  if (state.side) address.searchParams.set("side", "");
-  else address.searchParams.delete("side");
-  // `?side` reads better than `?side=`, and means the same.
-  history.replaceState(null, "", address.href.replace(/side=(?=&|$)/, "side"));
+  say("side", state.side ? "" : null);
+  draw();
+}
+
+function setView(view) {
+  state.view = view;
+  say("view", view === VIEWS[0] ? null : view);
   draw();
 }
 

@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { EMBED } from "./text.js";
 import { showable } from "./text-change.js";
 
-const PALETTE = ["#b3261e", "#8a5300", "#4d6b00", "#00735c", "#006a9c", "#3d56c5", "#8639b3", "#b0197e"];
+export const PALETTE = ["#b3261e", "#8a5300", "#4d6b00", "#00735c", "#006a9c", "#3d56c5", "#8639b3", "#b0197e"];
 const NAME_MAX = 30;
 /// More would hide the text.
 const CARETS_MAX = 50;
