@@ -8,13 +8,13 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     extract::{
         State, WebSocketUpgrade,
         ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code, rejection::WebSocketUpgradeRejection},
     },
     http::{HeaderMap, Uri},
     response::Response,
-    Extension,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt, stream::FuturesOrdered};
@@ -25,8 +25,10 @@ use tokio::{
 
 use super::{
     Api, Problem,
+    awareness::{Awareness, Fault},
     extract::DocPath,
     query::Query,
+    rooms::Rooms,
     server::Hold,
     texts::{Live, News, Refusal},
     ws::{self, End, WRITE_BUFFER},
@@ -67,6 +69,7 @@ const UPDATE: u8 = 2;
 pub async fn open(
     State(api): State<Api>,
     hold: Option<Extension<Hold>>,
+    Extension(rooms): Extension<Arc<Rooms>>,
     doc: DocPath,
     uri: Uri,
     headers: HeaderMap,
@@ -87,17 +90,22 @@ pub async fn open(
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX)
         .on_upgrade(move |socket| async move {
-            run(api, socket, doc.key()).await;
+            run(api, rooms, socket, doc.key()).await;
             drop(hold);
         }))
 }
 
-async fn run(api: Api, mut socket: WebSocket, doc: DocKey<'static>) {
-    let end = match api.texts.open(&doc).await {
-        Ok(live) => {
+async fn run(api: Api, rooms: Arc<Rooms>, mut socket: WebSocket, doc: DocKey<'static>) {
+    let opened = match api.texts.open(&doc).await {
+        Ok(live) => Awareness::follow(&rooms, &doc).await.map(|awareness| (live, awareness)).map_err(Problem::from),
+        Err(problem) => Err(problem),
+    };
+    let end = match opened {
+        Ok((live, awareness)) => {
             let mut connection = Connection {
                 news: live.follow(),
                 live,
+                awareness,
                 api,
                 socket: &mut socket,
                 early: VecDeque::new(),
@@ -127,6 +135,7 @@ fn shortened(reason: &str) -> &str {
 struct Connection<'s> {
     api: Api,
     live: Arc<Live>,
+    awareness: Awareness,
     news: broadcast::Receiver<News>,
     socket: &'s mut WebSocket,
     /// Updates that came before what they build on.
@@ -150,8 +159,7 @@ enum Said<'m> {
 
 impl Connection<'_> {
     async fn run(&mut self) -> End {
-        let vector = self.live.vector().await;
-        if let Err(end) = self.send(framed(&[SYNC, STEP_1], &vector)).await {
+        if let Err(end) = self.begin().await {
             return end;
         }
         loop {
@@ -161,6 +169,14 @@ impl Connection<'_> {
         }
     }
 
+    /// Asks what the node lacks, and tells who is there.
+    async fn begin(&mut self) -> Result<(), End> {
+        let vector = self.live.vector().await;
+        self.send(framed(&[SYNC, STEP_1], &vector)).await?;
+        self.tell_awareness().await?;
+        ws::taken(&self.api, self.socket.flush()).await
+    }
+
     async fn turn(&mut self) -> Result<(), End> {
         let reads = self.under_way.len() < UNDER_WAY_MAX;
         tokio::select! {
@@ -168,6 +184,11 @@ impl Connection<'_> {
             () = self.api.stop.cancelled() => return Err(End::new(close_code::AWAY, "the node is stopping")),
             Some(receipt) = self.under_way.next() => self.on_receipt(receipt).await?,
             news = self.news.recv() => self.on_news(news).await?,
+            () = self.awareness.changed() => {
+                if let Some(states) = self.awareness.news() {
+                    self.send(framed(&[AWARENESS], &states)).await?;
+                }
+            }
             message = self.socket.recv(), if reads => self.on_messages(message).await?,
             _ = self.pings.tick() => {
                 if !std::mem::take(&mut self.heard) {
@@ -207,7 +228,9 @@ impl Connection<'_> {
                     let lacks = self.live.encode(vector).await.map_err(|unfit| End::of_unfit(&unfit))?;
                     self.send(framed(&[SYNC, STEP_2], &lacks)).await?;
                 }
-                Said::Awareness(_) | Said::AwarenessAsked | Said::Nothing => {}
+                Said::Awareness(states) => self.awareness.hear(states).await.map_err(End::of_fault)?,
+                Said::AwarenessAsked => self.tell_awareness().await?,
+                Said::Nothing => {}
             }
             if count < GATHERED_MAX.0 && bytes < GATHERED_MAX.1 {
                 next = self.socket.recv().now_or_never();
@@ -241,7 +264,10 @@ impl Connection<'_> {
         self.early_bytes += update.len();
         self.early.push_back(update);
         if self.early.len() > EARLY_MAX.0 || self.early_bytes > EARLY_MAX.1 {
-            return Err(End::new(BAD, "updates build on others that never came: connect anew, with all of the document"));
+            return Err(End::new(
+                BAD,
+                "updates build on others that never came: connect anew, with all of the document",
+            ));
         }
         Ok(())
     }
@@ -264,7 +290,10 @@ impl Connection<'_> {
         Ok(())
     }
 
-    async fn on_receipt(&mut self, receipt: Result<Result<Receipt, Refused>, oneshot::error::RecvError>) -> Result<(), End> {
+    async fn on_receipt(
+        &mut self,
+        receipt: Result<Result<Receipt, Refused>, oneshot::error::RecvError>,
+    ) -> Result<(), End> {
         match receipt {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(refused)) => {
@@ -287,6 +316,13 @@ impl Connection<'_> {
         }
     }
 
+    async fn tell_awareness(&mut self) -> Result<(), End> {
+        match self.awareness.all() {
+            Some(states) => self.send(framed(&[AWARENESS], &states)).await,
+            None => Ok(()),
+        }
+    }
+
     async fn send(&mut self, frame: Vec<u8>) -> Result<(), End> {
         self.write(Message::Binary(frame.into())).await
     }
@@ -300,6 +336,17 @@ impl End {
     fn of_unfit(unfit: &Unfit) -> End {
         let code = if *unfit == Unfit::TooLarge { TOO_LARGE } else { BAD };
         End::new(code, unfit.to_string())
+    }
+}
+
+impl End {
+    fn of_fault(fault: Fault) -> End {
+        match fault {
+            Fault::Malformed => End::new(BAD, "this is no message of awareness"),
+            Fault::TooMany => End::new(TOO_LARGE, "a connection shows fewer clients than this"),
+            Fault::Refused(refused) => Problem::from(refused).into(),
+            Fault::Stopped => End::new(close_code::AWAY, "the node has stopped"),
+        }
     }
 }
 
@@ -349,13 +396,13 @@ fn read(frame: &[u8]) -> Option<Said<'_>> {
 }
 
 /// A length and so many bytes.
-fn buffer(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn buffer(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = number(bytes)?;
     rest.split_at_checked(usize::try_from(length).ok()?)
 }
 
 /// An unsigned LEB128 number of at most 53 bits.
-fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub(super) fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0;
     for (at, byte) in bytes.iter().take(8).enumerate() {
         number |= u64::from(byte & 0x7f) << (7 * at);
@@ -366,7 +413,7 @@ fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     None
 }
 
-fn write_number(mut number: u64, frame: &mut Vec<u8>) {
+pub(super) fn write_number(mut number: u64, frame: &mut Vec<u8>) {
     while number >= 0x80 {
         frame.push(number as u8 | 0x80);
         number >>= 7;

@@ -47,6 +47,7 @@ impl Replica {
             self.counters.repairs += 1;
             self.say_heads(link);
         }
+        self.compare_rooms(link, beat.presence);
     }
 
     /// Members announce how far they are; what is new is passed on, at once if somebody waits for it.
@@ -152,10 +153,11 @@ impl Replica {
             self.speak();
         }
         let (clock, digest, state) = (self.clock, self.log.digest(), self.state.digest());
-        let frontier = self.finality.frontier;
+        let (frontier, presence) = (self.finality.frontier, self.presence.digest());
         for (id, link) in self.links.iter_mut().filter(|(_, link)| link.peer.is_some()) {
             let pulses = link.news(self.pulses.iter().map(|(node, (pulse, _))| (node, pulse)));
-            self.effects.push(Effect::Send(*id, Message::Beat(Beat { clock, digest, state, frontier, pulses })));
+            self.effects
+                .push(Effect::Send(*id, Message::Beat(Beat { clock, digest, state, frontier, presence, pulses })));
         }
     }
 
