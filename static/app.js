@@ -2,12 +2,13 @@
 import { asked, isAsked, say } from "./address.js";
 import { Connection, newKey, request } from "./connection.js";
 import { Diagram } from "./diagram.js";
+import { DocumentWriter } from "./document-writer.js";
 import { renew, h } from "./dom.js";
 import { Editor } from "./editor.js";
 import { fault, filterFault, pretty } from "./json.js";
 import { Past } from "./past.js";
 import { NODES_MAX, poolPicture } from "./pool-picture.js";
-import { Documents, Edits, Writes, guardOf, idFault, isCollection, meet, overwrite } from "./store.js";
+import { Documents, Edits, Writes, idFault, isCollection, overwrite } from "./store.js";
 import { count, problemWords, roster } from "./words.js";
 import { addingForm, documentRows, pastRows, receipts } from "./view-documents.js";
 import { connectionState, finality, heldBack, holdersOf, identity, linkStrip, members } from "./view-pool.js";
@@ -187,13 +188,13 @@ const connection = new Connection({
     if (message.id !== `s${subscription}` && (message.type !== "error" || message.id !== undefined)) return;
     switch (message.type) {
       case "snapshot":
-        if (state.documents.snapshot(message.docs, message.more)) meetEdits();
+        if (state.documents.snapshot(message.docs, message.more)) writer.meetSnapshot();
         break;
       case "change": {
         const edit = state.edits.get(state.collection, message.doc.id);
         state.documents.change(message.doc);
         changes += 1;
-        if (edit) meetEdit(edit, message.doc);
+        if (edit) writer.meetChange(edit, message.doc);
         break;
       }
       case "resync":
@@ -207,6 +208,8 @@ const connection = new Connection({
     draw();
   },
 });
+
+const writer = new DocumentWriter({ state, connection, draw, focus: focusRow });
 
 /// Subscribes afresh: on opening, and whenever the collection or the filter changes. The number tells the answers of
 /// this subscription from late ones of the subscription before.
@@ -245,102 +248,7 @@ function takeFilter() {
   draw();
 }
 
-/// Holds an open editor against a change that arrived. `removed` without a version says only that the filter lost it.
-function meetEdit(edit, doc) {
-  if (doc.deleted) meet(edit, null);
-  else if (doc.version !== undefined) meet(edit, { ...doc, isText: doc.text === true, text: JSON.stringify(doc.value) });
-  if (doc.deleted && edit.theirs) edit.theirs.stamp = doc.stamp;
-}
-
-function meetEdits() {
-  for (const edit of state.edits.of(state.collection)) {
-    const doc = state.documents.get(edit.id);
-    if (doc) meet(edit, doc);
-    // Not in the snapshot: deleted, or only outside the filter. The node knows.
-    else if (!edit.busy) readTheirs(edit);
-  }
-}
-
-/// Asks the node how the edited document now is.
-async function readTheirs(edit) {
-  try {
-    const { content, headers } = await request(docPath(edit.collection, edit.id));
-    const isText = headers.get("Content-Type")?.startsWith("text/plain") === true;
-    meet(edit, { version: headers.get("ETag")?.replaceAll('"', ""), stamp: headers.get("Lamplight-Stamp"), value: content, isText, text: JSON.stringify(content) });
-  } catch (problem) {
-    if (problem.status === 404) meet(edit, null);
-    else edit.error = problemWords(problem);
-  }
-  draw();
-}
-
-const docPath = (collection, id) => `/v1/docs/${encodeURIComponent(collection)}/${encodeURIComponent(id)}`;
-
-// ---- Writing ----
-
-async function save(edit) {
-  edit.error = fault(edit.text);
-  if (edit.error || edit.busy) return draw();
-  edit.busy = true;
-  draw();
-  try {
-    noteReceipt("Saved", await connection.write([guardOf(edit)], putText(edit.collection, edit.id, edit.text)));
-    state.edits.close(edit);
-    focusRow(edit.id, "edit");
-  } catch (problem) {
-    edit.busy = false;
-    if (isConflict(problem)) await readTheirs(edit);
-    // A guard that failed without a difference to show would leave the user at a loss; then the node's words are shown.
-    if (!edit.theirs) edit.error = problemWords(problem);
-  }
-  draw();
-}
-
-async function add(form) {
-  const { adding } = state;
-  adding.id = form.elements.id.value.trim();
-  adding.error = idFault(adding.id) ?? fault(adding.text);
-  if (adding.error || adding.busy) return draw();
-  adding.busy = true;
-  draw();
-  try {
-    const { collection } = state;
-    const receipt = adding.id === ""
-      ? (await request(`/v1/docs/${encodeURIComponent(collection)}`, { method: "POST", body: adding.text, headers: { "Idempotency-Key": adding.key } })).content
-      : await connection.write([{ absent: { collection, id: adding.id } }], putText(collection, adding.id, adding.text));
-    noteReceipt("Added", receipt);
-    state.adding = null;
-    $("add").focus();
-  } catch (problem) {
-    adding.busy = false;
-    adding.error = isConflict(problem) ? `There is a document ${adding.id} already. Choose another id, or edit that one.` : problemWords(problem);
-  }
-  draw();
-}
-
-async function remove(id, version) {
-  const { collection } = state;
-  state.confirming = null;
-  draw();
-  try {
-    noteReceipt("Deleted", await connection.write([{ version: { collection, id, version } }], JSON.stringify({ delete: { collection, id } })));
-  } catch (problem) {
-    state.failure = isConflict(problem) ? `${id} was not deleted: it changed meanwhile. Look at it again.` : problemWords(problem);
-  }
-  $("add").focus({ preventScroll: true });
-  draw();
-}
-
-/// A put as JSON text, with the value exactly as typed.
-const putText = (collection, id, text) => `{"put":{"collection":${JSON.stringify(collection)},"id":${JSON.stringify(id)},"value":${text}}}`;
-
-function noteReceipt(verb, receipt) {
-  if (receipt.status === "rejected") throw { status: 409, detail: receipt.reason };
-  state.failure = null;
-  state.writes.add(verb, receipt);
-}
-
-const isConflict = (problem) => [404, 409, 412].includes(problem?.status);
+// ---- Links ----
 
 async function setCut(cut) {
   if (state.cutting || state.unreachable) return;
@@ -426,10 +334,12 @@ function stopEdit(edit) {
   focusRow(edit.id, "edit");
 }
 
-/// Draws, and puts the focus on a part of a row, so that the keyboard does not start again at the top of the page.
+/// Draws, and puts the focus on a part of a row, or of the page if no row is named, so that the keyboard does not start
+/// again at the top of the page.
 function focusRow(id, action) {
   drawNow();
-  $("rows").querySelector(`tr[data-id="${CSS.escape(id)}"] [data-action="${action}"]`)?.focus({ preventScroll: true });
+  const place = id === null ? document : $("rows").querySelector(`tr[data-id="${CSS.escape(id)}"]`);
+  place?.querySelector(`[data-action="${action}"]`)?.focus({ preventScroll: true });
 }
 
 /// What the buttons do, by their data-action; in a row with its id and editor.
@@ -438,16 +348,16 @@ const onClick = {
   "add-cancel": stopAdding,
   edit: ({ id }) => startEdit(id),
   "open-text": ({ id }) => showText(id),
-  save: ({ edit }) => save(edit),
+  save: ({ edit }) => writer.save(edit),
   cancel: ({ edit }) => stopEdit(edit),
-  overwrite: ({ edit }) => { overwrite(edit); save(edit); },
+  overwrite: ({ edit }) => { overwrite(edit); writer.save(edit); },
   "take-theirs": ({ edit }) => stopEdit(edit),
   delete: ({ id }) => {
     state.confirming = id;
     state.confirmingVersion = state.documents.get(id)?.version;
     focusRow(id, "delete-yes");
   },
-  "delete-yes": ({ id }) => remove(id, state.confirmingVersion),
+  "delete-yes": ({ id }) => writer.remove(id, state.confirmingVersion),
   "delete-no": ({ id }) => { state.confirming = null; focusRow(id, "delete"); },
   dismiss: ({ op }) => { state.writes.dismiss(op); draw(); },
   "dismiss-failure": () => { state.failure = null; draw(); },
@@ -478,7 +388,7 @@ $("rows").addEventListener("input", ({ target }) => {
 $("rows").addEventListener("keydown", (event) => {
   const id = event.target.closest("tr")?.dataset.id;
   const edit = state.edits.get(state.collection, id);
-  if (edit && event.key === "Enter" && (event.ctrlKey || event.metaKey) && !edit.theirs) save(edit);
+  if (edit && event.key === "Enter" && (event.ctrlKey || event.metaKey) && !edit.theirs) writer.save(edit);
   else if (edit && event.key === "Escape") stopEdit(edit);
   else if (state.confirming === id && event.key === "Escape") onClick["delete-no"]({ id });
   else return;
@@ -487,7 +397,7 @@ $("rows").addEventListener("keydown", (event) => {
 
 $("adding").addEventListener("submit", (event) => {
   event.preventDefault();
-  add(event.target);
+  writer.add(event.target.elements.id.value);
 });
 $("adding").addEventListener("input", ({ target }) => {
   if (target.id === "add-text") state.adding.text = target.value;

@@ -5,7 +5,7 @@ import { renew } from "./dom.js";
 import { idFault } from "./store.js";
 import { TextSession } from "./text-session.js";
 import { keepUser, trimmed, userOfThisBrowser } from "./user.js";
-import { editorHint, editorState, others, pastNotice, refusal, stateWord, textChoices } from "./view-editor.js";
+import { NO_TEXT, editorHint, editorState, others, pastNotice, refusal, stateWord, textChoices } from "./view-editor.js";
 import { problemWords } from "./words.js";
 
 const EMPTY_WORDS = "Nothing here yet. What you type, everyone sees.";
@@ -104,8 +104,9 @@ export class Editor {
     const time = this.#known.past?.time ?? null;
     const state = session?.state ?? { link: "connecting", unsaved: 0 };
     const isRefused = state.link === "refused";
+    renew(this.#part(".editor-name"), this.id ?? "");
     renew(this.#part(".editor-state"), editorState(state));
-    renew(this.#part(".editor-texts"), textChoices(this.#texts, this.id));
+    renew(this.#part(".editor-texts"), textChoices(this.#texts, state.code === NO_TEXT ? null : this.id));
     renew(this.#part(".editor-others"), others(session?.others ?? []));
     renew(this.#part("#editor-hint"), editorHint(state, this.#known.isCut));
     const said = session ? `${this.id}: ${stateWord(state.link)}` : "";
@@ -113,7 +114,7 @@ export class Editor {
     const notice = time !== null ? pastNotice(time, this.#then?.there ?? "asking") : isRefused ? refusal(state, session, this.#there(), this.#failure) : null;
     renew(this.#part(".editor-notice"), notice);
     this.#place.classList.toggle("past", time !== null);
-    this.#part(".editor-stage").hidden = time !== null;
+    this.#part(".editor-stage").hidden = time !== null || state.code === NO_TEXT;
     this.#pastField.hidden = time === null || this.#then?.there !== "text";
     this.#field.readOnly = isRefused || !session;
     this.#field.placeholder = state.link === "connected" ? EMPTY_WORDS : "";

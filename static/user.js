@@ -5,8 +5,8 @@ import { PALETTE } from "./text-carets.js";
 export const NAME_MAX = 30;
 
 const KEPT_AS = "lamplight.user";
-const HOW = ["Amber", "Brave", "Bright", "Calm", "Clever", "Cosy", "Gentle", "Golden", "Happy", "Kind", "Lively", "Lucky", "Merry", "Nimble", "Quick", "Quiet", "Silver", "Sunny", "Swift", "Wise"];
-const WHO = ["Badger", "Beaver", "Crane", "Dolphin", "Falcon", "Finch", "Fox", "Hare", "Hedgehog", "Heron", "Ibex", "Lark", "Lynx", "Marten", "Moth", "Otter", "Owl", "Robin", "Seal", "Swan"];
+const HOW = ["Amber", "Brave", "Bright", "Calm", "Clever", "Cosy", "Gentle", "Golden", "Happy", "Kind", "Lively", "Lucky", "Merry", "Nimble", "Quick", "Quiet", "Silver", "Sunny", "Swift", "Wise", "Bold", "Crimson", "Daring", "Eager", "Fair", "Honest", "Jolly", "Noble", "Patient", "Proud"];
+const WHO = ["Badger", "Beaver", "Crane", "Dolphin", "Falcon", "Finch", "Fox", "Hare", "Hedgehog", "Heron", "Ibex", "Lark", "Lynx", "Marten", "Moth", "Otter", "Owl", "Robin", "Seal", "Swan", "Bee", "Cricket", "Deer", "Ermine", "Goldfinch", "Kestrel", "Magpie", "Newt", "Puffin", "Wren"];
 
 const oneOf = (list) => list[crypto.getRandomValues(new Uint32Array(1))[0] % list.length];
 const isColour = (value) => /^#[0-9a-f]{6}$/i.test(value);

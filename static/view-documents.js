@@ -49,7 +49,7 @@ function documentsHead() {
 }
 
 function valueCell(doc, action) {
-  if (doc.isText) return h("td", { class: "value", "data-action": action }, h("span", { class: "badge" }, "text"), h("span", { class: "quiet detail" }, " written together, in the card Text"));
+  if (doc.isText) return h("td", { class: "value", "data-action": action }, h("span", { class: "badge" }, "text"), h("span", { class: "quiet detail" }, " open it to write together"));
   return h("td", { class: "value", "data-action": action }, h("code", {}, jsonMarks(clip(doc.text, VALUE_SHOWN_MAX))));
 }
 

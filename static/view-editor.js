@@ -40,20 +40,27 @@ export function textChoices(ids, open) {
   ];
 }
 
-/// Who else is here, by the presence that their editors sent: anybody's data, so only names and colours are believed.
+/// Who else is here, each once however many pages they have open, by the presence that their editors sent: anybody's data, so only names and colours are believed.
 export function others(states) {
-  const people = [...states].map(([client, state]) => personOf(client, state?.user)).sort((a, b) => (a.name < b.name ? -1 : 1));
-  if (people.length === 0) return h("li", { class: "quiet", key: "/none" }, "nobody else is here");
+  const people = new Map();
+  for (const [client, state] of states) {
+    const person = personOf(client, state?.user);
+    const key = `${person.name} ${person.color}`;
+    people.set(key, { ...person, key, times: (people.get(key)?.times ?? 0) + 1 });
+  }
+  const sorted = [...people.values()].sort((a, b) => (a.key < b.key ? -1 : 1));
+  if (sorted.length === 0) return h("li", { class: "quiet", key: "/none" }, "nobody else is here");
   return [
-    people.slice(0, OTHERS_SHOWN_MAX).map(({ client, name, color }) => h("li", { class: "person", key: String(client), title: name }, dot(color), h("span", {}, name))),
-    people.length > OTHERS_SHOWN_MAX && h("li", { class: "quiet", key: "/more" }, `and ${people.length - OTHERS_SHOWN_MAX} more`),
+    sorted.slice(0, OTHERS_SHOWN_MAX).map(({ key, name, color, times }) =>
+      h("li", { class: "person", key, title: name }, dot(color), h("span", {}, name), times > 1 && h("span", { class: "quiet" }, `×${times}`))),
+    sorted.length > OTHERS_SHOWN_MAX && h("li", { class: "quiet", key: "/more" }, `and ${sorted.length - OTHERS_SHOWN_MAX} more`),
   ];
 }
 
 function personOf(client, user) {
   const name = typeof user?.name === "string" ? trimmed(user.name.slice(0, 4 * NAME_MAX)) : "";
   const isColour = typeof user?.color === "string" && user.color.length < 100 && CSS.supports("color", user.color);
-  return { client, name: name || "Somebody", color: isColour ? user.color : paletteColour(client) };
+  return { name: name || "Somebody", color: isColour ? user.color : paletteColour(client) };
 }
 
 /// A picture, since the content policy lets no style stand in an element.

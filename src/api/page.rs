@@ -39,6 +39,7 @@ const FILES: &[File] = &files![
     "diagram-model.js",
     "diagram.js",
     "dial.js",
+    "document-writer.js",
     "dom.js",
     "editor.js",
     "index.html",
