@@ -22,8 +22,7 @@ export class TextArea {
 
   /// `user` is `{ name, color?, colorLight? }`: how this one's caret looks to others. Colours are CSS colours.
   constructor({ area, text, presence, user }) {
-    const color = user.color ?? paletteColour(presence.client);
-    this.#user = { color, colorLight: `color-mix(in srgb, ${color} 25%, transparent)`, ...user };
+    this.#user = withColours(user, presence.client);
     this.#area = area;
     this.#text = text;
     this.#presence = presence;
@@ -49,6 +48,13 @@ export class TextArea {
       }),
       ...listen(document, { selectionchange: announce }),
     ];
+    this.#announce();
+  }
+
+  /// How this one looks to others from now on.
+  set user(user) {
+    this.#user = withColours(user, this.#presence.client);
+    this.#announced = null;
     this.#announce();
   }
 
@@ -173,6 +179,11 @@ export class TextArea {
     this.#announced = announced;
     this.#presence.set({ ...this.#presence.state, user: this.#user, cursor });
   }
+}
+
+function withColours(user, client) {
+  const color = user.color ?? paletteColour(client);
+  return { color, colorLight: `color-mix(in srgb, ${color} 25%, transparent)`, ...user };
 }
 
 const visible = (delta) => delta.map((part) => (part.insert === undefined ? part : { insert: showable(part.insert) }));

@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { EMBED } from "./text.js";
 import { showable } from "./text-change.js";
 
-const PALETTE = ["#b3261e", "#8a5300", "#4d6b00", "#00735c", "#006a9c", "#3d56c5", "#8639b3", "#b0197e"];
+export const PALETTE = ["#b3261e", "#8a5300", "#4d6b00", "#00735c", "#006a9c", "#3d56c5", "#8639b3", "#b0197e"];
 const NAME_MAX = 30;
 /// More would hide the text.
 const CARETS_MAX = 50;
@@ -62,11 +62,7 @@ export class TextCarets {
     this.#mirror.style.width = `${clientWidth}px`;
     this.#mirror.style.transform = `translate(${-scrollLeft}px, ${-scrollTop}px)`;
     this.#mirror.replaceChildren(...marked(showable(this.#text.toString(EMBED)), carets));
-    for (const label of this.#mirror.querySelectorAll(".text-caret-name")) {
-      // On the first line that is seen there is no room above.
-      const isFirst = label.parentNode.offsetTop - scrollTop < label.offsetHeight;
-      label.style[isFirst ? "top" : "bottom"] = "100%";
-    }
+    for (const label of this.#mirror.querySelectorAll(".text-caret-name")) settle(label, scrollTop, clientWidth);
   }
 
   /// What the others' presence says of their carets, as far as it can be believed.
@@ -89,6 +85,19 @@ export class TextCarets {
   }
 }
 
+/// Puts a name where it hides least: behind its caret if the line ends there, or else above it, and below it on the first
+/// line that is seen.
+function settle(label, scrollTop, width) {
+  const { offsetLeft, offsetTop, dataset } = label.parentNode;
+  const hasRoom = offsetLeft + label.offsetWidth + 4 < width;
+  if (dataset.ends && hasRoom) {
+    Object.assign(label.style, { left: "4px", top: "0.1em" });
+    return;
+  }
+  label.style[offsetTop - scrollTop < label.offsetHeight ? "top" : "bottom"] = "100%";
+  if (!hasRoom) Object.assign(label.style, { left: "auto", right: "-1px" });
+}
+
 /// The text as nodes, with the selections as coloured stretches and the carets between them.
 function marked(text, carets) {
   const last = Math.max(...carets.map(({ to }) => to));
@@ -97,7 +106,7 @@ function marked(text, carets) {
   const end = lineEnd === -1 ? text.length : lineEnd;
   const edges = [...new Set([0, end, ...carets.flatMap(({ from, to }) => [from, to])])].sort((a, b) => a - b);
   return edges.flatMap((edge, place) => {
-    const here = carets.filter(({ head }) => head === edge).map(caretMark);
+    const here = carets.filter(({ head }) => head === edge).map((caret) => caretMark(caret, edge === text.length || text[edge] === "\n"));
     const next = edges[place + 1];
     if (next === undefined) return here;
     const stretch = h("span", null, text.slice(edge, next));
@@ -108,15 +117,15 @@ function marked(text, carets) {
 }
 
 /// Without a width of its own, so that lines break as if it were not there.
-function caretMark({ name, colour }) {
+function caretMark({ name, colour }, endsLine) {
   const label = h("span", { class: "text-caret-name" }, name);
   Object.assign(label.style, {
     position: "absolute", left: "-1px", padding: "0 0.3em", border: `1px solid ${colour}`, borderRadius: "3px",
-    background: "Canvas", color: "CanvasText", font: "11px/1.3 system-ui, sans-serif", whiteSpace: "nowrap", textIndent: "0",
+    background: "color-mix(in srgb, Canvas 84%, transparent)", color: "CanvasText", font: "11px/1.3 system-ui, sans-serif", whiteSpace: "nowrap", textIndent: "0",
   });
   const bar = h("span");
   Object.assign(bar.style, { position: "absolute", left: "-1px", top: "0", width: "2px", height: "1.2em", backgroundColor: colour });
-  const caret = h("span", { class: "text-caret" }, bar, label);
+  const caret = h("span", { class: "text-caret", "data-ends": endsLine }, bar, label);
   caret.style.position = "relative";
   return caret;
 }

@@ -35,6 +35,7 @@ export class TextProvider {
   #askedAt = 0;
   #link = "offline";
   #reason = null;
+  #code = null;
 
   /// Edits made here, sent on the present connection, and known to be held by a node: counted from the first on.
   #made = 0;
@@ -45,8 +46,8 @@ export class TextProvider {
   /// How many edits had been sent at each question that is not answered yet. Frames come and are answered in order.
   #questions = [];
 
-  /// `onState({ link, unsaved, reason, node })` is called on every change: `link` is "connecting", "connected", "offline"
-  /// (and trying again) or, with the `reason`, "refused" (and not trying again).
+  /// `onState({ link, unsaved, reason, code, node })` is called on every change: `link` is "connecting", "connected",
+  /// "offline" (and trying again) or, with the `reason` and the `code` of the close frame, "refused" (and not trying again).
   constructor({ text, nodes, collection, id, presence, onState = () => {}, Socket = globalThis.WebSocket }) {
     this.nodes = nodes;
     this.presence = presence ?? new Presence(text.client);
@@ -74,7 +75,7 @@ export class TextProvider {
     clearTimeout(this.#timer);
     if (this.#socket) return;
     this.#startedAt = Date.now();
-    this.#reason = null;
+    this.#reason = this.#code = null;
     this.#become("connecting");
     const url = new URL(this.#path, this.nodes[this.#node % this.nodes.length]);
     url.protocol = url.protocol.replace("http", "ws");
@@ -188,7 +189,7 @@ export class TextProvider {
     if (this.#socket !== socket) return;
     this.#lose();
     // Such a code says that trying again is of no use.
-    if (code >= 4400 && code <= 4499) return this.#refuse(reason || `The node refused the connection (${code}).`);
+    if (code >= 4400 && code <= 4499) return this.#refuse(reason || `The node refused the connection (${code}).`, code);
     this.#become("offline");
     const round = Math.floor(this.#failures / this.nodes.length);
     this.#failures += 1;
@@ -198,10 +199,11 @@ export class TextProvider {
     this.#timer = setTimeout(() => this.connect(), longest * (0.5 + Math.random() / 2));
   }
 
-  #refuse(reason) {
+  #refuse(reason, code = null) {
     this.#drop(this.#socket);
     this.#lose();
     this.#reason = reason;
+    this.#code = code;
     this.#become("refused");
   }
 
@@ -226,6 +228,6 @@ export class TextProvider {
 
   #become(link) {
     this.#link = link;
-    this.#onState({ link, unsaved: this.unsaved, reason: this.#reason, node: this.nodes[this.#node % this.nodes.length] });
+    this.#onState({ link, unsaved: this.unsaved, reason: this.#reason, code: this.#code, node: this.nodes[this.#node % this.nodes.length] });
   }
 }
