@@ -109,7 +109,7 @@ async fn run(listener: TcpListener, node: Node) {
     let mut published = node.published();
     let stop = CancellationToken::new();
     let listener = axum::serve::ListenerExt::tap_io(listener, |io: &mut TcpStream| drop(io.set_nodelay(true)));
-    tokio::spawn(api::serve(listener, api::router(Api { node, stop: stop.clone() }), stop));
+    tokio::spawn(api::serve(listener, api::router(Api::new(node, stop.clone())), stop));
     published.wait_for(|published| published.standing == Standing::Member).await.expect("it runs");
 }
 

@@ -82,7 +82,7 @@ async fn start_with(name: &str, join: Option<&Server>, retention: Retention) -> 
     let node = Node::start(config, Tcp);
     let stop = CancellationToken::new();
     let listener = axum::serve::ListenerExt::tap_io(listener, |io: &mut TcpStream| drop(io.set_nodelay(true)));
-    tokio::spawn(api::serve(listener, api::router(Api { node: node.clone(), stop: stop.clone() }), stop));
+    tokio::spawn(api::serve(listener, api::router(Api::new(node.clone(), stop.clone())), stop));
     Server { node, address }
 }
 

@@ -1,24 +1,31 @@
 // The controller of the page: holds the state, talks with the node, and lets the views draw after every change.
 import { Connection, newKey, request } from "./connection.js";
+import { Diagram } from "./diagram.js";
 import { renew, h } from "./dom.js";
 import { fault, filterFault, pretty } from "./json.js";
+import { Past } from "./past.js";
+import { NODES_MAX, poolPicture } from "./pool-picture.js";
 import { Documents, Edits, Writes, guardOf, idFault, isCollection, meet, overwrite } from "./store.js";
 import { count, problemWords, roster } from "./words.js";
-import { addingForm, documentRows, receipts } from "./view-documents.js";
-import { connectionState, finality, heldBack, identity, linkStrip, members } from "./view-pool.js";
+import { addingForm, documentRows, pastRows, receipts } from "./view-documents.js";
+import { connectionState, finality, heldBack, holdersOf, identity, linkStrip, members } from "./view-pool.js";
 import { operations } from "./view-log.js";
 import { choose, frames, showable } from "./view-side.js";
 
-const POLL_EVERY_MS = 1000;
 /// The log is asked for when the pool tells of something new, and now and then anyway: a status can change by itself.
-const LOG_EVERY_POLLS = 4;
+const LOG_AT_MOST_EVERY_MS = 1000;
+const LOG_AT_LEAST_EVERY_MS = 4000;
 const DRAW_AT_MOST_EVERY_MS = 100;
+/// After a drawing that took long (many rows, a slow machine) the page rests so many times as long.
+const DRAW_REST_TIMES = 12;
 const FILTER_SETTLES_MS = 350;
 const OTHER = "/other";
 
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 const embedded = query.has("embed");
+/// A picture of what happens must not lag behind it; three frames side by side have no picture and share one machine.
+const POLL_EVERY_MS = embedded ? 1000 : 250;
 
 const state = {
   collection: isCollection(query.get("collection") ?? "") ? query.get("collection") : "notes",
@@ -45,6 +52,7 @@ const state = {
 
 let drawPlanned = false;
 let drawnAt = 0;
+let restMs = 0;
 
 /// Asks for a drawing soon. Many changes in a burst make one drawing.
 function draw() {
@@ -52,9 +60,11 @@ function draw() {
   drawPlanned = true;
   setTimeout(() => requestAnimationFrame(() => {
     drawPlanned = false;
-    drawnAt = performance.now();
+    const begun = performance.now();
     drawNow();
-  }), Math.max(0, drawnAt + DRAW_AT_MOST_EVERY_MS - performance.now()));
+    drawnAt = performance.now();
+    restMs = Math.max(DRAW_AT_MOST_EVERY_MS, DRAW_REST_TIMES * (drawnAt - begun));
+  }), Math.max(0, drawnAt + restMs - performance.now()));
 }
 
 function drawNow() {
@@ -63,23 +73,28 @@ function drawNow() {
   document.title = pool ? `${nodes.name(pool.node)} · Lamplight` : "Lamplight";
   document.body.classList.toggle("embed", embedded);
   document.body.classList.toggle("side", state.side);
+  document.body.classList.toggle("reading-past", past.time !== null);
+  diagram.markPast(past.time);
   renew($("identity"), identity(pool, nodes));
   renew($("connection"), connectionState(state.connection));
   drawSide(nodes);
   if (state.side) return;
 
   renew($("links"), linkStrip(state, nodes));
+  $("pool-picture").hidden = nodes.members.length > NODES_MAX;
+  renew($("pool-picture"), embedded ? null : poolPicture(pool, nodes, holdersOf(pool)));
   renew($("members"), members(pool, nodes));
   renew($("pool-count"), pool ? `${count(pool.members.length, "member")} · ${count(pool.ops, "operation")} · clock ${pool.clock}${finality(pool)}` : "");
   renew($("held-back"), heldBack(pool, nodes));
   renew($("ops"), operations(state.log, state.logFailure, nodes));
   const filtered = state.filter !== "";
-  renew($("documents-count"), state.documents.loaded ? (filtered ? `${state.documents.size} matching` : count(state.documents.size, "document")) : "");
+  renew($("documents-count"), past.time !== null ? "as they were" : state.documents.loaded ? (filtered ? `${state.documents.size} matching` : count(state.documents.size, "document")) : "");
   renew($("filter-error"), state.filterFault ?? "");
   $("filter").setAttribute("aria-invalid", String(state.filterFault !== null));
-  renew($("receipt"), receipts(state.writes.shown(), state.failure, nodes));
+  renew($("receipt"), past.time === null ? receipts(state.writes.shown(), state.failure, nodes)
+    : h("p", { class: "quiet hint" }, `The documents as they were at time ${past.time}. Go back to now to write.`));
   renew($("adding"), addingForm(state.adding));
-  renew($("rows"), documentRows({ ...state, filtered, nodes }));
+  renew($("rows"), past.time === null ? documentRows({ ...state, filtered, nodes }) : pastRows(past, state.collection, nodes));
   drawCollections();
 }
 
@@ -98,15 +113,29 @@ function drawSide(nodes) {
   toggle.hidden = embedded || (!state.side && candidates.length < 2);
   toggle.textContent = state.side ? "Back to this node" : "Side by side";
   $("side").hidden = !state.side;
-  $("main").hidden = $("links").hidden = state.side;
+  $("links").hidden = state.side;
   const shown = state.side ? choose(candidates, state.sideChosen) : [];
   state.sideChosen = shown.map(({ member }) => member.id);
   renew($("side"), state.side ? frames(shown, nodes.members.length, state.collection, nodes) : null);
 }
 
+// ---- The diagram, and the documents of a time past ----
+
+const past = new Past($("past"), { wanted: () => state, changed: draw });
+const diagram = new Diagram($("diagram"), {
+  onShowAt(time) {
+    past.show(time);
+    $("documents").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "instant" : "smooth" });
+  },
+});
+
 // ---- The live documents ----
 
 let subscription = 0;
+/// Changes since the last poll. Where they come in a flood, rows do not light up: all would, and painting that takes the
+/// time that the diagram needs.
+let changes = 0;
+const FLOOD_PER_S = 40;
 
 const connection = new Connection({
   onState(now) {
@@ -129,6 +158,7 @@ const connection = new Connection({
       case "change": {
         const edit = state.edits.get(state.collection, message.doc.id);
         state.documents.change(message.doc);
+        changes += 1;
         if (edit) meetEdit(edit, message.doc);
         break;
       }
@@ -164,6 +194,7 @@ function openCollection(name) {
     address.searchParams.set("collection", name);
     history.replaceState(null, "", address);
     subscribe();
+    past.ask();
   }
   draw();
 }
@@ -174,6 +205,7 @@ function takeFilter() {
   if (state.filterFault === null && text !== state.filter) {
     state.filter = text;
     subscribe();
+    past.ask();
   }
   draw();
 }
@@ -293,8 +325,9 @@ async function setCut(cut) {
 let pollTimer = null;
 let polls = 0;
 let logSeen = "";
+let logAskedAt = -Infinity;
 
-/// One round of questions, then the next in a second; a hidden page asks nothing.
+/// One round of questions, then the next a moment later; a hidden page asks nothing.
 async function poll() {
   clearTimeout(pollTimer);
   const round = ++polls;
@@ -305,7 +338,10 @@ async function poll() {
       if (round !== polls) return;
       state.pool = content;
       state.unreachable = false;
-      if (!state.side) await pollLog(round);
+      past.follow(content);
+      document.body.classList.toggle("flood", changes > FLOOD_PER_S * POLL_EVERY_MS / 1000);
+      changes = 0;
+      await Promise.all([diagram.take(content, roster(content)), !state.side && pollLog()]);
     } catch {
       if (round === polls) state.unreachable = true;
     }
@@ -315,9 +351,11 @@ async function poll() {
   if (round === polls) pollTimer = setTimeout(poll, POLL_EVERY_MS);
 }
 
-async function pollLog(round) {
+async function pollLog() {
   const mark = `${state.pool.ops} ${state.pool.clock} ${state.pool.frontier}`;
-  if (mark === logSeen && round % LOG_EVERY_POLLS !== 0) return;
+  const now = performance.now();
+  if (now - logAskedAt < (mark === logSeen ? LOG_AT_LEAST_EVERY_MS : LOG_AT_MOST_EVERY_MS)) return;
+  logAskedAt = now;
   try {
     const [log, collections] = await Promise.all([request("/v1/log?order=desc&limit=50"), request("/v1/collections")]);
     state.log = log.content.ops;

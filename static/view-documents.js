@@ -1,6 +1,6 @@
 // The documents of a collection: the table with its editors, the form for a new document, and the receipts of writes.
 // Each function builds its whole tree from the state; clicks are told apart by data-action, and app.js acts on them.
-import { h } from "./dom.js";
+import { h, kept } from "./dom.js";
 import { clip } from "./json.js";
 import { count, isFinal, parseStamp, shortVersion } from "./words.js";
 import { stampMark } from "./view-log.js";
@@ -19,9 +19,7 @@ export function documentRows({ documents, edits, collection, confirming, filtere
   const hidden = documents.size - ROWS_MAX;
   return [
     h("table", { class: "documents", "aria-labelledby": "documents-title" },
-      h("thead", {}, h("tr", {},
-        ["Id", "Value", "Version"].map((name) => h("th", { scope: "col" }, name)),
-        h("th", { scope: "col" }, h("span", { class: "unseen" }, "Actions")))),
+      documentsHead(),
       h("tbody", {}, ids.map((id) => {
         const edit = edits.get(collection, id);
         return edit ? editorRow(edit, documents.get(id), nodes) : documentRow(documents.get(id), confirming, nodes, pool);
@@ -30,16 +28,41 @@ export function documentRows({ documents, edits, collection, confirming, filtere
   ];
 }
 
+/// The documents as they were at a time past: to be read only.
+export function pastRows({ time, documents, hasMore, failure }, collection, nodes) {
+  if (failure) return h("p", { class: "empty error", role: "alert" }, failure);
+  if (!documents) return h("p", { class: "empty" }, `Asking for the documents at time ${time}…`);
+  if (documents.length === 0) return h("p", { class: "empty" }, `Nothing in ${collection} at time ${time} that matches.`);
+  return [
+    h("table", { class: "documents", "aria-labelledby": "documents-title" },
+      documentsHead(),
+      h("tbody", {}, documents.map((doc) => h("tr", { key: doc.id, "data-id": doc.id }, idCell(doc.id), valueCell(doc), versionCell(doc, nodes), h("td", { class: "actions" }))))),
+    hasMore && h("p", { class: "more quiet", key: "more" }, "There were more: narrow the filter."),
+  ];
+}
+
+function documentsHead() {
+  return h("thead", {}, h("tr", {},
+    ["Id", "Value", "Version"].map((name) => h("th", { scope: "col" }, name)),
+    h("th", { scope: "col" }, h("span", { class: "unseen" }, "Actions"))));
+}
+
+function valueCell(doc, action) {
+  return h("td", { class: "value", "data-action": action }, h("code", {}, jsonMarks(clip(doc.text, VALUE_SHOWN_MAX))));
+}
+
 function documentRow(doc, confirming, nodes, pool) {
   // Two names for one animation: a second change in a row starts it again.
   const lit = doc.lit === 0 ? "" : doc.lit % 2 === 1 ? "lit-odd" : "lit-even";
-  return h("tr", { key: doc.id, "data-id": doc.id, class: lit },
+  const { node } = parseStamp(doc.stamp);
+  const memo = [doc.version, doc.stamp, doc.status === "final" || isFinal(doc.stamp, pool), lit, confirming === doc.id, nodes.name(node), nodes.colour(node)].join(" ");
+  return kept("tr", doc.id, memo, () => h("tr", { key: doc.id, "data-id": doc.id, class: lit },
     idCell(doc.id),
-    h("td", { class: "value", "data-action": "edit-by-double-click" }, h("code", {}, jsonMarks(clip(doc.text, VALUE_SHOWN_MAX)))),
+    valueCell(doc, "edit-by-double-click"),
     versionCell(doc, nodes, pool),
     h("td", { class: "actions" }, confirming === doc.id
       ? [button("delete-yes", "Delete?", `Yes, delete ${doc.id}`, "danger"), button("delete-no", "Keep", `Keep ${doc.id}`)]
-      : [button("edit", "Edit", `Edit ${doc.id}`), button("delete", "Delete", `Delete ${doc.id}`)]));
+      : [button("edit", "Edit", `Edit ${doc.id}`), button("delete", "Delete", `Delete ${doc.id}`)])));
 }
 
 function editorRow(edit, doc, nodes) {

@@ -1,5 +1,5 @@
 // The log as a list of operations in the pool's total order, newest on top.
-import { h } from "./dom.js";
+import { h, kept } from "./dom.js";
 import { commandWords, guardWords, parseStamp } from "./words.js";
 
 const COMMANDS_SHOWN_MAX = 3;
@@ -14,7 +14,8 @@ export function operations(log, failure, nodes) {
 function operation(op, nodes) {
   const rejected = op.verdict === "rejected";
   const hidden = op.commands.length - COMMANDS_SHOWN_MAX;
-  return h("li", { key: op.op, class: rejected ? "rejected" : "", title: `${op.op}, written ${op.wall}` },
+  const memo = [op.verdict, op.reason, op.status, nodes.name(op.origin), nodes.colour(op.origin)].join(" ");
+  return kept("li", op.op, memo, () => h("li", { key: op.op, class: rejected ? "rejected" : "", title: `${op.op}, written ${op.wall}` },
     h("div", { class: "when" }, stampMark(op.stamp, nodes)),
     h("div", { class: "what" },
       op.commands.slice(0, COMMANDS_SHOWN_MAX).map(commandLine),
@@ -23,7 +24,7 @@ function operation(op, nodes) {
       rejected && h("p", { class: "reason" }, `Rejected: ${op.reason ?? "its condition did not hold at its place in the order"}`)),
     h("div", { class: "verdict" },
       h("p", {}, h("span", { class: "mark", "aria-hidden": "true" }, rejected ? "✕" : "✓"), rejected ? "rejected" : "applied"),
-      h("p", { class: "quiet" }, h("span", { class: "mark", "aria-hidden": "true" }, op.status === "final" ? "●" : "○"), op.status === "final" ? "final" : "tentative")));
+      h("p", { class: "quiet" }, h("span", { class: "mark", "aria-hidden": "true" }, op.status === "final" ? "●" : "○"), op.status === "final" ? "final" : "tentative"))));
 }
 
 function commandLine(command) {

@@ -49,7 +49,7 @@ function wires(pool, others, nodes) {
 }
 
 /// Who keeps things from becoming final is named once that lasts: for a moment after each write it is everyone.
-const HELD_BACK_SHOWN_MS = 6_000;
+const HELD_BACK_SHOWN_MS = 4_000;
 
 /// How far all is final, after the clock.
 export function finality(pool) {
@@ -57,9 +57,12 @@ export function finality(pool) {
   return pool.final_lag === "0" ? " · all final" : ` · final to ${pool.frontier}, ${pool.final_lag} behind`;
 }
 
-/// Who holds finality back.
+/// Those who hold finality back for longer than a moment.
+export const holdersOf = (pool) => (pool?.held_back_by ?? []).filter(({ why, since_ms }) => why === "eviction" || !(since_ms < HELD_BACK_SHOWN_MS));
+
+/// Who holds finality back, in a sentence.
 export function heldBack(pool, nodes) {
-  const holders = (pool?.held_back_by ?? []).filter((holder) => holder.why === "eviction" || !(holder.since_ms < HELD_BACK_SHOWN_MS));
+  const holders = holdersOf(pool);
   if (holders.length === 0) return null;
   return ["What is new becomes final when ", holders.map((holder, place) => [place > 0 && ", ", h("b", {}, nodes.name(holder.member)),
     holder.why === "eviction" ? " is evicted: other members have not answered that yet" : ` is heard of again (last ${age(holder.since_ms)})`]), "."];

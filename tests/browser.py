@@ -159,8 +159,8 @@ def demo(program):
         yield nodes
 
 
-def serve(program, node, join=None):
-    command = [program, "serve", "--memory", "--listen", f"127.0.0.1:{node.port}", "--name", node.name]
+def serve(program, node, join=None, *more):
+    command = [program, "serve", "--memory", "--listen", f"127.0.0.1:{node.port}", "--name", node.name, *more]
     return Process(command + (["--join", join.url] if join else []))
 
 
@@ -435,7 +435,8 @@ class Page:
         self.send("Input.insertText", text=text)
 
     def press(self, key, code=None, number=None, ctrl=False, **more):
-        number = number or {"Enter": 13, "Escape": 27, "Tab": 9, "Backspace": 8, "ArrowDown": 40}[key]
+        number = number or {"Enter": 13, "Escape": 27, "Tab": 9, "Backspace": 8, "End": 35, "Home": 36, "ArrowLeft": 37,
+                            "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}[key]
         common = {"key": key, "code": code or key, "windowsVirtualKeyCode": number, "modifiers": 2 if ctrl else 0}
         text = {"text": "\r"} if key == "Enter" and not ctrl else {}
         self.send("Input.dispatchKeyEvent", type="keyDown", **common, **text, **more)
@@ -867,6 +868,345 @@ def a_page_outlives_its_node_and_goes_on_with_a_new_one_at_its_address(stage):
     stage.forgive(three.url)
 
 
+# ---- Space and time ----
+
+# How many pixels of the canvas have the colour of a name of the stylesheet, and the last column of them in one row.
+PIXELS = """
+(function (className, name, row) {
+  const canvas = document.querySelector('#diagram canvas');
+  const { width, height } = canvas;
+  const [copy, one] = [[width, height], [1, 1]].map((size) => new OffscreenCanvas(...size).getContext('2d', { willReadFrequently: true }));
+  const probe = document.createElement('span');
+  probe.className = className;
+  probe.style.color = `var(--${name})`;
+  document.querySelector('#diagram').append(probe);
+  one.fillStyle = getComputedStyle(probe).color;
+  probe.remove();
+  one.fillRect(0, 0, 1, 1);
+  const wanted = one.getImageData(0, 0, 1, 1).data;
+  copy.drawImage(canvas, 0, 0);
+  const { data } = copy.getImageData(0, 0, width, height);
+  const is = (x, y) => [0, 1, 2].every((part) => Math.abs(data[4 * (y * width + x) + part] - wanted[part]) < 12);
+  let [count, column] = [0, null];
+  for (let y = 0; y < height; y += 1) for (let x = 0; x < width; x += 1) if (is(x, y)) count += 1;
+  for (let x = 0; x < width; x += 1) if (is(x, row)) column = x;
+  return { count, column, width };
+})
+"""
+
+
+# Rows of the canvas while it has three lanes: the line of the first, and one just above the axis, where nothing but the
+# frontier has the accent's colour.
+FIRST_LANE, ABOVE_AXIS = 71, 218
+
+
+def pixels(page, class_name, name, row=ABOVE_AXIS):
+    return page.js(f"{PIXELS}({json.dumps(class_name)}, {json.dumps(name)}, {row})")
+
+
+def go_to_op(page, stamp):
+    """Chooses an op of the diagram with the arrow keys: along its lane, from the newest op of all."""
+    time, origin = stamp.split("@")
+    page.js("document.querySelector('#diagram canvas').focus()")
+    page.press("End")
+    said = lambda: page.text(".diagram-said")
+    name = next(member["name"] for member in stage_members(page) if member["id"] == origin)
+    place = lambda: sorted(member["name"] for member in stage_members(page)).index(said().split(" of ")[1].split(":")[0])
+    lane = sorted(member["name"] for member in stage_members(page)).index(name)
+    while place() != lane:
+        page.press("ArrowDown" if place() < lane else "ArrowUp")
+    while int(said().split()[0]) != int(time):
+        page.press("ArrowLeft" if int(said().split()[0]) > int(time) else "ArrowRight")
+    return said()
+
+
+def stage_members(page):
+    return page.js("fetch('/v1/pool').then((answer) => answer.json())")["members"]
+
+
+def until_in_diagram(page, ops):
+    page.until(lambda: int((page.text(".diagram-count").replace(",", "").removeprefix("the last ").split() or ["0"])[0]) >= ops,
+               f"{ops} operations are in the diagram")
+
+
+@test
+def the_diagram_shows_the_ops_of_all_nodes_and_tells_them_to_the_keyboard(stage):
+    page = stage.open_ready(stage.nodes[0])
+    stamps = []
+    for node in stage.nodes:
+        stamps.append(node.put(stage.collection, f"of {node.name}", {"by": node.name})["stamp"])
+        page.until(lambda: f"of {node.name}" in page.rows(), "it is here")
+    until_in_diagram(page, int(stage.nodes[0].call("GET", "/v1/pool")["ops"]))
+    for place in range(3):
+        page.until(lambda: pixels(page, f"node-{place}", "node")["count"] > 60, f"lane {place} has its dots")
+    for node, stamp in zip(stage.nodes, stamps):
+        said = go_to_op(page, stamp)
+        assert said.startswith(f"{stamp.split('@')[0]} of {node.name}: put {stage.collection}/of {node.name}"), said
+        assert "concurrent with none" in said, said
+        page.until_text(".op-details", f"put {stage.collection}/of {node.name} {{\"by\":\"{node.name}\"}}")
+        page.until_text(".op-details .verdict", "applied, final")
+    page.press("ArrowUp")
+    assert " of ben: " in page.text(".diagram-said"), page.text(".diagram-said")
+    page.press("Enter")
+    page.until(lambda: page.js("document.activeElement.textContent") == "Show documents at this op", "Enter goes to the details")
+    page.click("button", "Close")
+    page.until_text(".op-details", "Choose an operation")
+    assert page.js("document.activeElement.tagName") == "CANVAS"
+
+
+@test
+def ops_are_chosen_and_the_time_is_moved_with_the_pointer(stage):
+    page = stage.open_ready(stage.nodes[0])
+    stamp = stage.nodes[0].put(stage.collection, "tea", 1)["stamp"]
+    page.until(lambda: "tea" in page.rows(), "it is here")
+    said = go_to_op(page, stamp)
+    page.press("Escape")
+    page.js("document.querySelector('#diagram').scrollIntoView()")
+    box = page.js("(() => { const { x, y, width } = document.querySelector('#diagram canvas').getBoundingClientRect(); return { x, y, width }; })()")
+    mouse = lambda type, x, y, **more: page.send("Input.dispatchMouseEvent", type=type, x=box["x"] + x, y=box["y"] + y, **more)
+    click = lambda x, y: [mouse(type, x, y, button="left", clickCount=1) for type in ("mousePressed", "mouseReleased")]
+    place = (pixels(page, "node-0", "node", FIRST_LANE)["column"] - 3, FIRST_LANE)
+    mouse("mouseMoved", *place)
+    page.until_text(".diagram-tip", f"put {stage.collection}/tea")
+    click(*place)
+    page.until_text(".op-details", f"put {stage.collection}/tea")
+    assert page.text(".diagram-said") == said
+    click(box["width"] - 20, 240)
+    page.until_text(".op-details", "Choose an operation")
+    mouse("mousePressed", 700, 200, button="left", clickCount=1)
+    for x in (650, 600, 400):
+        mouse("mouseMoved", x, 200, button="left", buttons=1)
+    mouse("mouseReleased", 400, 200, button="left", clickCount=1)
+    page.until(lambda: page.js("document.querySelector('[data-diagram=follow]').ariaPressed") == "false", "the present is let go")
+    page.click("button", "Follow now")
+    page.until(lambda: page.js("document.querySelector('[data-diagram=follow]').ariaPressed") == "true", "it is followed")
+    page.click("button", "Zoom in")
+    page.click("button", "Zoom out")
+
+
+@test
+def ops_on_both_sides_of_a_cut_are_concurrent_and_the_frontier_moves_once_it_is_joined(stage):
+    ada, _, cleo = stage.nodes
+    ada.put(stage.collection, "before", 0)
+    until(lambda: cleo.call("GET", f"/v1/docs/{stage.collection}")["docs"], "cleo has it")
+    page = stage.open_ready(ada)
+    page.until(lambda: pixels(page, "", "accent")["column"], "the frontier is drawn")
+    cleo.cut(True)
+    until(lambda: not ada.is_linked_to(2), "the link is gone")
+    here = [ada.put(stage.collection, "tea", f"ada {turn}")["stamp"] for turn in range(8)]
+    there = [cleo.put(stage.collection, "tea", f"cleo {turn}")["stamp"] for turn in range(2)]
+    said = go_to_op(page, here[0])
+    assert "tentative, concurrent with none" in said, said
+    page.until(lambda: (line := pixels(page, "", "accent")) and line["column"] < line["width"] - 120, "the frontier stays behind")
+    page.until_text("#held-back", "cleo")
+    held = pixels(page, "", "accent")["column"]
+    cleo.cut(False)
+    page.until_text(".op-details", "Concurrent with 2 operations")
+    page.until_text(".op-details .verdict", "final")
+    for stamp in there:
+        assert page.has("button", f"Go to {stamp.split('@')[0]} of cleo"), stamp
+    page.until(lambda: pixels(page, "", "accent")["column"] > held + 60, "the frontier has moved on")
+    page.click("button", f"Go to {there[1].split('@')[0]} of cleo")
+    page.until_text(".op-details", "Concurrent with 8 operations")
+    page.until_text(".op-details", 'put ' + stage.collection + '/tea "cleo 1"')
+
+
+@test
+def a_verdict_that_a_late_op_turns_is_shown_turned(stage):
+    ada, _, cleo = stage.nodes
+    version = ada.put(stage.collection, "tea", 1)["version"]
+    until(lambda: cleo.call("GET", f"/v1/docs/{stage.collection}")["docs"], "cleo has it")
+    cleo.cut(True)
+    until(lambda: not ada.is_linked_to(2), "the link is gone")
+    page = stage.open_ready(cleo)
+    guarded = lambda node, value: node.call("POST", "/v1/tx", {
+        "guards": [{"version": {"collection": stage.collection, "id": "tea", "version": version}}],
+        "commands": [{"put": {"collection": stage.collection, "id": "tea", "value": value}}]})["stamp"]
+    ada_stamp = guarded(ada, "ada's")
+    # A later time than ada's, whatever the ids are: cleo's clock has gone on.
+    cleo.put(stage.collection, "other", 1)
+    cleo_stamp = guarded(cleo, "cleo's")
+    go_to_op(page, cleo_stamp)
+    page.until_text(".op-details .verdict", "applied, tentative")
+    cleo.cut(False)
+    page.until_text(".op-details .verdict", "rejected, final")
+    page.until_text(".op-details .reason", "guard")
+    assert pixels(page, "", "bad")["count"] > 8, "a cross is drawn"
+    assert ada_stamp != cleo_stamp
+
+
+@test
+def the_slider_shows_the_documents_of_a_time_past_and_comes_back(stage):
+    node = stage.nodes[0]
+    times = [int(node.put(stage.collection, "tea", turn)["stamp"].split("@")[0]) for turn in range(3)]
+    node.delete(stage.collection, "tea")
+    node.put(stage.collection, "oil", "new")
+    page = stage.open_ready(node)
+    page.until_rows({"oil": "new"})
+    page.until(lambda: page.js("document.querySelector('#past-time').max") == str(times[-1] + 2), "the slider reaches to now")
+    top = lambda: page.js("[...document.querySelectorAll('#rows, #pool, #diagram')].map((part) => part.getBoundingClientRect().top)")
+    before = top()
+    page.js("document.querySelector('#past-time').focus()")
+    for turn in (2, 1, 0):
+        while f"At time {times[turn]}," not in page.text("#past"):
+            page.press("ArrowLeft")
+        page.until_rows({"tea": turn})
+    assert top() == before, "nothing has moved"
+    assert page.js("document.querySelector('#past-time').ariaValueText").startswith(f"time {times[0]} of")
+    assert not page.has("button", "Edit tea") and not page.has("button", "Add document"), "the past is read only"
+    # What comes meanwhile does not disturb it.
+    node.put(stage.collection, "wick", 1)
+    page.until(lambda: page.js("document.querySelector('#past-time').max") == str(times[-1] + 3), "time has gone on")
+    assert page.rows() == {"tea": 0}
+    page.click("button", "Back to now")
+    page.until_rows({"oil": "new", "wick": 1})
+    assert page.js("document.activeElement.id") == "past-time"
+    # The other way: from an op of the diagram.
+    go_to_op(page, f"{times[1]}@{node.call('GET', '/v1/pool')['node']}")
+    page.click("button", "Show documents at this op")
+    page.until_rows({"tea": 1})
+    page.until_text("#past", f"At time {times[1]}, read only")
+    page.click("button", "Back to now")
+    page.until_rows({"oil": "new", "wick": 1})
+
+
+@test
+def the_slider_begins_where_the_node_has_forgotten_what_was_before(stage):
+    node = Node("solo", free_ports(1))
+    stage.browser.origins |= {node.url}
+    horizon = lambda: int(node.call("GET", "/v1/pool")["horizon"])
+    with serve(stage.program, node, None, "--retain-ops", "5"):
+        until(lambda: node.is_linked_to(0), "it founds a pool")
+        for turn in range(12):
+            node.put(stage.collection, "tea", turn)
+        first = until(horizon, "it has forgotten its first operations")
+        page = stage.open_ready(node)
+        page.until(lambda: page.js("document.querySelector('#past-time').min") == str(first), "the slider begins there")
+        page.until_text(".diagram-count", "the last")
+        page.js("document.querySelector('#past-time').focus()")
+        page.press("Home")
+        page.until_text("#past", f"At time {first}, read only")
+        page.until(lambda: "tea" in page.rows(), "the documents of that time are here")
+        for turn in range(20):
+            node.put(stage.collection, "tea", turn)
+        until(lambda: horizon() > first + 5, "it has forgotten that time too")
+        page.fill("searchbox", "Filter (a JSON selector)", "{}")
+        page.until_text("#rows [role=alert]", "This node has forgotten the operations up to time")
+        page.click("button", "Back to now")
+        page.until_rows({"tea": 19})
+        while stage.tabs:
+            stage.tabs.pop().close()
+    # That time is answered with 410, as it should be.
+    stage.forgive(node.url)
+
+
+@test
+def cutting_and_joining_from_the_page_changes_the_picture(stage):
+    page = stage.open_ready(stage.nodes[0])
+    said = lambda: page.js("document.querySelector('.pool-picture').ariaLabel")
+    lines = lambda: page.js("[...document.querySelectorAll('.wire-line')].map((line) => line.getAttribute('class').split(' ')[1])")
+    page.until(lambda: lines() == ["linked"] * 2, "both links are whole")
+    assert said().startswith("The pool has 3 nodes. ada: this node, clock"), said()
+    assert "ben: linked" in said() and "cleo: linked" in said(), said()
+    page.click("button", "Cut links")
+    page.until(lambda: lines() == ["cut"] * 4, "both are broken in two")
+    assert "ben: link cut" in said() and "cleo: link cut" in said(), said()
+    stage.nodes[0].put(stage.collection, "tea", 1)
+    page.until(lambda: "ben: link cut" in said() and said().count("holds finality back") == 2, "both others hold finality back")
+    page.click("button", "Join links")
+    page.until(lambda: lines() == ["linked"] * 2 and "holds" not in said(), "both links are whole again")
+
+
+# ---- The client, static/lamplight.js ----
+
+
+class Client:
+    """The client in a tab of its own, on the page of a node, whose own doings do not concern it."""
+
+    def __init__(self, stage, node, script=""):
+        self.page = stage.open_ready(node)
+        self.js(f"""const {{ connect }} = await import("/static/lamplight.js");
+            globalThis.pool = connect();
+            globalThis.notes = pool.collection({json.dumps(stage.collection)});
+            {script}""")
+
+    def js(self, script):
+        return self.page.js(f"(async () => {{ {script} }})()")
+
+    def close(self, stage):
+        stage.tabs.remove(self.page)
+        self.page.close()
+
+
+def stored(stage, node):
+    listing = node.call("GET", f"/v1/docs/{stage.collection}")["docs"]
+    return {doc["id"]: doc["value"] for doc in listing}
+
+
+@test
+def writes_queued_offline_survive_the_page_and_are_sent_once(stage):
+    first = free_ports(2)
+    one, two = Node("n1", first), Node("n2", first + 1)
+    stage.browser.origins |= {one.url, two.url}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(serve(stage.program, one))
+        until(lambda: one.is_linked_to(0), "the first founds a pool")
+        killed = stack.enter_context(serve(stage.program, two, one))
+        for node in (one, two):
+            until(lambda: node.is_linked_to(1), f"{node.name} links to the other")
+        one.put(stage.collection, "tea", {"cups": 1})
+        client = Client(stage, two)
+        client.js("globalThis.live = notes.watch(); await live.ready;")
+        killed.kill()
+        client.page.until(lambda: client.js("return pool.state") != "online", "the client is offline")
+        shown = client.js("""
+            for (let n = 0; n < 20; n += 1) notes.patch("tea", [{ op: "increment", path: "/cups", by: 1 }]);
+            notes.put("oil", "by me", { ifAbsent: true });
+            return live.docs.map(({ id, value, pending }) => [id, value, pending]);""")
+        assert shown == [["oil", "by me", True], ["tea", {"cups": 21}, True]], shown
+        # Each is in the database once its transaction is complete, which the next read waits for.
+        client.js("await new Promise((done) => setTimeout(done, 200))")
+        client.page.send("Page.navigate", url="about:blank")
+        client.close(stage)
+
+        stack.enter_context(serve(stage.program, two, one))
+        until(lambda: two.is_linked_to(1), "the node is back")
+        again = Client(stage, two)
+        again.js("await pool.settled();")
+        until(lambda: stored(stage, one) == {"oil": "by me", "tea": {"cups": 21}}, f"once each: {stored(stage, one)}")
+        # Nothing is left to be sent by a page that comes later.
+        again.close(stage)
+        third = Client(stage, two, "await notes.put('last', 1); await pool.settled();")
+        assert third.js("return pool.queued") == 0
+        until(lambda: stored(stage, one) == {"last": 1, "oil": "by me", "tea": {"cups": 21}}, "nothing came twice")
+        while stage.tabs:
+            stage.tabs.pop().close()
+    stage.forgive(two.url)
+
+
+@test
+def two_tabs_share_one_queue_and_one_of_them_sends(stage):
+    node = stage.nodes[0]
+    node.put(stage.collection, "tea", {"cups": 0})
+    tabs = [Client(stage, node) for _ in range(2)]
+    for tab in tabs:
+        tab.js("""
+            globalThis.receipts = [];
+            for (let n = 0; n < 25; n += 1) {
+              notes.patch("tea", [{ op: "increment", path: "/cups", by: 1 }]).then((receipt) => receipts.push(receipt.op));
+            }""")
+    ops = set()
+    for tab in tabs:
+        tab.page.until(lambda: tab.js("return receipts.length") == 25, "each tab gets its receipts")
+        ops |= set(tab.js("return receipts"))
+    assert len(ops) == 50, "each write is an operation of its own"
+    assert stored(stage, node) == {"tea": {"cups": 50}}
+    # The tab that sends goes; the other sends for itself.
+    tabs[0].close(stage)
+    assert tabs[1].js("return (await notes.put('oil', 1)).verdict") == "applied"
+    assert stored(stage, node) == {"oil": 1, "tea": {"cups": 50}}
+
+
 # ---- For everyone ----
 
 
@@ -895,7 +1235,7 @@ def every_control_has_a_name_for_those_who_cannot_see_it(stage):
     page = open_every_control(stage, stage.nodes[0])
     side = stage.open(stage.nodes[1], "side")
     frame = side.frames()["The node ben"].until_ready()
-    roles = {"button", "textbox", "searchbox", "combobox", "link", "Iframe", "region", "table", "main", "alert"}
+    roles = {"button", "textbox", "searchbox", "combobox", "link", "Iframe", "region", "table", "main", "alert", "slider", "application"}
     seen = set()
     for view in (page, side, frame):
         nodes = view.send("Accessibility.getFullAXTree", frameId=view.frame)["nodes"]
@@ -1001,6 +1341,22 @@ def screenshots_are_taken_of_the_page_in_all_its_looks(stage):
     ):
         tab = stage.open(stage.nodes[node], f"{query}&collection=shopping", width, height, dark)
         until_pictured(tab, query == "side")
+        tab.screenshot(SCREENSHOTS / f"{name}.png")
+    for name, width, height, dark in (
+        ("diagram", 1440, 1280, False),
+        ("diagram-dark", 1440, 1280, True),
+        ("diagram-wide", 2200, 1180, True),
+        ("diagram-middle", 768, 2000, False),
+        ("diagram-narrow", 360, 2700, False),
+        ("diagram-narrow-dark", 360, 2700, True),
+    ):
+        tab = stage.open(stage.nodes[2], "collection=shopping", width, height, dark)
+        until_pictured(tab, False)
+        tab.until_text("#held-back", "ada")
+        tab.js("document.querySelector('#diagram canvas').focus()")
+        tab.press("ArrowUp")
+        tab.press("ArrowLeft")
+        tab.until_text(".op-details", "tentative")
         tab.screenshot(SCREENSHOTS / f"{name}.png")
     page = open_every_control(stage, stage.nodes[1], height=1500)
     page.screenshot(SCREENSHOTS / "every-control.png")

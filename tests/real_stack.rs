@@ -102,7 +102,7 @@ async fn serve(host: &'static str, seed: u64, start: u64) -> turmoil::Result {
     let listener = Listener(TcpListener::bind(("0.0.0.0", PORT)).await?);
     let node = Node::start(config, Simulated);
     let stop = CancellationToken::new();
-    api::serve(listener, api::router(Api { node, stop: stop.clone() }), stop).await;
+    api::serve(listener, api::router(Api::new(node, stop.clone())), stop).await;
     Ok(())
 }
 

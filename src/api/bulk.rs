@@ -296,7 +296,7 @@ mod tests {
             seed: 7,
             retention: crate::replica::Retention::default(),
         };
-        let api = Api { node: Node::start(config, Tcp), stop: tokio_util::sync::CancellationToken::new() };
+        let api = Api::new(Node::start(config, Tcp), tokio_util::sync::CancellationToken::new());
         let read = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&read);
         let endless = stream::repeat_with(move || {

@@ -13,11 +13,12 @@ use super::{
     extract::{self, CollectionPath, DocPath},
     past::When,
     query::Query,
-    shape,
+    shape, text_docs,
+    texts::is_text,
     wait::{Patience, Waited},
 };
 use crate::{
-    document::{Fault, Reason, json, patch::Patch},
+    document::{Fault, Reason, json, patch::Patch, prose::is_prose},
     op::{Command, DocKey, Guard},
     replica::{Draft, Refused, Replica},
 };
@@ -26,6 +27,10 @@ use crate::{
 pub async fn put(State(api): State<Api>, doc: DocPath, request: Request) -> Result<Response, Problem> {
     let (Parts { headers, uri, .. }, body) = request.into_parts();
     let patience = api.patience(&uri).await?;
+    if extract::media_type(&headers) == "text/plain" {
+        let body = extract::body(&headers, body).await?;
+        return text_docs::put(&api, doc.key(), &headers, &body, patience).await;
+    }
     json_only(&headers)?;
     let value = json::canonical(&extract::body(&headers, body).await?)?;
     let doc = doc.key();
@@ -59,6 +64,12 @@ pub async fn patch(State(api): State<Api>, doc: DocPath, request: Request) -> Re
         Patch::parse(&text)?;
     }
     let doc = doc.key();
+    if media == "application/json"
+        && let Some(delta) = json::parse(text.as_bytes()).ok().filter(text_docs::looks_like_delta)
+        && is_text(&api, &doc).await? == Some(true)
+    {
+        return text_docs::patch(&api, doc, &headers, &delta, patience).await;
+    }
     let mut guards = conditions(&headers, &doc)?;
     // A patch says what to change, so at its place there must be something to change: without this guard, a merge that
     // comes after another node's deletion would leave a fragment.
@@ -128,6 +139,9 @@ pub async fn get(State(api): State<Api>, doc: DocPath, uri: Uri, headers: Header
     if tags.flat_map(|tags| tags.split(',')).any(held) {
         return Ok((StatusCode::NOT_MODIFIED, described).into_response());
     }
+    if is_prose(&view.text) {
+        return text_docs::get(&api, doc.key(), when, &headers, (view, frontier)).await;
+    }
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((described, json, view.text.as_str().to_string()).into_response())
 }
@@ -143,13 +157,13 @@ pub fn new_id(collection: &str, key: Option<&str>) -> String {
 }
 
 /// The guards that the conditional headers stand for.
-fn conditions(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Vec<Guard<'static>>, Problem> {
+pub fn conditions(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Vec<Guard<'static>>, Problem> {
     Ok(extract::if_match(headers, doc)?.into_iter().chain(extract::if_none_match(headers, doc)?).collect())
 }
 
 /// Issues a write of one document, and waits for it as long as it says; its guards are the client's conditions, so their
 /// failure is 412.
-async fn write(api: &Api, draft: Draft, patience: Patience) -> Result<Waited, Problem> {
+pub async fn write(api: &Api, draft: Draft, patience: Patience) -> Result<Waited, Problem> {
     // Cloned only where a document must be there: no other refusal names it.
     let doc = draft.commands.first().and_then(Command::doc).filter(|_| draft.present).cloned();
     let creates = draft.guards.iter().position(|guard| matches!(guard, Guard::Absent(_)));
@@ -184,7 +198,7 @@ pub fn json_only(headers: &HeaderMap) -> Result<(), Problem> {
     match extract::media_type(headers).as_str() {
         "" | "application/json" | "application/x-www-form-urlencoded" => Ok(()),
         other => {
-            let detail = format!("this call takes application/json, not {other}");
+            let detail = format!("this call takes application/json, not {other} (and PUT text/plain, for a text)");
             Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", detail))
         }
     }

@@ -113,6 +113,16 @@ impl Problem {
         Value::Object(members)
     }
 
+    /// Whether it is of this kind.
+    pub fn is(&self, slug: &str) -> bool {
+        self.slug == slug
+    }
+
+    /// What happened, and what to do next.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Its status.
     pub fn status(&self) -> StatusCode {
         self.status

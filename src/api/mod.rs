@@ -2,6 +2,7 @@
 //!
 //! Rests on `node`. What each call takes and answers is written in docs/API.md; here is how.
 
+mod awareness;
 mod backup;
 mod bulk;
 mod changes;
@@ -27,9 +28,12 @@ mod seats;
 mod server;
 mod shape;
 mod steps;
+mod text_docs;
+mod texts;
 mod tx;
 mod wait;
 mod ws;
+mod yjs;
 
 use std::sync::Arc;
 
@@ -44,6 +48,7 @@ use axum::{
 pub use error::Problem;
 use server::HEAD_BYTES_MAX;
 pub use server::serve;
+use texts::Texts;
 use tokio::time::{Duration, Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +62,7 @@ use crate::{
 pub const BODY_BYTES_MAX: usize = crate::op::OP_BYTES_MAX;
 /// What follows `/v1/` in the paths that show or change data: only these wait for a session. The others tell of the node
 /// itself, so they answer whatever it holds.
-const DATA: [&str; 8] = ["docs", "collections", "tx", "ops", "changes", "ws", "log", "backup"];
+const DATA: [&str; 9] = ["docs", "collections", "tx", "ops", "changes", "ws", "yjs", "log", "backup"];
 /// How long a node waits until it holds what a session has seen.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -72,9 +77,15 @@ pub struct Api {
     pub node: Node,
     /// Cancelled when streams to clients are to end.
     pub stop: CancellationToken,
+    texts: Arc<Texts>,
 }
 
 impl Api {
+    /// For a node; must be called within a runtime. Streams to clients end when `stop` is cancelled.
+    pub fn new(node: Node, stop: CancellationToken) -> Api {
+        Api { texts: Texts::new(node.clone()), node, stop }
+    }
+
     /// Reads from a node that holds the pool's data; of one that does not, a read would show a part of it.
     pub(crate) async fn read<T, F>(&self, reading: F) -> Result<T, Problem>
     where
@@ -109,7 +120,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/tx", post(tx::post))
         .route("/v1/ops/{op}", get(tx::op))
         .route("/v1/changes", get(changes::show).layer(tail.clone()))
-        .route("/v1/ws", get(ws::open).layer((tail, rooms)))
+        .route("/v1/ws", get(ws::open).layer((tail, rooms.clone())))
+        .route("/v1/yjs/{collection}/{id}", get(yjs::open).layer(rooms))
         .route("/v1/log", get(log::show))
         .route("/v1/backup", get(backup::show))
         .route("/v1/pool", get(pool::show))

@@ -267,7 +267,8 @@ impl Drop for Seat {
     fn drop(&mut self) {
         // Where nothing runs any more the node does not, either.
         let (true, Ok(runtime)) = (self.shown, Handle::try_current()) else { return };
-        let (node, room, client) = (self.node.clone(), std::mem::take(&mut self.room), std::mem::take(&mut self.client));
+        let (node, room, client) =
+            (self.node.clone(), std::mem::take(&mut self.room), std::mem::take(&mut self.client));
         runtime.spawn(async move {
             // A node that has stopped takes its clients with it.
             let _ = node.present(room, client, None).await;

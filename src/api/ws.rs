@@ -4,7 +4,7 @@
 //! what there was: so a slow client keeps nothing waiting but its own place in the ring, and gets the latest state of
 //! what changed meanwhile. A message that is wrong in itself is answered by an error; the connection stays.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -45,7 +45,7 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 const ID_BYTES_MAX: usize = 256;
 /// Bytes that wait for the socket before it is asked to take them, and at the most: a part of a feed, which may hold one
 /// document of the largest size, fits in.
-const WRITE_BUFFER: (usize, usize) = (32 << 10, 8 << 20);
+pub(super) const WRITE_BUFFER: (usize, usize) = (32 << 10, 8 << 20);
 /// How long the socket may take for one frame; a client that reads slower than this is cut off, and may come back.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the close frame may take.
@@ -84,7 +84,7 @@ pub async fn open(
 
 /// A browser lets any page open a WebSocket to any address, and says in `Origin` which page it was. Only pages of this
 /// node may: others could read and write what the user's browser can reach. Programs send no `Origin`.
-fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().unwrap_or_default();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -121,9 +121,15 @@ struct Subscription {
 }
 
 /// Why a connection ends: what its close frame says.
-struct End(u16, &'static str);
+pub(super) struct End(pub(super) u16, pub(super) Cow<'static, str>);
 
-const STOPPED: End = End(close_code::AWAY, "the node has stopped");
+const STOPPED: End = End(close_code::AWAY, Cow::Borrowed("the node has stopped"));
+
+impl End {
+    pub(super) fn new(code: u16, reason: impl Into<Cow<'static, str>>) -> End {
+        End(code, reason.into())
+    }
+}
 
 impl Connection {
     fn new(api: Api, tail: Arc<Tail>, rooms: Arc<Rooms>, socket: WebSocket) -> Connection {
@@ -149,7 +155,7 @@ impl Connection {
                 break end;
             }
         };
-        let close = Message::Close(Some(CloseFrame { code, reason: Utf8Bytes::from_static(reason) }));
+        let close = Message::Close(Some(CloseFrame { code, reason: Utf8Bytes::from(&*reason) }));
         // A client that has gone away, or does not read, is not told.
         let _ = timeout(CLOSE_TIMEOUT, self.socket.send(close)).await;
     }
@@ -159,7 +165,7 @@ impl Connection {
         let behind = self.subscriptions.iter().any(|subscription| subscription.feed.has_more());
         tokio::select! {
             biased;
-            () = self.api.stop.cancelled() => return Err(End(close_code::AWAY, "the node is stopping")),
+            () = self.api.stop.cancelled() => return Err(End::new(close_code::AWAY, "the node is stopping")),
             message = self.socket.recv() => self.on_message(message).await?,
             _ = self.pings.tick() => self.ping().await?,
             _ = self.asks.tick(), if self.receipts.asks() => {
@@ -185,7 +191,7 @@ impl Connection {
     async fn on_message(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
         self.heard = true;
         match message {
-            None => Err(End(close_code::NORMAL, "")),
+            None => Err(End::new(close_code::NORMAL, "")),
             Some(Err(error)) => Err(end_of(error)),
             Some(Ok(Message::Text(text))) => {
                 if let Some(answer) = self.answer(&text).await {
@@ -204,7 +210,7 @@ impl Connection {
 
     async fn ping(&mut self) -> Result<(), End> {
         if !std::mem::take(&mut self.heard) {
-            return Err(End(close_code::AWAY, "no answer to a ping"));
+            return Err(End::new(close_code::AWAY, "no answer to a ping"));
         }
         self.write(Message::Ping(bytes::Bytes::new())).await
     }
@@ -368,25 +374,25 @@ impl Connection {
 }
 
 /// Waits until the socket has taken something, the client is too slow, or the node stops.
-async fn taken(api: &Api, taking: impl Future<Output = Result<(), axum::Error>>) -> Result<(), End> {
+pub(super) async fn taken(api: &Api, taking: impl Future<Output = Result<(), axum::Error>>) -> Result<(), End> {
     tokio::select! {
         biased;
         taken = timeout(WRITE_TIMEOUT, taking) => match taken {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(end_of(error)),
-            Err(_) => Err(End(close_code::POLICY, "too slow")),
+            Err(_) => Err(End::new(close_code::POLICY, "too slow")),
         },
-        () = api.stop.cancelled() => Err(End(close_code::AWAY, "the node is stopping")),
+        () = api.stop.cancelled() => Err(End::new(close_code::AWAY, "the node is stopping")),
     }
 }
 
 /// How a connection ends on which the library gave up.
-fn end_of(error: axum::Error) -> End {
+pub(super) fn end_of(error: axum::Error) -> End {
     tracing::debug!(%error, "a client's WebSocket broke");
     match error.into_inner().downcast_ref::<tungstenite::Error>() {
-        Some(tungstenite::Error::Capacity(_)) => End(close_code::SIZE, "a message has at most 4 MiB"),
-        Some(tungstenite::Error::Utf8(_)) => End(close_code::INVALID, "text is UTF-8"),
-        _ => End(close_code::PROTOCOL, "not a WebSocket frame"),
+        Some(tungstenite::Error::Capacity(_)) => End::new(close_code::SIZE, "a message has at most 4 MiB"),
+        Some(tungstenite::Error::Utf8(_)) => End::new(close_code::INVALID, "text is UTF-8"),
+        _ => End::new(close_code::PROTOCOL, "not a WebSocket frame"),
     }
 }
 

@@ -180,7 +180,7 @@ async fn run(
             stopping.cancel();
         }
     });
-    let router = api::router(Api { node: node.clone(), stop: stop.clone() });
+    let router = api::router(Api::new(node.clone(), stop.clone()));
     api::serve(axum::serve::ListenerExt::tap_io(listener, |io| drop(io.set_nodelay(true))), router, stop).await;
     if leaves {
         leaving::leave(&node).await;

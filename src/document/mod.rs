@@ -30,5 +30,5 @@ pub use overwrite::Writes;
 pub use past::Past;
 pub use state::{State, Verdict, View, Work};
 pub use text::Text;
-pub use update::Malformed;
+pub use update::{Clocks, Malformed};
 pub use workbench::Reason;

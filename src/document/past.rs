@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use compact_str::CompactString;
 
-use super::{State, Text, View, claim::KEYS, history::Document, workbench::Workbench};
+use super::{State, Text, View, claim::KEYS, history::Document, prose::Source, workbench::Workbench};
 use crate::op::{Body, DocKey, Op, Stamp};
 
 /// From one place of a document to one that is no more than so many ops behind it, these ops are carried out; to others it
@@ -51,6 +51,16 @@ impl State {
             last = Some(id.clone());
         }
         (views, None)
+    }
+
+    /// What a text document was made of at a time, which must not be before the horizon; none where it was no text.
+    pub fn source_at(&self, collection: &str, id: &str, time: u64) -> Option<Source> {
+        let document = self.document(collection, id)?;
+        let key = DocKey::new(collection, id);
+        let again = |bench: &mut Workbench<'_>, op: &Op| bench.carry_out_again(op, &op.body());
+        let place = document.place_of(time);
+        let mark = document.text_at(&key, place, &self.rejected, again);
+        document.source_at(&key, place, mark, &self.rejected)
     }
 
     /// The ops that touch a document, in stamp order, as far as they are kept; none if it does not exist and no op that is

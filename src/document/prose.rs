@@ -301,6 +301,16 @@ impl Prose {
         guarded(|| self.doc.transact().encode_state_as_update_v1(&known)).ok_or(Unfit::Broken)
     }
 
+    /// How much of each client's work is in it.
+    pub fn clocks(&self) -> &Clocks {
+        &self.clocks
+    }
+
+    /// Whether that is in it, too.
+    pub fn holds(&self, clocks: &Clocks) -> bool {
+        clocks.iter().all(|(client, clock)| self.clocks.get(client).is_some_and(|held| held >= clock))
+    }
+
     /// Its state vector, encoded.
     pub fn vector(&self) -> Vec<u8> {
         self.doc.transact().state_vector().encode_v1()

@@ -392,7 +392,8 @@ mod tests {
     /// A peer with the same log says the sum over its documents.
     fn beat(replica: &mut Replica, state: u64) {
         let link = greet(replica);
-        let beat = Beat { clock: 0, digest: replica.log().digest(), state, frontier: 0, presence: 0, pulses: Vec::new() };
+        let beat =
+            Beat { clock: 0, digest: replica.log().digest(), state, frontier: 0, presence: 0, pulses: Vec::new() };
         replica.handle(Now::default(), Event::Heard(link, Message::Beat(beat)));
     }
 

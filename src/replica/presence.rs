@@ -14,6 +14,7 @@ use std::{
 use super::link::LinkId;
 use crate::{
     op::NodeId,
+    plant::{Rule, left_out},
     wire::{Attendance, CLIENT_BYTES_MAX, Present, ROOM_BYTES_MAX, STATE_BYTES_MAX},
 };
 
@@ -194,7 +195,8 @@ impl Presence {
         let key = Key { room: Arc::clone(room), node: *node, client: Arc::clone(client) };
         let owner = self.owners.entry(*node).or_default();
         let run = owner.known.version.0;
-        if version.0 < run || self.entries.get(&key).is_some_and(|known| known.version >= *version) {
+        let known = self.entries.get(&key).filter(|known| known.state.is_some() || !left_out(Rule::Graves));
+        if version.0 < run || known.is_some_and(|known| known.version >= *version) {
             return;
         }
         if state.as_ref().is_some_and(|state| !self.has_room(&key, state)) {
@@ -386,7 +388,10 @@ impl Presence {
         self.order.insert(place, key.clone());
         let bytes = key.bytes();
         let sum = |version| key.sum(version);
-        let before = self.entries.get(&key).map(|before| (before.place, before.version, before.state.as_ref().map(|state| state.len())));
+        let before = self
+            .entries
+            .get(&key)
+            .map(|before| (before.place, before.version, before.state.as_ref().map(|state| state.len())));
         if let Some((place, version, state)) = before {
             self.order.remove(&place);
             self.graves.remove(&place);
@@ -410,7 +415,10 @@ impl Key {
     fn sum(&self, version: (u64, u64)) -> u64 {
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.node.0.as_bytes()).update(&version.0.to_le_bytes()).update(&version.1.to_le_bytes());
-        hasher.update(&(self.room.len() as u64).to_le_bytes()).update(self.room.as_bytes()).update(self.client.as_bytes());
+        hasher
+            .update(&(self.room.len() as u64).to_le_bytes())
+            .update(self.room.as_bytes())
+            .update(self.client.as_bytes());
         u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("32 bytes"))
     }
 }

@@ -159,7 +159,8 @@ impl Replica {
         let (frontier, presence) = (self.finality.frontier, self.presence.digest());
         for (id, link) in self.links.iter_mut().filter(|(_, link)| link.peer.is_some()) {
             let pulses = link.news(self.pulses.iter().map(|(node, (pulse, _))| (node, pulse)));
-            self.effects.push(Effect::Send(*id, Message::Beat(Beat { clock, digest, state, frontier, presence, pulses })));
+            self.effects
+                .push(Effect::Send(*id, Message::Beat(Beat { clock, digest, state, frontier, presence, pulses })));
         }
     }
 

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     op::NodeId,
+    plant::{Rule, left_out},
     wire::{Attendance, Message, PRESENT_MAX, Present, Why},
 };
 
@@ -49,9 +50,8 @@ impl Replica {
         }
         let (mesh, now_ms) = (self.roster.len() <= FULL_MESH_MAX, self.now.mono_ms);
         for (id, link) in &mut self.links {
-            let member = link.peer.as_ref().is_some_and(|peer| {
-                self.roster.knows(peer.node) && !self.roster.is_gone(peer.node)
-            });
+            let member =
+                link.peer.as_ref().is_some_and(|peer| self.roster.knows(peer.node) && !self.roster.is_gone(peer.node));
             let shown = &mut link.shown;
             if !member || !shown.open || shown.busy || now_ms < shown.next_ms || !self.presence.has_news(shown) {
                 continue;
@@ -111,7 +111,8 @@ impl Replica {
     pub(super) fn compare_rooms(&mut self, link: LinkId, theirs: u64) {
         let differs = theirs != self.presence.digest();
         let Some(found) = self.links.get_mut(&link) else { return };
-        if std::mem::replace(&mut found.shown.differed, differs) && differs && self.ready {
+        if std::mem::replace(&mut found.shown.differed, differs) && differs && self.ready && !left_out(Rule::Attendance)
+        {
             self.effects.push(Effect::Send(link, Message::Attendance(self.presence.attendance())));
         }
     }
@@ -119,7 +120,7 @@ impl Replica {
     /// The clients of nodes that are gone, or are not heard any more, are gone too.
     pub(super) fn part_from_absent(&mut self) {
         let (own, now_ms) = (self.config.node, self.now.mono_ms);
-        for (node, run) in self.presence.owners() {
+        for (node, run) in self.presence.owners().into_iter().filter(|_| !left_out(Rule::Absent)) {
             let stays = if node == own { !self.roster.is_retired(own) } else { self.attends(node, run) };
             if !stays {
                 self.presence.drop_node(node, now_ms);

@@ -71,6 +71,13 @@ pub async fn start_joining() -> TestNode {
     start("joining", Some("http://127.0.0.1:9".into())).await
 }
 
+/// Starts a node that joins the pool of another, and waits until it serves.
+pub async fn start_joining_to(other: &TestNode) -> TestNode {
+    let node = start("newcomer", Some(other.url.clone())).await;
+    until(&node.node, |replica| replica.standing() == Standing::Member).await;
+    node
+}
+
 async fn start(name: &str, join: Option<String>) -> TestNode {
     start_with(name, join, Retention::default()).await
 }
@@ -90,7 +97,7 @@ async fn start_with(name: &str, join: Option<String>, retention: Retention) -> T
         retention,
     };
     let (node, stop) = (Node::start(config, Tcp), CancellationToken::new());
-    let router = api::router(Api { node: node.clone(), stop: stop.clone() });
+    let router = api::router(Api::new(node.clone(), stop.clone()));
     let serving = tokio::spawn(api::serve(listener, router, stop.clone()));
     let client = Client::builder(TokioExecutor::new()).build_http();
     TestNode { node, url, client, stop, serving }

@@ -1,0 +1,201 @@
+//! Text documents over REST: read as plain text or as a delta, written as plain text, edited by a delta.
+//!
+//! A delta says what to do to one version of a text (retain, insert, delete, in UTF-16 units, as Quill and Yjs count), so it
+//! names that version by `If-Match`. Once made, the edit is one among others: what somebody else types meanwhile stays.
+
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Api, Problem, extract,
+    past::When,
+    shape,
+    texts::{Edition, Refusal, is_text},
+    wait::Patience,
+};
+use crate::{
+    document::{
+        View,
+        prose::{Prose, Step, Unfit, difference, parse_delta},
+    },
+    op::{Command, DocKey, Edit, Guard},
+    replica::{Draft, Replica},
+};
+
+/// A text that has changed comes with the refusal, if it is no longer than this.
+const SHOWN_BYTES_MAX: usize = 64 << 10;
+
+/// Answers a read of a text document; what is known of it otherwise is in `view`.
+pub async fn get(
+    api: &Api,
+    doc: DocKey<'static>,
+    when: When,
+    headers: &HeaderMap,
+    (view, frontier): (View, u64),
+) -> Result<Response, Problem> {
+    let as_delta = prefers_delta(headers);
+    let reading = move |prose: &Prose| {
+        if as_delta { prose.delta().map(|ops| json!({ "ops": ops }).to_string()) } else { prose.plain() }
+    };
+    let (text, view) = match when {
+        When::Now => {
+            api.texts.reach(api.read(|replica| replica.state().edits().end()).await?).await;
+            let (text, mark) = api.texts.open(&doc).await?.read(reading).await?;
+            let mark = mark.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
+            (text, View { text: mark, ..view })
+        }
+        When::Final | When::At(_) => {
+            let asked = doc.clone();
+            let look = move |replica: &Replica| {
+                let time = when.time(replica)?.unwrap_or(replica.clock());
+                Ok::<_, Problem>(replica.state().source_at(&asked.collection, &asked.id, time))
+            };
+            let source = api.read(look).await?;
+            let source = source?.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
+            let worked_out = tokio::task::spawn_blocking(move || reading(&source.prose(&doc).ok_or(Unfit::Broken)?));
+            let text = worked_out.await.ok().and_then(Result::ok).ok_or_else(Problem::unreadable_text)?;
+            (text, view)
+        }
+    };
+    let kind = if as_delta { "application/json" } else { "text/plain; charset=utf-8" };
+    let kind =
+        [(header::CONTENT_TYPE, HeaderValue::from_static(kind)), (header::VARY, HeaderValue::from_static("accept"))];
+    Ok((shape::describing(&view, frontier), kind, text).into_response())
+}
+
+/// Whether JSON is asked for: the first of the two kinds that `Accept` names.
+fn prefers_delta(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let at = |kind: &str| accept.find(kind).unwrap_or(usize::MAX);
+    at("application/json") < at("text/plain")
+}
+
+/// `PUT` of plain text: makes a text, or makes one that is there read so, by the shortest edit.
+pub async fn put(
+    api: &Api,
+    doc: DocKey<'static>,
+    headers: &HeaderMap,
+    body: &[u8],
+    patience: Patience,
+) -> Result<Response, Problem> {
+    no_key(headers)?;
+    let text = str::from_utf8(body).map_err(|_| Problem::bad("bad-request", "text/plain is UTF-8 here"))?.to_string();
+    let guards = super::docs::conditions(headers, &doc)?;
+    if is_text(api, &doc).await? == Some(false) {
+        return replace(api, doc, guards, text, patience).await;
+    }
+    let live = settled(api, &doc).await?;
+    let edited = live.edit(guards, |prose| Ok(difference(&prose.plain()?, &text))).await;
+    answer(api, &doc, edited, patience).await
+}
+
+/// Puts a text in the place of a JSON document.
+async fn replace(
+    api: &Api,
+    doc: DocKey<'static>,
+    guards: Vec<Guard<'static>>,
+    text: String,
+    patience: Patience,
+) -> Result<Response, Problem> {
+    let steps = [Step::Insert(text, None)];
+    let update = Prose::default().edit(fastrand::u32(1..), &steps).map_err(|unfit| problem_of(&unfit))?;
+    let edit = Edit { creates: true, update: update.unwrap_or_else(|| vec![0, 0]).into() };
+    let commands = vec![Command::Delete(doc.clone()), Command::Text(doc, edit)];
+    let waited = super::docs::write(api, Draft { key: None, guards, commands, present: false }, patience).await?;
+    Ok(waited.answer(|waited| shape::written(StatusCode::OK, waited)))
+}
+
+/// `PATCH` with a delta.
+pub async fn patch(
+    api: &Api,
+    doc: DocKey<'static>,
+    headers: &HeaderMap,
+    delta: &Value,
+    patience: Patience,
+) -> Result<Response, Problem> {
+    no_key(headers)?;
+    let guards = super::docs::conditions(headers, &doc)?;
+    if guards.is_empty() {
+        let detail = "a delta edits one version of a text: name it by If-Match, with the ETag that GET gave";
+        return Err(Problem::new(StatusCode::PRECONDITION_REQUIRED, "version-needed", detail));
+    }
+    let steps = parse_delta(delta).map_err(|unfit| problem_of(&unfit))?;
+    let live = settled(api, &doc).await?;
+    let edited = live.edit(guards, |_| Ok(steps)).await;
+    answer(api, &doc, edited, patience).await
+}
+
+/// Whether a JSON body may be a delta.
+pub fn looks_like_delta(body: &Value) -> bool {
+    body.is_array() || body.get("ops").is_some_and(Value::is_array)
+}
+
+/// A text as this node holds it now.
+async fn settled(api: &Api, doc: &DocKey<'static>) -> Result<std::sync::Arc<super::texts::Live>, Problem> {
+    api.texts.reach(api.read(|replica| replica.state().edits().end()).await?).await;
+    api.texts.open(doc).await
+}
+
+async fn answer(
+    api: &Api,
+    doc: &DocKey<'static>,
+    edited: Result<Edition, Refusal>,
+    patience: Patience,
+) -> Result<Response, Problem> {
+    let receipt = match edited {
+        Ok(Some(receipt)) => receipt.await.map_err(|_| crate::node::Stopped)?,
+        Ok(None) => {
+            // It reads so already.
+            let DocKey { collection, id } = doc.clone();
+            let look =
+                move |replica: &Replica| replica.state().get(&collection, &id).map(|view| (view, replica.frontier()));
+            let (view, frontier) =
+                api.read(look).await?.ok_or_else(|| Problem::no_document(&doc.collection, &doc.id))?;
+            return Ok((shape::describing(&view, frontier), Json(json!({ "unchanged": true }))).into_response());
+        }
+        Err(Refusal::Problem(problem)) => return Err(problem),
+        Err(Refusal::Unfit(unfit)) => return Err(problem_of(&unfit)),
+        Err(Refusal::Changed(version, text)) => return Err(changed(version, text)),
+    };
+    let receipt = match receipt {
+        Ok(receipt) => receipt,
+        Err(refused) => {
+            if let Ok(live) = api.texts.open(doc).await {
+                live.on_refused().await;
+            }
+            return Err(refused.into());
+        }
+    };
+    let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
+    let waited = api.awaited(receipt, patience).await?;
+    waited.check(Problem::from)?;
+    Ok(waited.answer(|waited| shape::written(status, waited)))
+}
+
+/// 412, with the text as it is now.
+fn changed(version: Option<String>, text: String) -> Problem {
+    let shown = version.is_some() && text.len() <= SHOWN_BYTES_MAX;
+    let problem = Problem::version_mismatch(version);
+    if shown { problem.with("text", text) } else { problem }
+}
+
+fn problem_of(unfit: &Unfit) -> Problem {
+    match unfit {
+        Unfit::TooLarge => Problem::too_large(unfit.to_string()),
+        Unfit::Delta(_) => Problem::bad("bad-delta", unfit.to_string()),
+        Unfit::Malformed(_) | Unfit::Early | Unfit::Broken => Problem::bad("bad-update", unfit.to_string()),
+    }
+}
+
+fn no_key(headers: &HeaderMap) -> Result<(), Problem> {
+    if extract::idempotency_key(headers)?.is_none() {
+        return Ok(());
+    }
+    let detail = "Idempotency-Key is not for texts: a PUT may be sent again as it is, and a delta fails the second time, for \
+                  If-Match names another version";
+    Err(Problem::bad_header(detail))
+}

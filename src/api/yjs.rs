@@ -1,0 +1,430 @@
+//! `GET /v1/yjs/{collection}/{id}`: the protocol of y-websocket, for any editor that speaks Yjs.
+//!
+//! Binary frames, one message each: `0 0 vector` (sync step 1: "what I lack"), `0 1 update` (step 2), `0 2 update`, `1 states`
+//! (awareness), `3` (awareness asked for); y-protocols 1.0.7 writes them so. Each side asks the other on opening, so whatever
+//! was typed while there was no connection comes in then, on any node. What an editor sends is an op before others see it.
+//! A refusal closes with a code of 4400 to 4499, upon which editors do not come back by themselves.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    extract::{
+        State, WebSocketUpgrade,
+        ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code, rejection::WebSocketUpgradeRejection},
+    },
+    http::{HeaderMap, Uri},
+    response::Response,
+};
+use bytes::Bytes;
+use futures_util::{FutureExt, SinkExt, StreamExt, stream::FuturesOrdered};
+use tokio::{
+    sync::{broadcast, oneshot},
+    time::{Instant, Interval, interval_at, timeout},
+};
+
+use super::{
+    Api, Problem,
+    awareness::{Awareness, Fault},
+    extract::DocPath,
+    query::Query,
+    rooms::Rooms,
+    server::Hold,
+    texts::{Live, News, Refusal},
+    ws::{self, End, WRITE_BUFFER},
+};
+use crate::{
+    document::prose::{TEXT_BYTES_MAX, Unfit},
+    op::DocKey,
+    replica::{Receipt, Refused},
+};
+
+/// Longest message: an update that fills a text, and what goes with it.
+const MESSAGE_BYTES_MAX: usize = TEXT_BYTES_MAX + (64 << 10);
+/// So many messages, or bytes, that an editor has sent already become one op.
+const GATHERED_MAX: (usize, usize) = (64, 256 << 10);
+/// Ops of one connection that are under way at once; then it is not read until one is stored.
+const UNDER_WAY_MAX: usize = 64;
+/// Updates that came before what they build on; an editor sends that right after it was asked.
+const EARLY_MAX: (usize, usize) = (1_024, TEXT_BYTES_MAX);
+/// An editor that is silent for two of these is gone.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Codes upon which an editor does not come back by itself: what HTTP says with 400, 409, 410 and 413.
+const BAD: u16 = 4400;
+const NO_TEXT: u16 = 4409;
+const GONE: u16 = 4410;
+const TOO_LARGE: u16 = 4413;
+
+const SYNC: u8 = 0;
+const AWARENESS: u8 = 1;
+const AUTH: u8 = 2;
+const QUERY_AWARENESS: u8 = 3;
+const STEP_1: u8 = 0;
+const STEP_2: u8 = 1;
+const UPDATE: u8 = 2;
+
+/// `GET /v1/yjs/{collection}/{id}`.
+pub async fn open(
+    State(api): State<Api>,
+    hold: Option<Extension<Hold>>,
+    Extension(rooms): Extension<Arc<Rooms>>,
+    doc: DocPath,
+    uri: Uri,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    Query::of(&uri, &[])?;
+    let upgrade = upgrade.map_err(|_| {
+        let detail = "this is a WebSocket for Yjs editors: give y-websocket the address ws://…/v1/yjs and the room \
+                      collection/id, or read the text with GET /v1/docs/{collection}/{id}";
+        Problem::bad("bad-request", detail)
+    })?;
+    ws::check_origin(&headers)?;
+    api.read(|_| ()).await?;
+    Ok(upgrade
+        .read_buffer_size(4096)
+        .write_buffer_size(WRITE_BUFFER.0)
+        .max_write_buffer_size(WRITE_BUFFER.1)
+        .max_message_size(MESSAGE_BYTES_MAX)
+        .max_frame_size(MESSAGE_BYTES_MAX)
+        .on_upgrade(move |socket| async move {
+            run(api, rooms, socket, doc.key()).await;
+            drop(hold);
+        }))
+}
+
+async fn run(api: Api, rooms: Arc<Rooms>, mut socket: WebSocket, doc: DocKey<'static>) {
+    let opened = match api.texts.open(&doc).await {
+        Ok(live) => Awareness::follow(&rooms, &doc).await.map(|awareness| (live, awareness)).map_err(Problem::from),
+        Err(problem) => Err(problem),
+    };
+    let end = match opened {
+        Ok((live, awareness)) => {
+            let mut connection = Connection {
+                news: live.follow(),
+                live,
+                awareness,
+                api,
+                socket: &mut socket,
+                early: VecDeque::new(),
+                early_bytes: 0,
+                under_way: FuturesOrdered::new(),
+                pings: interval_at(Instant::now() + PING_EVERY, PING_EVERY),
+                heard: true,
+            };
+            connection.run().await
+        }
+        Err(problem) => problem.into(),
+    };
+    let close = Message::Close(Some(CloseFrame { code: end.0, reason: Utf8Bytes::from(shortened(&end.1)) }));
+    // An editor that has gone away, or does not read, is not told.
+    let _ = timeout(CLOSE_TIMEOUT, socket.send(close)).await;
+}
+
+/// A close frame has room for 123 bytes of reason (RFC 6455, section 5.5).
+fn shortened(reason: &str) -> &str {
+    let mut end = reason.len().min(123);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
+
+struct Connection<'s> {
+    api: Api,
+    live: Arc<Live>,
+    awareness: Awareness,
+    news: broadcast::Receiver<News>,
+    socket: &'s mut WebSocket,
+    /// Updates that came before what they build on.
+    early: VecDeque<Vec<u8>>,
+    early_bytes: usize,
+    /// Receipts that are awaited, in the order of their ops.
+    under_way: FuturesOrdered<oneshot::Receiver<Result<Receipt, Refused>>>,
+    pings: Interval,
+    /// Whether anything came since the last ping.
+    heard: bool,
+}
+
+/// A message of an editor.
+enum Said<'m> {
+    Vector(&'m [u8]),
+    Update(&'m [u8]),
+    Awareness(&'m [u8]),
+    AwarenessAsked,
+    Nothing,
+}
+
+impl Connection<'_> {
+    async fn run(&mut self) -> End {
+        if let Err(end) = self.begin().await {
+            return end;
+        }
+        loop {
+            if let Err(end) = self.turn().await {
+                return end;
+            }
+        }
+    }
+
+    /// Asks what the node lacks, and tells who is there.
+    async fn begin(&mut self) -> Result<(), End> {
+        let vector = self.live.vector().await;
+        self.send(framed(&[SYNC, STEP_1], &vector)).await?;
+        self.tell_awareness().await?;
+        ws::taken(&self.api, self.socket.flush()).await
+    }
+
+    async fn turn(&mut self) -> Result<(), End> {
+        let reads = self.under_way.len() < UNDER_WAY_MAX;
+        tokio::select! {
+            biased;
+            () = self.api.stop.cancelled() => return Err(End::new(close_code::AWAY, "the node is stopping")),
+            Some(receipt) = self.under_way.next() => self.on_receipt(receipt).await?,
+            news = self.news.recv() => self.on_news(news).await?,
+            () = self.awareness.changed() => {
+                if let Some(states) = self.awareness.news() {
+                    self.send(framed(&[AWARENESS], &states)).await?;
+                }
+            }
+            message = self.socket.recv(), if reads => self.on_messages(message).await?,
+            _ = self.pings.tick() => {
+                if !std::mem::take(&mut self.heard) {
+                    return Err(End::new(close_code::AWAY, "no answer to a ping"));
+                }
+                self.write(Message::Ping(Bytes::new())).await?;
+            }
+        }
+        ws::taken(&self.api, self.socket.flush()).await
+    }
+
+    /// Takes a message and those that are there already: what was typed in a burst becomes one op.
+    async fn on_messages(&mut self, first: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+        self.heard = true;
+        let (mut next, mut count, mut bytes, mut updates) = (Some(first), 0, 0, Vec::new());
+        while let Some(message) = next.take() {
+            let frame = match message {
+                None => {
+                    self.edit(updates).await?;
+                    return Err(End::new(close_code::NORMAL, ""));
+                }
+                Some(Err(error)) => {
+                    self.edit(updates).await?;
+                    return Err(ws::end_of(error));
+                }
+                Some(Ok(Message::Binary(frame))) => frame,
+                Some(Ok(Message::Text(_))) => return Err(End::new(BAD, "messages of Yjs are binary frames")),
+                Some(Ok(_)) => Bytes::new(),
+            };
+            count += 1;
+            bytes += frame.len();
+            let Some(said) = read(&frame) else { return Err(End::new(BAD, "this is no message of y-websocket")) };
+            match said {
+                Said::Update(update) => updates.push(update.to_vec()),
+                Said::Vector(vector) => {
+                    self.edit(std::mem::take(&mut updates)).await?;
+                    let lacks = self.live.encode(vector).await.map_err(|unfit| End::of_unfit(&unfit))?;
+                    self.send(framed(&[SYNC, STEP_2], &lacks)).await?;
+                }
+                Said::Awareness(states) => self.awareness.hear(states).await.map_err(End::of_fault)?,
+                Said::AwarenessAsked => self.tell_awareness().await?,
+                Said::Nothing => {}
+            }
+            if count < GATHERED_MAX.0 && bytes < GATHERED_MAX.1 {
+                next = self.socket.recv().now_or_never();
+            }
+        }
+        self.edit(updates).await
+    }
+
+    /// Makes updates an op. One that came before what it builds on waits for that; it comes soon, or never.
+    async fn edit(&mut self, updates: Vec<Vec<u8>>) -> Result<(), End> {
+        if updates.is_empty() {
+            return Ok(());
+        }
+        match self.live.take(&updates).await {
+            Ok(edition) => self.under_way.extend(edition),
+            Err(Refusal::Unfit(Unfit::Early)) => {
+                for update in updates {
+                    match self.live.take(std::slice::from_ref(&update)).await {
+                        Ok(edition) => self.under_way.extend(edition),
+                        Err(Refusal::Unfit(Unfit::Early)) => self.keep(update)?,
+                        Err(refusal) => return Err(refusal.into()),
+                    }
+                }
+            }
+            Err(refusal) => return Err(refusal.into()),
+        }
+        self.take_early().await
+    }
+
+    fn keep(&mut self, update: Vec<u8>) -> Result<(), End> {
+        self.early_bytes += update.len();
+        self.early.push_back(update);
+        if self.early.len() > EARLY_MAX.0 || self.early_bytes > EARLY_MAX.1 {
+            return Err(End::new(
+                BAD,
+                "updates build on others that never came: connect anew, with all of the document",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn take_early(&mut self) -> Result<(), End> {
+        let mut left = self.early.len();
+        while left > 0 {
+            let Some(update) = self.early.pop_front() else { break };
+            left -= 1;
+            match self.live.take(std::slice::from_ref(&update)).await {
+                Ok(edition) => {
+                    self.early_bytes -= update.len();
+                    self.under_way.extend(edition);
+                    left = self.early.len();
+                }
+                Err(Refusal::Unfit(Unfit::Early)) => self.early.push_back(update),
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn on_receipt(
+        &mut self,
+        receipt: Result<Result<Receipt, Refused>, oneshot::error::RecvError>,
+    ) -> Result<(), End> {
+        match receipt {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(refused)) => {
+                self.live.on_refused().await;
+                Err(Problem::from(refused).into())
+            }
+            Err(_) => Err(End::new(close_code::AWAY, "the node has stopped")),
+        }
+    }
+
+    async fn on_news(&mut self, news: Result<News, broadcast::error::RecvError>) -> Result<(), End> {
+        match news {
+            Ok(News::Update(update)) => self.send(framed(&[SYNC, UPDATE], &update)).await,
+            Ok(News::Gone) => Err(End::new(GONE, "the text was deleted or replaced: reload it")),
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                let all = self.live.encode(&[]).await.map_err(|unfit| End::of_unfit(&unfit))?;
+                self.send(framed(&[SYNC, UPDATE], &all)).await
+            }
+            Err(broadcast::error::RecvError::Closed) => Err(End::new(close_code::AWAY, "the node has stopped")),
+        }
+    }
+
+    async fn tell_awareness(&mut self) -> Result<(), End> {
+        match self.awareness.all() {
+            Some(states) => self.send(framed(&[AWARENESS], &states)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send(&mut self, frame: Vec<u8>) -> Result<(), End> {
+        self.write(Message::Binary(frame.into())).await
+    }
+
+    async fn write(&mut self, message: Message) -> Result<(), End> {
+        ws::taken(&self.api, self.socket.feed(message)).await
+    }
+}
+
+impl End {
+    fn of_unfit(unfit: &Unfit) -> End {
+        let code = if *unfit == Unfit::TooLarge { TOO_LARGE } else { BAD };
+        End::new(code, unfit.to_string())
+    }
+}
+
+impl End {
+    fn of_fault(fault: Fault) -> End {
+        match fault {
+            Fault::Malformed => End::new(BAD, "this is no message of awareness"),
+            Fault::TooMany => End::new(TOO_LARGE, "a connection shows fewer clients than this"),
+            Fault::Refused(refused) => Problem::from(refused).into(),
+            Fault::Stopped => End::new(close_code::AWAY, "the node has stopped"),
+        }
+    }
+}
+
+impl From<Refusal> for End {
+    fn from(refusal: Refusal) -> End {
+        match refusal {
+            Refusal::Unfit(unfit) => End::of_unfit(&unfit),
+            Refusal::Problem(problem) => problem.into(),
+            Refusal::Changed(..) => End::new(GONE, "the text has changed"),
+        }
+    }
+}
+
+/// A problem that passes by itself lets the editor come back; others do not.
+impl From<Problem> for End {
+    fn from(problem: Problem) -> End {
+        let code = match problem.status().as_u16() {
+            409 if problem.is("not-a-text") => NO_TEXT,
+            409 => GONE,
+            413 => TOO_LARGE,
+            500.. => close_code::AGAIN,
+            _ => BAD,
+        };
+        End::new(code, problem.detail().to_string())
+    }
+}
+
+/// Reads a frame; none if it is no message.
+fn read(frame: &[u8]) -> Option<Said<'_>> {
+    let Some((kind, rest)) = frame.split_first() else { return Some(Said::Nothing) };
+    match *kind {
+        SYNC => {
+            let (step, rest) = rest.split_first()?;
+            let (content, behind) = buffer(rest)?;
+            match *step {
+                _ if !behind.is_empty() => None,
+                STEP_1 => Some(Said::Vector(content)),
+                STEP_2 | UPDATE => Some(Said::Update(content)),
+                _ => None,
+            }
+        }
+        AWARENESS => buffer(rest).filter(|(_, behind)| behind.is_empty()).map(|(states, _)| Said::Awareness(states)),
+        AUTH => Some(Said::Nothing),
+        QUERY_AWARENESS => Some(Said::AwarenessAsked),
+        _ => None,
+    }
+}
+
+/// A length and so many bytes.
+pub(super) fn buffer(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = number(bytes)?;
+    rest.split_at_checked(usize::try_from(length).ok()?)
+}
+
+/// An unsigned LEB128 number of at most 53 bits.
+pub(super) fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut number = 0;
+    for (at, byte) in bytes.iter().take(8).enumerate() {
+        number |= u64::from(byte & 0x7f) << (7 * at);
+        if *byte < 0x80 {
+            return (number < 1 << 53).then_some((number, &bytes[at + 1..]));
+        }
+    }
+    None
+}
+
+pub(super) fn write_number(mut number: u64, frame: &mut Vec<u8>) {
+    while number >= 0x80 {
+        frame.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    frame.push(number as u8);
+}
+
+fn framed(head: &[u8], content: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(head.len() + 8 + content.len());
+    frame.extend_from_slice(head);
+    write_number(content.len() as u64, &mut frame);
+    frame.extend_from_slice(content);
+    frame
+}
