@@ -19,7 +19,7 @@ use crate::{
     record::Record,
     replica::{
         Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Recovery, Refused, Replica, Retention,
-        Standing,
+        Standing, TICK_MS,
     },
     snapshot::Part,
     wire::{self, Message},
@@ -271,7 +271,13 @@ impl World {
 
     /// Lets a client of a node show something of itself, if the node takes that.
     fn present(&mut self, index: usize, showing: &Showing, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
-        let Some(Node { replica: Some(replica), guests, .. }) = self.nodes.get_mut(index) else { return Ok(()) };
+        let Some(Node { replica: Some(replica), guests, start_ms, .. }) = self.nodes.get_mut(index) else {
+            return Ok(());
+        };
+        // The first event of a node founds its pool and reserves times: that is not presence's to be.
+        if self.now_ms < *start_ms + TICK_MS {
+            return Ok(());
+        }
         let Showing { room, client, state } = showing.clone();
         if replica.may_show(&room, &client, state.as_deref()).is_err() {
             return Ok(());
