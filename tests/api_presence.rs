@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use support::{TestNode, feeds::Ws, start_joining, start_node, start_pool};
+use support::{TestNode, feeds::Ws, start_node, start_pool};
 
 fn presence(id: &str, room: &str, state: &Value) -> Value {
     json!({ "type": "presence", "id": id, "room": room, "state": state })
@@ -120,8 +120,7 @@ async fn what_a_client_shows_is_seen_on_every_node_until_it_is_gone() {
     for guest in others.iter_mut().chain([&mut ada]) {
         guest.until(&[json!("ada"), json!("bob")]).await;
     }
-    let seen_on: Vec<&str> = others.iter().map(|guest| guest.peers[&ada.me].0.as_str()).collect();
-    assert_eq!(seen_on, [a.node.id().to_string(); 2]);
+    assert!(others.iter().all(|guest| guest.peers[&ada.me].0 == a.node.id().to_string()));
     ada.show(json!({ "at": [3, 4] })).await;
     for guest in &mut others {
         guest.until(&[json!({ "at": [3, 4] }), json!("bob")]).await;

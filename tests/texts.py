@@ -151,6 +151,30 @@ async def editor(node, room):
             yield text
 
 
+class Page:
+    """An editor as a page has it: our own JavaScript, in Node."""
+
+    def __init__(self, node, room):
+        command = ["node", "--no-warnings", "--experimental-websocket", str(ROOT / "tests" / "text_editor.mjs")]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command + [node.url, *room.split("/")], stdin=pipe, stdout=pipe, text=True)
+
+    def __call__(self, *command):
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def __str__(self):
+        return self("read")["text"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+
 class Raw:
     """A connection of bare frames."""
 
@@ -248,6 +272,9 @@ def test_random_edits_of_many_under_partitions_converge(program, rounds=150):
     pieces = ["a", "bc", "ä", "😀", "x😀y", "line\n", "", "𝔘𝔫𝔦", "z" * 1000]
 
     def edit(text):
+        if isinstance(text, Page):
+            text("edit", rng.random(), rng.choice((0, 0, 1, 3)), rng.choice(pieces))
+            return
         # pycrdt counts in UTF-8 bytes; an edit begins and ends between characters.
         at = rng.randrange(len(str(text)) + 1)
         byte = len(str(text)[:at].encode())
@@ -273,6 +300,7 @@ def test_random_edits_of_many_under_partitions_converge(program, rounds=150):
     async def run(nodes):
         async with contextlib.AsyncExitStack() as stack:
             texts = [await stack.enter_async_context(editor(node, "notes/x")) for node in nodes for _ in range(2)]
+            texts += [stack.enter_context(Page(node, "notes/x")) for node in nodes for _ in range(2)]
             texts[0] += "begin"
             await soon(lambda: all(str(text) == "begin" for text in texts), "all begin alike")
             for turn in range(rounds):

@@ -14,6 +14,7 @@ use std::{
 use super::link::LinkId;
 use crate::{
     op::NodeId,
+    plant::{Rule, left_out},
     wire::{Attendance, CLIENT_BYTES_MAX, Present, ROOM_BYTES_MAX, STATE_BYTES_MAX},
 };
 
@@ -185,8 +186,7 @@ impl Presence {
         if shown == state {
             return;
         }
-        let version = (run, self.owners.entry(node).or_default().known.version.1 + 1);
-        self.put(key, version, state.map(Into::into), Way::default(), now_ms);
+        self.put(key, self.next_version(node, run), state.map(Into::into), Way::default(), now_ms);
     }
 
     /// Takes what another node shows, if that is newer than what is known of it and there is room.
@@ -195,7 +195,8 @@ impl Presence {
         let key = Key { room: Arc::clone(room), node: *node, client: Arc::clone(client) };
         let owner = self.owners.entry(*node).or_default();
         let run = owner.known.version.0;
-        if version.0 < run || self.entries.get(&key).is_some_and(|known| known.version >= *version) {
+        let known = self.entries.get(&key).filter(|known| known.state.is_some() || !left_out(Rule::Graves));
+        if version.0 < run || known.is_some_and(|known| known.version >= *version) {
             return;
         }
         if state.as_ref().is_some_and(|state| !self.has_room(&key, state)) {
@@ -206,6 +207,23 @@ impl Presence {
             self.end_runs(*node, version.0, now_ms);
         }
         self.put(key, *version, state.clone(), way, now_ms);
+    }
+
+    /// Goes on in another run with what this node's own clients show.
+    pub(super) fn go_on(&mut self, node: NodeId, run: u64, now_ms: u64) {
+        let own: Vec<Seen> = self.all().filter(|seen| seen.node == node).collect();
+        for Seen { room, client, state, .. } in own {
+            self.put(Key { room, node, client }, self.next_version(node, run), state, Way::default(), now_ms);
+        }
+    }
+
+    /// Another node takes a client for one of this node: who is not, or not any more, is told to be gone.
+    pub(super) fn refute(&mut self, present: &Present, run: u64, now_ms: u64) {
+        let Present { node, room, client, version, state } = present;
+        let key = Key { room: Arc::clone(room), node: *node, client: Arc::clone(client) };
+        if state.is_some() && self.entries.get(&key).is_none_or(|known| known.version < *version) {
+            self.put(key, self.next_version(*node, run), None, Way::default(), now_ms);
+        }
     }
 
     /// Gives the clients of a node that goes on under another id to that.
@@ -346,6 +364,10 @@ impl Presence {
         entries + usize::from(held.is_none()) <= PRESENT_OF_NODE_MAX.0
             && after(of_node) <= PRESENT_OF_NODE_MAX.1
             && after(self.bytes) <= PRESENCE_BYTES_MAX
+    }
+
+    fn next_version(&self, node: NodeId, run: u64) -> (u64, u64) {
+        (run, self.owners.get(&node).map_or(0, |owner| owner.known.version.1) + 1)
     }
 
     /// Puts an entry in the place of what it was.

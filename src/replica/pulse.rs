@@ -54,6 +54,9 @@ impl Replica {
     pub(super) fn on_pulses(&mut self, link: LinkId, pulses: &[(NodeId, Pulse)]) {
         let from = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
         for (node, pulse) in pulses.iter().take(HEADS_MAX) {
+            if *node == self.config.node {
+                self.outlive(link, pulse.count.0);
+            }
             let said = Announcement { wanted: pulse.said.wanted.min(self.clock), ..pulse.said };
             let far = said.clock.max(said.complete) > self.clock.saturating_add(TIME_LEAP_MAX);
             if far || *node == self.config.node || !self.roster.knows(*node) {

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use super::{
     Effect, FULL_MESH_MAX, LinkId, Refused, Replica, Standing,
-    gossip::{HEADS_MAX, SILENCE_MS},
+    gossip::{HEADS_MAX, SILENCE_MS, TIME_LEAP_MAX},
     presence::Way,
 };
 use crate::{
     op::NodeId,
+    plant::{Rule, left_out},
     wire::{Attendance, Message, PRESENT_MAX, Present, Why},
 };
 
@@ -72,14 +73,27 @@ impl Replica {
         let mut attends: BTreeMap<NodeId, bool> = BTreeMap::new();
         for present in presents {
             let node = present.node;
-            // Of its own clients a node knows best itself.
-            if node != self.config.node && *attends.entry(node).or_insert_with(|| self.attends(node, present.version.0))
-            {
+            if node == self.config.node {
+                // Of its own clients a node knows best itself.
+                self.outlive(link, present.version.0);
+                self.presence.refute(present, self.run, self.now.mono_ms);
+            } else if *attends.entry(node).or_insert_with(|| self.attends(node, present.version.0)) {
                 let way = Way { link: Some(link), direct: peer == node };
                 self.presence.take(present, way, self.now.mono_ms);
             }
         }
         self.clear_graves();
+    }
+
+    /// A member remembers a run of this node. If that is later than this one, the node has come back from an old copy of its disk:
+    /// it goes on past it, or nothing that it says would count.
+    pub(super) fn outlive(&mut self, link: LinkId, run: u64) {
+        // Runs are named after clocks.
+        let near = run <= self.clock.saturating_add(TIME_LEAP_MAX);
+        if run > self.run && near && self.member_at(link).is_some() {
+            self.run = run + 1;
+            self.presence.go_on(self.config.node, self.run, self.now.mono_ms);
+        }
     }
 
     /// A peer says how far it knows what clients show, since its rooms are not those of this node.
@@ -97,7 +111,8 @@ impl Replica {
     pub(super) fn compare_rooms(&mut self, link: LinkId, theirs: u64) {
         let differs = theirs != self.presence.digest();
         let Some(found) = self.links.get_mut(&link) else { return };
-        if std::mem::replace(&mut found.shown.differed, differs) && differs && self.ready {
+        if std::mem::replace(&mut found.shown.differed, differs) && differs && self.ready && !left_out(Rule::Attendance)
+        {
             self.effects.push(Effect::Send(link, Message::Attendance(self.presence.attendance())));
         }
     }
@@ -105,7 +120,7 @@ impl Replica {
     /// The clients of nodes that are gone, or are not heard any more, are gone too.
     pub(super) fn part_from_absent(&mut self) {
         let (own, now_ms) = (self.config.node, self.now.mono_ms);
-        for (node, run) in self.presence.owners() {
+        for (node, run) in self.presence.owners().into_iter().filter(|_| !left_out(Rule::Absent)) {
             let stays = if node == own { !self.roster.is_retired(own) } else { self.attends(node, run) };
             if !stays {
                 self.presence.drop_node(node, now_ms);
