@@ -71,10 +71,15 @@ impl Log {
                     _ = less.recv() => steps = 0,
                 }
                 let filter = [&[&*self.filter], &MORE[..steps]].concat().join(",");
-                // An error, so that the filter lets it through, whichever it is.
-                match parsed(&filter).map(|parsed| self.handle.reload(parsed)) {
-                    Ok(Ok(())) => tracing::error!(filter, "the log is of this filter now, as a signal asked"),
-                    _ => tracing::error!(filter, "the log's filter cannot be changed to this"),
+                let tell = || tracing::info!(filter, "the log's filter, as a signal asks");
+                // While the one that says more is there, so that it lets the line through.
+                if steps == 0 {
+                    tell();
+                }
+                if parsed(&filter).map(|parsed| self.handle.reload(parsed).is_err()) != Ok(false) {
+                    tracing::error!(filter, "the log's filter cannot be changed to this");
+                } else if steps > 0 {
+                    tell();
                 }
             }
         });

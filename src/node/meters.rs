@@ -15,18 +15,8 @@ use crate::{
 };
 
 /// Why an op was not issued, in the words of [`Meters::refused`].
-const REFUSALS: [&str; 10] = [
-    "not-ready",
-    "retired",
-    "absent",
-    "rejected",
-    "key-reused",
-    "fault",
-    "too-large",
-    "disk-full",
-    "membership",
-    "presence",
-];
+const REFUSALS: [&str; 9] =
+    ["not-ready", "retired", "absent", "rejected", "key-reused", "fault", "too-large", "disk-full", "membership"];
 
 /// What a node has counted since it was started.
 #[derive(Debug)]
@@ -96,7 +86,8 @@ impl Meters {
             Refused::Op(_) => 6,
             Refused::DiskFull => 7,
             Refused::Membership(..) => 8,
-            Refused::Unseen(_) => 9,
+            // That is no op.
+            Refused::Unseen(_) => return,
         };
         self.refused[why].count();
     }
