@@ -54,7 +54,10 @@ fn signals_make_the_log_say_more_and_less() {
     line(&node, "op taken into the log");
     node.process.signal("USR2");
     assert_eq!(line(&node, "as a signal asks")["filter"], "info");
-    // What follows is told only where the filter lets it through, and then what it is told by comes next.
+    // It is told before it is done; the second time it has been done once.
+    node.process.signal("USR2");
+    assert_eq!(line(&node, "as a signal asks")["filter"], "info");
+    // Of the next request nothing is told, so that the line about the end is the next one.
     put(&node, "z");
     node.process.signal("INT");
     assert_eq!(line(&node, "")["message"], "stopping");
