@@ -1,5 +1,6 @@
 //! `/metrics`: that it is what Prometheus reads, that it moves by what was done, and that nobody can make it grow.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+#![allow(clippy::float_cmp, reason = "what is compared are whole numbers")]
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! The text in which metrics are told: Prometheus' exposition format 0.0.4, or OpenMetrics 1.0 for those who ask for it.
+//! The text in which metrics are told: Prometheus' exposition format 0.0.4, or `OpenMetrics` 1.0 for those who ask for it.
 //!
 //! By hand, for there is little to it: nearly all figures are read out of the node when they are asked for, so that a
 //! library's registry of live metrics would hold next to none of them, and those that are counted on the way (`meter.rs`)

@@ -29,7 +29,7 @@ const REQUEST_BOUNDS_US: [u64; 12] =
 /// What was counted since the start.
 #[derive(Debug)]
 pub struct Meters {
-    routes: [OnceLock<Route>; ROUTES_MAX],
+    routes: Box<[OnceLock<Route>]>,
     /// Requests whose answer has not begun.
     pub in_flight: Headcount,
     /// Connections of `/v1/ws`.
@@ -79,7 +79,7 @@ pub struct Told<'m> {
 impl Default for Meters {
     fn default() -> Meters {
         let meters = Meters {
-            routes: [const { OnceLock::new() }; ROUTES_MAX],
+            routes: (0..ROUTES_MAX).map(|_| OnceLock::new()).collect(),
             in_flight: Headcount::default(),
             clients: Headcount::default(),
             subscriptions: Headcount::default(),

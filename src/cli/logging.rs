@@ -20,7 +20,7 @@ const MORE: [&str; 2] = ["lamplight=debug", "lamplight=trace"];
 #[derive(Args, Clone, Debug)]
 pub struct LogArgs {
     /// What goes to the log, on standard error: error, warn, info, debug or trace, or several of them for parts of the
-    /// program, as in warn,lamplight::api=debug. While the node runs, SIGUSR1 makes it say more (debug, then trace), and
+    /// program, as in `warn,lamplight::api=debug`. While the node runs, SIGUSR1 makes it say more (debug, then trace), and
     /// SIGUSR2 as much as this again.
     #[arg(long, env = "LAMPLIGHT_LOG", value_name = "FILTER", default_value = "info", value_parser = checked)]
     log_level: String,
@@ -76,10 +76,10 @@ impl Log {
                 if steps == 0 {
                     tell();
                 }
-                if parsed(&filter).map(|parsed| self.handle.reload(parsed).is_err()) != Ok(false) {
-                    tracing::error!(filter, "the log's filter cannot be changed to this");
-                } else if steps > 0 {
-                    tell();
+                match parsed(&filter).map(|parsed| self.handle.reload(parsed)) {
+                    Ok(Ok(())) if steps > 0 => tell(),
+                    Ok(Ok(())) => {}
+                    _ => tracing::error!(filter, "the log's filter cannot be changed to this"),
                 }
             }
         });

@@ -37,7 +37,7 @@ impl Scrape {
         }
     }
 
-    /// Reads an answer in OpenMetrics.
+    /// Reads an answer in `OpenMetrics`.
     pub fn read_open(answer: &Answer) -> Scrape {
         assert_eq!(answer.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
         let text = answer.text();
