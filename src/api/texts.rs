@@ -129,6 +129,11 @@ impl Texts {
         Ok(live)
     }
 
+    /// How many are worked out.
+    pub fn count(&self) -> usize {
+        self.locked().len()
+    }
+
     /// Waits until all texts here are as far as the node was at a place in its ring of edits.
     pub async fn reach(&self, place: u64) {
         let mut reached = self.reached.subscribe();

@@ -35,7 +35,7 @@ use super::{
     steps::{self, Fields},
     wait::{self, ASK_EVERY},
 };
-use crate::{document::json as strict, node::Published};
+use crate::{document::json as strict, meter::Head, node::Published};
 
 /// Subscriptions of one connection at once.
 const SUBSCRIPTIONS_MAX: usize = 64;
@@ -77,6 +77,7 @@ pub async fn open(
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX)
         .on_upgrade(move |socket| async move {
+            let _one = api.meters.clients.enter();
             Connection::new(api, tail, rooms, socket).run().await;
             drop(hold);
         }))
@@ -118,6 +119,7 @@ struct Subscription {
     feed: Feed,
     /// A message to send before anything of the feed.
     first: Option<String>,
+    _counted: Head,
 }
 
 /// Why a connection ends: what its close frame says.
@@ -261,7 +263,12 @@ impl Connection {
             Some(cursor) if !feed.resume(&cursor)? => Some(resync(id)),
             _ => None,
         };
-        self.subscriptions.push(Subscription { id: id.to_string(), feed, first });
+        self.subscriptions.push(Subscription {
+            id: id.to_string(),
+            feed,
+            first,
+            _counted: self.api.meters.subscriptions.enter(),
+        });
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use super::{
     Failure, catching_up,
     data::{self, Data, Keeping, Mark, Sync},
     leaving,
+    logging::LogArgs,
     size::Size,
 };
 use crate::{
@@ -81,6 +82,8 @@ pub struct ServeArgs {
     /// as a newcomer, and needs an empty data directory, or --memory, for that.
     #[arg(long, env = "LAMPLIGHT_LEAVE")]
     leave: bool,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
 }
 
 /// Flags of `demo`.
@@ -89,6 +92,8 @@ pub struct DemoArgs {
     /// Port of the first node; the others take the next two.
     #[arg(long, default_value_t = 7171)]
     port: u16,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
 }
 
 /// Runs a node until it is told to stop.
