@@ -362,7 +362,9 @@ mod tests {
             state: Some("ghost".into()),
         };
         let (a, b) = (ghost("a"), ghost("b"));
-        [&a, &b].map(|ghost| pool.replicas[1].presence.take(ghost, Way::default(), 0));
+        for ghost in [&a, &b] {
+            pool.replicas[1].presence.take(ghost, Way::default(), 0);
+        }
         assert_eq!(pool.there(1), ["ghost", "ghost"]);
         pool.show(0, "a", Some("1"));
         pool.run(5_000);
