@@ -31,6 +31,7 @@ mod leaving;
 mod load;
 mod members;
 mod output;
+mod secret;
 mod serve;
 mod size;
 mod status;

@@ -6,9 +6,12 @@
 //! and answers to reads alike, while the next turns go on. So all that gathers while the disk is busy shares its next
 //! sync. Reads come to the data: a closure runs between two events, must be short, and takes copies out.
 
+mod admission;
+mod handshake;
 mod journal;
 mod link;
 mod published;
+mod secret;
 
 use std::{
     collections::BTreeMap,
@@ -19,9 +22,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-pub use link::{Network, Tcp, Transport, authority};
+pub use admission::{Admission, NotAdmitted, REFUSAL};
+pub use handshake::{CHALLENGE, Unproved};
+pub use link::{Network, Tcp, authority};
 pub use published::{Published, session_seqs};
+pub use secret::{PoolSecret, SECRET_BYTES_MIN, SECRETS_MAX, SecretError};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior},
 };
@@ -29,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::{
+    admission::Door,
     journal::Journal,
     link::{LinkInput, Links, Outgoing},
 };
@@ -99,15 +107,20 @@ impl Node {
         Node::resume(Replica::new(config), None, network)
     }
 
-    /// Goes on with a replica, and with the journal that it came from.
+    /// Goes on with a replica, and with the journal that it came from, in a pool without a secret.
     pub fn resume(replica: Replica, store: Option<Store>, network: impl Network) -> Node {
+        Node::guarded(replica, store, network, PoolSecret::none())
+    }
+
+    /// The same, which links only to nodes that know the pool's secret, if that has one.
+    pub fn guarded(replica: Replica, store: Option<Store>, network: impl Network, secret: PoolSecret) -> Node {
         let (requests, request_inbox) = mpsc::channel(REQUESTS_MAX);
         let (link_inputs, link_inbox) = mpsc::channel(LINK_INPUTS_MAX);
         let latest = Published::of(&replica);
         let (publisher, published) = watch::channel(latest.clone());
         let (presence_publisher, presence_end) = watch::channel(replica.presence().end());
         let (stopping, (stopper, stopped)) = (CancellationToken::new(), watch::channel(None));
-        let links = Links::new(link_inputs, Arc::new(AtomicU64::new(1)));
+        let links = Links::new(link_inputs, Arc::new(AtomicU64::new(1)), Door::new(secret));
         let task = Task {
             replica,
             journal: Journal::new(store),
@@ -226,9 +239,18 @@ impl Node {
         self.0.requests.send(Request::Command(Event::Pin(time))).await.map_err(|_| Stopped)
     }
 
-    /// Runs a link that a peer opened, until it ends.
-    pub async fn accept(&self, transport: impl Transport) {
-        self.0.links.run(transport, None).await;
+    /// Whether a peer that opens a link may go on to the proof of the pool's secret; `challenge` is the one it brings.
+    pub fn admit(&self, challenge: Option<&str>) -> Result<Admission, NotAdmitted> {
+        self.0.links.door().admit(challenge)
+    }
+
+    /// Runs a link that an admitted peer opens, until it ends. The connection is that of the WebSocket, of which nothing
+    /// is read yet.
+    pub async fn accept<Io>(&self, admission: Admission, opening: impl Future<Output = Result<Io, String>>)
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.0.links.accept(admission, opening).await;
     }
 
     /// What the node tells everyone; changes after each turn in which something changed.
