@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -50,6 +51,9 @@ impl SecretArgs {
                 })?;
                 let secret = PoolSecret::new(&text)
                     .map_err(|why| Failure::new(format!("the pool secret file {}: {why}", file.display())))?;
+                if fs::metadata(&file).is_ok_and(|found| found.permissions().mode() & 0o004 != 0) {
+                    tracing::warn!(file = %file.display(), "others on this machine can read the pool secret: chmod o-r");
+                }
                 tokio::spawn(follow(file, secret.clone()));
                 Ok(secret)
             }

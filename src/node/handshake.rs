@@ -250,3 +250,174 @@ impl Seal {
         Nonce::assume_unique_for_key(nonce)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+    use crate::node::secret::PoolSecret;
+
+    fn key(secret: &str) -> Key {
+        PoolSecret::new(secret.as_bytes()).expect("long enough").first().expect("there is one")
+    }
+
+    /// Challenges that have met, as each side sees them.
+    fn met() -> (Met, Met) {
+        let (dialler, acceptor) = (Challenge::new().expect("chance"), Challenge::new().expect("chance"));
+        let (dialled, accepted) = (dialler.shown(), acceptor.shown());
+        (dialler.answered(&accepted).expect("a challenge"), acceptor.answers(&dialled).expect("a challenge"))
+    }
+
+    fn both() -> (DuplexStream, DuplexStream) {
+        duplex(1 << 10)
+    }
+
+    async fn link(proved: &Key, accepted: &[Key]) -> (Result<Seals, Unproved>, Result<(Key, Seals), Unproved>) {
+        let ((dialler, acceptor), (mut near, mut far)) = (met(), both());
+        tokio::join!(dialler.prove(&mut near, proved), acceptor.check(&mut far, accepted))
+    }
+
+    /// What the acceptor says to these bytes, behind which the dialler says no more.
+    async fn answer(bytes: &[u8]) -> (Option<Unproved>, Vec<u8>) {
+        let ((_, acceptor), (mut near, mut far)) = (met(), both());
+        near.write_all(bytes).await.expect("there is room");
+        near.shutdown().await.expect("it is open");
+        let why = acceptor.check(&mut far, &[key("0123456789abcdef")]).await.err();
+        drop(far);
+        let mut said = Vec::new();
+        near.read_to_end(&mut said).await.expect("memory");
+        (why, said)
+    }
+
+    /// What the dialler makes of these bytes, whatever it says.
+    async fn taken(bytes: &[u8]) -> Option<Unproved> {
+        let ((dialler, _), (mut near, mut far)) = (met(), both());
+        far.write_all(bytes).await.expect("there is room");
+        far.shutdown().await.expect("it is open");
+        dialler.prove(&mut near, &key("0123456789abcdef")).await.err()
+    }
+
+    #[tokio::test]
+    async fn who_knows_one_secret_reads_what_the_other_seals() {
+        let (old, new) = (key("0123456789abcdef"), key("fedcba9876543210"));
+        let (proved, checked) = link(&old, &[new, old.clone()]).await;
+        let (mut dialler, (used, mut acceptor)) = (proved.ok().expect("proved"), checked.ok().expect("checked"));
+        assert!(used == old);
+        for text in ["", "one", "two"] {
+            let sealed = dialler.outgoing.seal(Bytes::from(text));
+            assert_eq!(sealed.len(), text.len() + SEAL_BYTES);
+            assert_eq!(acceptor.incoming.open(sealed).expect("sealed"), text);
+            let sealed = acceptor.outgoing.seal(Bytes::from(text));
+            assert_eq!(dialler.incoming.open(sealed).expect("sealed"), text);
+        }
+    }
+
+    #[tokio::test]
+    async fn another_secret_is_refused_and_both_know_why() {
+        let (proved, checked) = link(&key("0123456789abcdef"), &[key("fedcba9876543210")]).await;
+        assert_eq!(proved.err(), Some(Unproved::OtherSecret));
+        assert_eq!(checked.err(), Some(Unproved::OtherSecret));
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_is_altered_repeated_left_out_or_sent_back_is_not_opened() {
+        let key = key("0123456789abcdef");
+        let sealed = async || {
+            let (proved, checked) = link(&key, std::slice::from_ref(&key)).await;
+            let (mut dialler, (_, acceptor)) = (proved.ok().expect("proved"), checked.ok().expect("checked"));
+            let frames = ["one", "two"].map(|text| dialler.outgoing.seal(Bytes::from(text)));
+            (dialler, acceptor, frames)
+        };
+        let (_, _, [one, _]) = sealed().await;
+        for place in 0..one.len() {
+            let (_, mut acceptor, [one, _]) = sealed().await;
+            let mut altered = one.to_vec();
+            altered[place] ^= 1;
+            assert!(acceptor.incoming.open(altered.into()).is_none(), "{place}");
+        }
+        for end in 0..one.len() {
+            let (_, mut acceptor, [one, _]) = sealed().await;
+            assert!(acceptor.incoming.open(one.slice(..end)).is_none(), "{end}");
+        }
+        let (_, mut acceptor, [_, two]) = sealed().await;
+        assert!(acceptor.incoming.open(two).is_none(), "the first is left out");
+        let (_, mut acceptor, [one, _]) = sealed().await;
+        assert!(acceptor.incoming.open(one.clone()).is_some());
+        assert!(acceptor.incoming.open(one).is_none(), "it is repeated");
+        let (mut dialler, _, [one, _]) = sealed().await;
+        assert!(dialler.incoming.open(one).is_none(), "it is sent back");
+        let (_, mut acceptor, _) = sealed().await;
+        let (_, _, [other, _]) = sealed().await;
+        assert!(acceptor.incoming.open(other).is_none(), "it is of another link");
+    }
+
+    #[tokio::test]
+    async fn a_proof_is_worth_nothing_sent_back_or_for_another_challenge() {
+        let key = key("0123456789abcdef");
+        let (one, other) = (met().0, met().0);
+        assert!(one.derive(&key, Purpose::DiallerProof) != one.derive(&key, Purpose::AcceptorProof));
+        assert!(one.derive(&key, Purpose::DiallerProof) != other.derive(&key, Purpose::DiallerProof));
+        // Even where a challenge is sent back to its maker, who then agrees with itself.
+        let (mine, shown) = Challenge::new()
+            .map(|challenge| {
+                let shown = challenge.shown();
+                (challenge, shown)
+            })
+            .expect("chance");
+        let alone = mine.answered(&shown).expect("a challenge");
+        assert!(alone.derive(&key, Purpose::DiallerProof) != alone.derive(&key, Purpose::AcceptorProof));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_challenge_is_refused() {
+        let good = Challenge::new().expect("chance").shown();
+        let mut cases: Vec<String> = (0..good.len()).map(|end| good[..end].into()).collect();
+        cases.extend([format!("{good}A"), format!("{good}="), format!("{}!", &good[1..]), "A".repeat(4_096)]);
+        // Keys of small order, on which all agree on zero.
+        cases.push(BASE64_URL_SAFE_NO_PAD.encode([0; 32]));
+        cases.push(BASE64_URL_SAFE_NO_PAD.encode([&[1][..], &[0; 31]].concat()));
+        for case in cases {
+            let refused = |met: Result<Met, Unproved>| met.err() == Some(Unproved::Malformed);
+            assert!(refused(Challenge::new().expect("chance").answers(&case)), "{case}");
+            assert!(refused(Challenge::new().expect("chance").answered(&case)), "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whatever_else_is_sent_than_a_proof_nothing_is_told() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let whole = [&FROM_DIALLER[..], &[9; 4 + PROOF_BYTES]].concat();
+        for end in 0..whole.len() {
+            assert_eq!(answer(&whole[..end]).await, (Some(Unproved::Ended), vec![]), "{end}");
+        }
+        assert_eq!(answer(&whole).await, (Some(Unproved::OtherSecret), REFUSED.to_vec()));
+        for _ in 0..2_000 {
+            let mut bytes: Vec<u8> = (0..rng.usize(..200)).map(|_| rng.u8(..)).collect();
+            if rng.bool() && bytes.len() >= 2 {
+                bytes[..2].copy_from_slice(&FROM_DIALLER);
+            }
+            let (why, said) = answer(&bytes).await;
+            assert!(why.is_some(), "{bytes:?}");
+            assert!(said.is_empty() || said == REFUSED, "{bytes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dialler_takes_nothing_for_a_proof_but_one() {
+        let mut rng = fastrand::Rng::with_seed(8);
+        let whole = [&FROM_ACCEPTOR[..], &[9; PROOF_BYTES]].concat();
+        for end in 0..whole.len() {
+            assert_eq!(taken(&whole[..end]).await, Some(Unproved::Ended), "{end}");
+        }
+        assert_eq!(taken(&whole).await, Some(Unproved::OtherSecret));
+        assert_eq!(taken(&REFUSED).await, Some(Unproved::OtherSecret));
+        for _ in 0..2_000 {
+            let mut bytes: Vec<u8> = (0..rng.usize(..200)).map(|_| rng.u8(..)).collect();
+            if rng.bool() && bytes.len() >= 2 {
+                bytes[..2].copy_from_slice(&FROM_ACCEPTOR);
+            }
+            assert!(taken(&bytes).await.is_some(), "{bytes:?}");
+        }
+    }
+}
