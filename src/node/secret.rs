@@ -51,6 +51,8 @@ impl fmt::Display for SecretError {
     }
 }
 
+impl std::error::Error for SecretError {}
+
 impl PoolSecret {
     /// For a pool without a secret: whoever reaches a node may link to it.
     pub fn none() -> PoolSecret {

@@ -17,7 +17,7 @@ use hyper_util::{
 };
 use lamplight::{
     api::{self, Api},
-    node::{Node, Tcp},
+    node::{Node, PoolSecret, Tcp},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
 };
@@ -83,6 +83,15 @@ async fn start(name: &str, join: Option<String>) -> TestNode {
 }
 
 async fn start_with(name: &str, join: Option<String>, retention: Retention) -> TestNode {
+    start_guarded(name, join, retention, PoolSecret::none()).await
+}
+
+/// Starts a node that knows a pool secret, and joins or founds. It may never become a member.
+pub async fn start_knowing(name: &str, join: Option<String>, secret: &PoolSecret) -> TestNode {
+    start_guarded(name, join, Retention::default(), secret.clone()).await
+}
+
+async fn start_guarded(name: &str, join: Option<String>, retention: Retention, secret: PoolSecret) -> TestNode {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let config = Config {
@@ -96,7 +105,7 @@ async fn start_with(name: &str, join: Option<String>, retention: Retention) -> T
         seed: fastrand::u64(..),
         retention,
     };
-    let (node, stop) = (Node::start(config, Tcp), CancellationToken::new());
+    let (node, stop) = (Node::guarded(Replica::new(config), None, Tcp, secret), CancellationToken::new());
     let router = api::router(Api::new(node.clone(), stop.clone()));
     let serving = tokio::spawn(api::serve(listener, router, stop.clone()));
     let client = Client::builder(TokioExecutor::new()).build_http();
