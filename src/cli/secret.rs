@@ -23,6 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Flags of the pool's secret.
 #[derive(Args, Debug)]
+#[allow(clippy::doc_markdown, reason = "it is printed as the help of the program")]
 pub struct SecretArgs {
     /// File with the secret that all nodes of the pool share, of 16 bytes or more: a node without it cannot link to this
     /// one, or read the links. One a line: the first is proved to others, all are accepted, and changes of the file are

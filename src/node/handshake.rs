@@ -36,7 +36,8 @@ const PROOF_BYTES: usize = 32;
 const FROM_DIALLER: [u8; 2] = [0x82, 0x80 | PROOF_BYTES as u8];
 const FROM_ACCEPTOR: [u8; 2] = [0x82, PROOF_BYTES as u8];
 /// The close frame for a proof that does not hold, with a code of the range that applications may use.
-const REFUSED: [u8; 4] = [0x88, 2, (4_401_u16 >> 8) as u8, (4_401_u16 & 0xff) as u8];
+const REFUSED: [u8; 4] = [0x88, 2, REFUSED_CODE[0], REFUSED_CODE[1]];
+const REFUSED_CODE: [u8; 2] = 4_401_u16.to_be_bytes();
 
 /// Why there is no proof. Nothing has been told but what stands above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -121,7 +121,8 @@ impl Key {
 
 fn read(text: &[u8]) -> Result<Vec<Key>, SecretError> {
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).zip(1..);
-    let mut keys = Vec::new();
+    // With room for all, so that no key is left behind by growing.
+    let mut keys = Vec::with_capacity(SECRETS_MAX);
     for (secret, line) in lines.filter(|(secret, _)| !secret.is_empty()) {
         if secret.len() < SECRET_BYTES_MIN {
             return Err(SecretError::TooShort(line));
