@@ -303,7 +303,7 @@ mod tests {
     async fn who_knows_one_secret_reads_what_the_other_seals() {
         let (old, new) = (key("0123456789abcdef"), key("fedcba9876543210"));
         let (proved, checked) = link(&old, &[new, old.clone()]).await;
-        let (mut dialler, (used, mut acceptor)) = (proved.ok().expect("proved"), checked.ok().expect("checked"));
+        let (mut dialler, (used, mut acceptor)) = (proved.expect("proved"), checked.expect("checked"));
         assert!(used == old);
         for text in ["", "one", "two"] {
             let sealed = dialler.outgoing.seal(Bytes::from(text));
@@ -326,7 +326,7 @@ mod tests {
         let key = key("0123456789abcdef");
         let sealed = async || {
             let (proved, checked) = link(&key, std::slice::from_ref(&key)).await;
-            let (mut dialler, (_, acceptor)) = (proved.ok().expect("proved"), checked.ok().expect("checked"));
+            let (mut dialler, (_, acceptor)) = (proved.expect("proved"), checked.expect("checked"));
             let frames = ["one", "two"].map(|text| dialler.outgoing.seal(Bytes::from(text)));
             (dialler, acceptor, frames)
         };
