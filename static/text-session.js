@@ -63,6 +63,7 @@ export class TextSession {
   }
 
   destroy() {
+    this.#changed = () => {};
     this.unbind();
     this.#provider.destroy();
   }

@@ -8,6 +8,7 @@ mod bulk;
 mod changes;
 mod docs;
 mod error;
+mod exposition;
 mod extract;
 mod feed;
 mod final_feed;
@@ -17,10 +18,13 @@ mod history;
 mod listing;
 mod log;
 mod look;
+mod meters;
+mod metrics;
 mod page;
 mod past;
 mod place;
 mod pool;
+mod process;
 mod query;
 mod receipts;
 mod rooms;
@@ -30,6 +34,7 @@ mod shape;
 mod steps;
 mod text_docs;
 mod texts;
+mod trace;
 mod tx;
 mod wait;
 mod ws;
@@ -46,11 +51,13 @@ use axum::{
     routing::{delete, get, post, put},
 };
 pub use error::Problem;
+use meters::Meters;
 use server::HEAD_BYTES_MAX;
 pub use server::serve;
 use texts::Texts;
 use tokio::time::{Duration, Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::{
     node::{Node, session_seqs},
@@ -78,12 +85,14 @@ pub struct Api {
     /// Cancelled when streams to clients are to end.
     pub stop: CancellationToken,
     texts: Arc<Texts>,
+    meters: Arc<Meters>,
 }
 
 impl Api {
     /// For a node; must be called within a runtime. Streams to clients end when `stop` is cancelled.
     pub fn new(node: Node, stop: CancellationToken) -> Api {
-        Api { texts: Texts::new(node.clone()), node, stop }
+        process::start();
+        Api { texts: Texts::new(node.clone()), meters: Arc::default(), node, stop }
     }
 
     /// Reads from a node that holds the pool's data; of one that does not, a read would show a part of it.
@@ -130,6 +139,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/pool/members/{id}", delete(pool::remove))
         .route("/livez", get(pool::live))
         .route("/readyz", get(pool::ready))
+        .route("/metrics", get(metrics::show))
         .route("/", get(page::index))
         .route("/static/{file}", get(page::file))
         .fallback(error::no_such_path)
@@ -140,19 +150,22 @@ pub fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// What every request passes: bounds on its head, the wait for its session, and the signature of its answer. One layer,
-/// since each costs a request some allocations.
+/// What every request passes: its count, bounds on its head, the wait for its session, and the signature of its answer.
+/// One layer, since each costs a request some allocations.
 async fn door(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let call = api.meters.begin(&request);
+    let span = trace::span(request.headers(), &call);
     let admitted = match bound_head(&request, HEAD_BYTES_MAX) {
         Ok(()) if is_data(request.uri().path()) => await_session(&api, request.headers().get(&SESSION).cloned()).await,
         Ok(()) => Ok(()),
         Err(problem) => Err(problem),
     };
     let mut response = match admitted {
-        Ok(()) => next.run(request).await,
+        Ok(()) => next.run(request).instrument(span.clone()).await,
         Err(problem) => problem.into_response(),
     };
     sign(&api, response.headers_mut());
+    span.in_scope(|| trace::answered(call, response.status()));
     response
 }
 

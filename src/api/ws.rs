@@ -35,7 +35,7 @@ use super::{
     steps::{self, Fields},
     wait::{self, ASK_EVERY},
 };
-use crate::{document::json as strict, node::Published};
+use crate::{document::json as strict, meter::Head, node::Published};
 
 /// Subscriptions of one connection at once.
 const SUBSCRIPTIONS_MAX: usize = 64;
@@ -52,6 +52,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A client that is silent for one of these is pinged, and for two of them is taken for gone.
 const PING_EVERY: Duration = Duration::from_secs(30);
+/// The same for one who is in a room: others see it there until then.
+const GUEST_PING_EVERY: Duration = Duration::from_secs(5);
 
 /// `GET /v1/ws`.
 pub async fn open(
@@ -77,6 +79,7 @@ pub async fn open(
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX)
         .on_upgrade(move |socket| async move {
+            let _one = api.meters.clients.enter();
             Connection::new(api, tail, rooms, socket).run().await;
             drop(hold);
         }))
@@ -118,6 +121,7 @@ struct Subscription {
     feed: Feed,
     /// A message to send before anything of the feed.
     first: Option<String>,
+    _counted: Head,
 }
 
 /// Why a connection ends: what its close frame says.
@@ -261,7 +265,12 @@ impl Connection {
             Some(cursor) if !feed.resume(&cursor)? => Some(resync(id)),
             _ => None,
         };
-        self.subscriptions.push(Subscription { id: id.to_string(), feed, first });
+        self.subscriptions.push(Subscription {
+            id: id.to_string(),
+            feed,
+            first,
+            _counted: self.api.meters.subscriptions.enter(),
+        });
         Ok(())
     }
 
@@ -282,7 +291,11 @@ impl Connection {
             return Err(taken_id());
         }
         self.api.read(|_| ()).await?;
-        self.seats.show(id, members).await
+        self.seats.show(id, members).await?;
+        if self.pings.period() != GUEST_PING_EVERY {
+            self.pings = interval_at(Instant::now() + GUEST_PING_EVERY, GUEST_PING_EVERY);
+        }
+        Ok(())
     }
 
     fn pong(&self, id: Option<&str>, members: Map<String, Value>) -> Result<String, Problem> {

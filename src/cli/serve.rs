@@ -18,6 +18,7 @@ use super::{
     Failure, catching_up,
     data::{self, Data, Keeping, Mark, Sync},
     leaving,
+    logging::LogArgs,
     secret::SecretArgs,
     size::Size,
 };
@@ -83,6 +84,8 @@ pub struct ServeArgs {
     #[arg(long, env = "LAMPLIGHT_LEAVE")]
     leave: bool,
     #[command(flatten)]
+    pub(super) log: LogArgs,
+    #[command(flatten)]
     secret: SecretArgs,
 }
 
@@ -92,6 +95,8 @@ pub struct DemoArgs {
     /// Port of the first node; the others take the next two.
     #[arg(long, default_value_t = 7171)]
     port: u16,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
 }
 
 /// Runs a node until it is told to stop.

@@ -33,6 +33,7 @@ use tokio_tungstenite::{
 use tokio_util::task::TaskTracker;
 
 use super::{
+    Meters,
     admission::{Admission, Door, NotAdmitted, REFUSAL},
     handshake::{CHALLENGE, Challenge, SEAL_BYTES, Seals, Unproved},
     next_link,
@@ -103,17 +104,25 @@ pub(super) enum LinkInput {
 pub(super) struct Links {
     inputs: mpsc::Sender<LinkInput>,
     counter: Arc<AtomicU64>,
+    meters: Arc<Meters>,
     running: TaskTracker,
     door: Door,
 }
 
 impl Links {
-    pub(super) fn new(inputs: mpsc::Sender<LinkInput>, counter: Arc<AtomicU64>, door: Door) -> Links {
-        Links { inputs, counter, running: TaskTracker::new(), door }
+    pub(super) fn new(inputs: mpsc::Sender<LinkInput>, meters: Arc<Meters>, secret: PoolSecret) -> Links {
+        let (counter, running, door) = (Arc::new(AtomicU64::new(1)), TaskTracker::new(), Door::new(secret));
+        Links { inputs, counter, meters, running, door }
     }
 
-    pub(super) fn door(&self) -> &Door {
-        &self.door
+    /// How many messages wait for the node's task, and how many may.
+    pub(super) fn queue(&self) -> (usize, usize) {
+        super::queue(&self.inputs)
+    }
+
+    /// Whether a peer that opens a link may go on to the proof; `challenge` is the one it brings.
+    pub(super) fn admit(&self, challenge: Option<&str>) -> Result<Admission, NotAdmitted> {
+        self.door.admit(challenge).inspect_err(|_| self.meters.links_refused.count())
     }
 
     /// Dials a node and runs the link until it ends.
@@ -143,21 +152,25 @@ impl Links {
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(websocket())).await;
                 self.run(frames(socket, seals), key, None).await;
             }
-            Err(why) => tracing::debug!(why, "a peer that dialled got no link"),
+            Err(why) => {
+                self.meters.links_refused.count();
+                tracing::debug!(why, "a peer that dialled got no link");
+            }
         }
     }
 
     /// Runs a link until it ends, or until the secret that it was proved with is accepted no more.
     async fn run(&self, transport: impl Transport, key: Option<Key>, dialled: Option<String>) {
         let link = next_link(&self.counter);
+        let _open = self.meters.links.enter();
         let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
         if self.inputs.send(LinkInput::Opened(link, dialled, outgoing)).await.is_err() {
             return;
         }
         let (sink, stream) = transport.split();
-        let write = self.running.track_future(write(sink, queue, link, self.inputs.clone()));
+        let write = self.running.track_future(write(sink, queue, link, self));
         let ended = tokio::select! {
-            why = read(stream, link, &self.inputs) => why,
+            why = read(stream, link, self) => why,
             why = write => why,
             () = self.outdated(key) => "its pool secret is accepted no more".into(),
         };
@@ -181,31 +194,29 @@ impl Links {
     }
 }
 
-async fn read<R>(mut stream: R, link: LinkId, inputs: &mpsc::Sender<LinkInput>) -> String
+async fn read<R>(mut stream: R, link: LinkId, links: &Links) -> String
 where
     R: Stream<Item = Result<Bytes, String>> + Unpin,
 {
     while let Some(frame) = stream.next().await {
         let event = match frame {
-            Ok(bytes) => match wire::decode(&bytes) {
-                Ok(message) => Event::Heard(link, message),
-                Err(error) => Event::Broken(link, error),
-            },
+            Ok(bytes) => {
+                links.meters.received_bytes.add(bytes.len() as u64);
+                match wire::decode(&bytes) {
+                    Ok(message) => Event::Heard(link, message),
+                    Err(error) => Event::Broken(link, error),
+                }
+            }
             Err(why) => return why,
         };
-        if inputs.send(LinkInput::Event(event)).await.is_err() {
+        if links.inputs.send(LinkInput::Event(event)).await.is_err() {
             return "the node has stopped".into();
         }
     }
     "closed by the peer".into()
 }
 
-async fn write<W>(
-    mut sink: W,
-    mut queue: mpsc::Receiver<Outgoing>,
-    link: LinkId,
-    inputs: mpsc::Sender<LinkInput>,
-) -> String
+async fn write<W>(mut sink: W, mut queue: mpsc::Receiver<Outgoing>, link: LinkId, links: &Links) -> String
 where
     W: Sink<Bytes, Error = String> + Unpin,
 {
@@ -214,13 +225,15 @@ where
             Message::Presence(_) => Some(Event::Shown(link)),
             _ => message.is_batch().then_some(Event::Flushed(link)),
         };
-        match timeout(WRITE_TIMEOUT, sink.send(wire::encode(&message).into())).await {
-            Ok(Ok(())) => {}
+        let frame = Bytes::from(wire::encode(&message));
+        let bytes = frame.len() as u64;
+        match timeout(WRITE_TIMEOUT, sink.send(frame)).await {
+            Ok(Ok(())) => links.meters.sent_bytes.add(bytes),
             Ok(Err(why)) => return why,
             Err(_) => return "the peer does not read".into(),
         }
         if let Some(event) = left
-            && inputs.send(LinkInput::Event(event)).await.is_err()
+            && links.inputs.send(LinkInput::Event(event)).await.is_err()
         {
             return "the node has stopped".into();
         }

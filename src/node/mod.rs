@@ -7,9 +7,11 @@
 //! sync. Reads come to the data: a closure runs between two events, must be short, and takes copies out.
 
 mod admission;
+mod handle;
 mod handshake;
 mod journal;
 mod link;
+mod meters;
 mod published;
 mod secret;
 
@@ -23,30 +25,23 @@ use std::{
 };
 
 pub use admission::{Admission, NotAdmitted, REFUSAL};
+pub use handle::{Node, Stopped};
 pub use handshake::{CHALLENGE, Unproved};
 pub use link::{Network, Tcp, authority};
+pub use meters::Meters;
 pub use published::{Published, session_seqs};
 pub use secret::{PoolSecret, SECRET_BYTES_MIN, SECRETS_MAX, SecretError};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use self::{
-    admission::Door,
     journal::Journal,
     link::{LinkInput, Links, Outgoing},
 };
-use crate::{
-    op::NodeId,
-    replica::{
-        Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Presence, Receipt, Refused, Replica, TICK_MS,
-    },
-    storage::Store,
-};
+use crate::replica::{Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Refused, Replica, TICK_MS};
 
 /// Most requests of clients that wait for the task; a full queue makes clients wait in turn.
 const REQUESTS_MAX: usize = 1_024;
@@ -62,35 +57,17 @@ const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 /// How long a stopping node goes on sending what its peers do not hold yet.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Handle to a running node. Cheap to clone.
-#[derive(Clone)]
-pub struct Node(Arc<Handle>);
-
-struct Handle {
-    run: Uuid,
-    requests: mpsc::Sender<Request>,
-    published: watch::Receiver<Published>,
-    presence_end: watch::Receiver<u64>,
-    links: Links,
-    stopping: CancellationToken,
-    stopped: watch::Receiver<Option<Result<(), String>>>,
-}
-
-/// The node has stopped, or is about to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stopped;
-
 /// Looks at the replica, and gives the answer's way out.
 type Reading = Box<dyn FnOnce(&Replica, Now) -> Answer + Send>;
 type Answer = Box<dyn FnOnce() + Send>;
-/// Looks at what clients show of themselves, and answers at once.
-type Look = Box<dyn FnOnce(&Presence) + Send>;
+/// Looks at what need not be stored, and answers at once.
+type Look = Box<dyn FnOnce(&Replica, Now) + Send>;
 
 enum Request {
     Submit(Draft, oneshot::Sender<Result<Receipt, Refused>>),
     Read(Reading),
     Present(Showing, oneshot::Sender<Result<(), Refused>>),
-    Presence(Look),
+    Look(Look),
     Command(Event),
 }
 
@@ -99,182 +76,6 @@ struct Showing {
     room: String,
     client: String,
     state: Option<String>,
-}
-
-impl Node {
-    /// Starts a node that keeps its data in memory only and dials through `network`.
-    pub fn start(config: Config, network: impl Network) -> Node {
-        Node::resume(Replica::new(config), None, network)
-    }
-
-    /// Goes on with a replica, and with the journal that it came from, in a pool without a secret.
-    pub fn resume(replica: Replica, store: Option<Store>, network: impl Network) -> Node {
-        Node::guarded(replica, store, network, PoolSecret::none())
-    }
-
-    /// The same, which links only to nodes that know the pool's secret, if that has one.
-    pub fn guarded(replica: Replica, store: Option<Store>, network: impl Network, secret: PoolSecret) -> Node {
-        let (requests, request_inbox) = mpsc::channel(REQUESTS_MAX);
-        let (link_inputs, link_inbox) = mpsc::channel(LINK_INPUTS_MAX);
-        let latest = Published::of(&replica);
-        let (publisher, published) = watch::channel(latest.clone());
-        let (presence_publisher, presence_end) = watch::channel(replica.presence().end());
-        let (stopping, (stopper, stopped)) = (CancellationToken::new(), watch::channel(None));
-        let links = Links::new(link_inputs, Arc::new(AtomicU64::new(1)), Door::new(secret));
-        let task = Task {
-            replica,
-            journal: Journal::new(store),
-            outbox: Outbox::default(),
-            told: false,
-            network: Arc::new(network),
-            links: links.clone(),
-            outgoing: BTreeMap::new(),
-            receipts: Vec::new(),
-            waiting: BTreeMap::new(),
-            next_ticket: 0,
-            latest,
-            publisher,
-            presence_publisher,
-            slice_end: 0,
-            snapshot_asked: None,
-            started: Instant::now(),
-            stopping: stopping.clone(),
-        };
-        tokio::spawn(async move { stopper.send(Some(task.run(request_inbox, link_inbox).await)) });
-        Node(Arc::new(Handle { run: Uuid::new_v4(), requests, published, presence_end, links, stopping, stopped }))
-    }
-
-    /// Its id.
-    pub fn id(&self) -> NodeId {
-        self.0.published.borrow().node
-    }
-
-    /// Names this run of the node: places in its changes are good for no other.
-    pub fn run(&self) -> Uuid {
-        self.0.run
-    }
-
-    /// Issues an op.
-    pub async fn submit(&self, draft: Draft) -> Result<Result<Receipt, Refused>, Stopped> {
-        self.hand_in(draft).await?.await.map_err(|_| Stopped)
-    }
-
-    /// Hands a draft in, whose answer comes later: what is handed in one after the other is issued in this order. No
-    /// answer comes if the node stops before.
-    pub async fn hand_in(&self, draft: Draft) -> Result<oneshot::Receiver<Result<Receipt, Refused>>, Stopped> {
-        let (answer, answered) = oneshot::channel();
-        self.0.requests.send(Request::Submit(draft, answer)).await.map_err(|_| Stopped)?;
-        Ok(answered)
-    }
-
-    /// Runs `reading` on the replica between two events. It must be short: the whole node waits for it.
-    pub async fn read<T, F>(&self, reading: F) -> Result<T, Stopped>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Replica, Now) -> T + Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        let reading: Reading = Box::new(move |replica, now| {
-            let value = reading(replica, now);
-            Box::new(move || drop(answer.send(value)))
-        });
-        self.0.requests.send(Request::Read(reading)).await.map_err(|_| Stopped)?;
-        answered.await.map_err(|_| Stopped)
-    }
-
-    /// Shows a client of this node in a room, or takes it away. It waits for no disk, for nothing of it is stored.
-    pub async fn present(
-        &self,
-        room: String,
-        client: String,
-        state: Option<String>,
-    ) -> Result<Result<(), Refused>, Stopped> {
-        let (answer, answered) = oneshot::channel();
-        let showing = Showing { room, client, state };
-        self.0.requests.send(Request::Present(showing, answer)).await.map_err(|_| Stopped)?;
-        answered.await.map_err(|_| Stopped)
-    }
-
-    /// Looks at what clients show of themselves, between two events. It must be short. Unlike [`Node::read`] it waits for no disk.
-    pub async fn presence<T, F>(&self, reading: F) -> Result<T, Stopped>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Presence) -> T + Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        let look: Look = Box::new(move |presence| drop(answer.send(reading(presence))));
-        self.0.requests.send(Request::Presence(look)).await.map_err(|_| Stopped)?;
-        answered.await.map_err(|_| Stopped)
-    }
-
-    /// The place behind the newest change of what clients show. It is no part of [`Published`]: whoever waits for documents is
-    /// not woken by every hand that moves.
-    pub fn presence_end(&self) -> watch::Receiver<u64> {
-        self.0.presence_end.clone()
-    }
-
-    /// Names a place to join, or to link to.
-    pub async fn join(&self, url: String) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Join(url))).await.map_err(|_| Stopped)
-    }
-
-    /// Cuts the links, or joins them again.
-    pub async fn cut(&self, cut: bool) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Cut(cut))).await.map_err(|_| Stopped)
-    }
-
-    /// Says that somebody waits until everything up to a time is final.
-    pub async fn hurry(&self, time: u64) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Hurry(time))).await.map_err(|_| Stopped)
-    }
-
-    /// Asks the linked peers whether they hold this node's ops up to this seq. Each answers once it has stored what it was
-    /// sent; [`Published::held`] tells of answers, and [`Replica::holders`] what they come to.
-    pub async fn ask(&self, seq: u64) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Ask(seq))).await.map_err(|_| Stopped)
-    }
-
-    /// Says that somebody reads what the documents were at a time: for a while, the log keeps what comes after it.
-    pub async fn pin(&self, time: u64) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Pin(time))).await.map_err(|_| Stopped)
-    }
-
-    /// Whether a peer that opens a link may go on to the proof of the pool's secret; `challenge` is the one it brings.
-    pub fn admit(&self, challenge: Option<&str>) -> Result<Admission, NotAdmitted> {
-        self.0.links.door().admit(challenge)
-    }
-
-    /// Runs a link that an admitted peer opens, until it ends. The connection is that of the WebSocket, of which nothing
-    /// is read yet.
-    pub async fn accept<Io>(&self, admission: Admission, opening: impl Future<Output = Result<Io, String>>)
-    where
-        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        self.0.links.accept(admission, opening).await;
-    }
-
-    /// What the node tells everyone; changes after each turn in which something changed.
-    pub fn published(&self) -> watch::Receiver<Published> {
-        self.0.published.clone()
-    }
-
-    /// What the node told everyone last.
-    pub fn latest(&self) -> Published {
-        self.0.published.borrow().clone()
-    }
-
-    /// Stops the node once its peers hold what it holds, or after five seconds. Says what went wrong if its disk failed.
-    pub async fn stop(&self) -> Result<(), String> {
-        self.0.stopping.cancel();
-        self.stopped().await
-    }
-
-    /// Waits until the node has stopped, because it was told to or because its disk failed.
-    pub async fn stopped(&self) -> Result<(), String> {
-        let mut stopped = self.0.stopped.clone();
-        let ended = stopped.wait_for(Option::is_some).await.map(|ended| ended.clone());
-        ended.ok().flatten().unwrap_or_else(|| Err("the node's task has ended".into()))
-    }
 }
 
 /// What waits until the records that it rests on are stored.
@@ -291,6 +92,7 @@ struct Task<N> {
     outbox: Outbox<Out>,
     network: Arc<N>,
     links: Links,
+    meters: Arc<Meters>,
     outgoing: BTreeMap<LinkId, mpsc::Sender<Outgoing>>,
     /// Whether this turn has led to anything that is in the outbox.
     told: bool,
@@ -357,6 +159,7 @@ impl<N: Network> Task<N> {
     fn on_request(&mut self, request: Request) {
         match request {
             Request::Submit(_, answer) if !self.journal.has_room() => {
+                self.meters.refuse(&Refused::DiskFull);
                 self.receipts.push((answer, Err(Refused::DiskFull)));
             }
             Request::Submit(draft, answer) => {
@@ -377,7 +180,7 @@ impl<N: Network> Task<N> {
                 // Whoever has gone away since need not know.
                 let _ = answer.send(admitted);
             }
-            Request::Presence(look) => look(self.replica.presence()),
+            Request::Look(look) => look(&self.replica, self.now()),
             Request::Command(event) => self.event(event),
         }
     }
@@ -401,9 +204,11 @@ impl<N: Network> Task<N> {
 
     fn event(&mut self, event: Event) {
         let before = self.replica.counters();
+        self.meters.see_event(&event);
         let effects = self.replica.handle(self.now(), event);
         self.report(before);
         for effect in effects {
+            self.meters.see_effect(&effect, self.replica.node());
             match effect {
                 Effect::Store(record) => self.journal.append(&record),
                 effect if effect.waits() => {
@@ -461,6 +266,7 @@ impl<N: Network> Task<N> {
                 Out::Turn(news) => self.publish(news),
             }
         }
+        self.meters.outbox.set(self.outbox.len() as u64);
     }
 
     /// Puts the news of this turn behind what it has led to.
@@ -510,6 +316,7 @@ impl<N: Network> Task<N> {
         let Some(outgoing) = self.outgoing.get(&link) else { return };
         if outgoing.try_send(message).is_err() {
             self.outgoing.remove(&link);
+            self.meters.links_overrun.count();
             tracing::warn!(link = link.0, "a link that does not take its messages is closed");
         }
     }
@@ -518,6 +325,11 @@ impl<N: Network> Task<N> {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { mono_ms: self.started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as u64 }
     }
+}
+
+/// How many are in a queue, and how many may be.
+fn queue<T>(sender: &mpsc::Sender<T>) -> (usize, usize) {
+    (sender.max_capacity() - sender.capacity(), sender.max_capacity())
 }
 
 /// Hands out link ids.
