@@ -1,43 +1,85 @@
 //! The door for peers: a WebSocket becomes a link of the node.
+//!
+//! It stands beside all other routes: no token opens it, but the pool's secret, and its answers carry none of the headers
+//! that say who this node is and whom it knows. The WebSocket is opened here by hand, for whoever has not proved the
+//! secret is read by `node` alone, in a few bytes of known number.
 
 use axum::{
-    body::Bytes,
-    extract::{
-        State, WebSocketUpgrade,
-        ws::{Message, WebSocket},
-    },
-    response::Response,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
 };
-use futures_util::{SinkExt, StreamExt};
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Api, Problem};
-use crate::wire::FRAME_BYTES_MAX;
+use super::{Api, Problem, bound_head};
+use crate::node::{CHALLENGE, NotAdmitted, REFUSAL};
+
+/// Longest head of a peer's request, in bytes: with the proof behind it this is all that one who has proved nothing can
+/// have this node read.
+const PEER_HEAD_BYTES_MAX: usize = 4 << 10;
 
 /// `GET /v1/gossip`.
-pub async fn accept(
-    State(api): State<Api>,
-    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
-) -> Result<Response, Problem> {
-    let upgrade = upgrade.map_err(|_| Problem::bad("bad-request", "this is the WebSocket of the pool's nodes"))?;
-    Ok(upgrade
-        .read_buffer_size(64 << 10)
-        .max_message_size(FRAME_BYTES_MAX)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_write_buffer_size(2 * FRAME_BYTES_MAX)
-        .on_upgrade(move |socket| async move { api.node.accept(frames(socket)).await }))
+pub async fn accept(State(api): State<Api>, mut request: Request) -> Result<Response<Body>, Response<Body>> {
+    bound_head(&request, PEER_HEAD_BYTES_MAX).map_err(IntoResponse::into_response)?;
+    let headers = request.headers();
+    // Nodes say no origin, and browsers always do: no page of any site is a node.
+    if headers.contains_key(header::ORIGIN) {
+        let detail = "this is the WebSocket of the pool's nodes, and no page is one: the one for clients is /v1/ws";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "other-origin", detail).into_response());
+    }
+    let key = accept_key(headers).ok_or_else(|| {
+        Problem::bad("bad-request", "this is the WebSocket of the pool's nodes: the one for clients is /v1/ws")
+            .into_response()
+    })?;
+    let challenge = headers.get(CHALLENGE).map(|value| value.to_str().unwrap_or_default());
+    let admission = api.node.admit(challenge).map_err(refused)?;
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let said = answer.headers_mut();
+    said.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    said.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    said.insert(header::SEC_WEBSOCKET_ACCEPT, key);
+    if let Some(challenge) = admission.challenge().and_then(|challenge| HeaderValue::from_str(challenge).ok()) {
+        said.insert(HeaderName::from_static(CHALLENGE), challenge);
+    }
+    let opening = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let opening = async { opening.await.map(TokioIo::new).map_err(|error| error.to_string()) };
+        api.node.accept(admission, opening).await;
+    });
+    Ok(answer)
 }
 
-/// A WebSocket as binary frames.
-fn frames(socket: WebSocket) -> impl crate::node::Transport {
-    let incoming = socket.filter_map(|message| async {
-        match message {
-            Ok(Message::Binary(bytes)) => Some(Ok(bytes)),
-            // Text is no frame of ours, and decoding nothing says so.
-            Ok(Message::Text(_)) => Some(Ok(Bytes::new())),
-            Ok(_) => None,
-            Err(error) => Some(Err(error.to_string())),
-        }
-    });
-    let both = incoming.with(|bytes: Bytes| async { Ok::<_, axum::Error>(Message::Binary(bytes)) });
-    Box::pin(both.sink_map_err(|error| error.to_string()))
+/// What answers the key of a request for a WebSocket; none if it is no such request.
+fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
+    let says = |name: HeaderName, word: &str| {
+        let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|said| said.trim().eq_ignore_ascii_case(word))
+    };
+    let asks = says(header::CONNECTION, "upgrade")
+        && says(header::UPGRADE, "websocket")
+        && says(header::SEC_WEBSOCKET_VERSION, "13");
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| asks)?;
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()
+}
+
+/// Tells a peer what its operator has to see to, and nothing of the pool.
+fn refused(why: NotAdmitted) -> Response<Body> {
+    let (status, detail) = match why {
+        NotAdmitted::SecretNeeded => (
+            StatusCode::FORBIDDEN,
+            "this node links only to nodes that know its pool secret: start the other one with --pool-secret-file"
+                .into(),
+        ),
+        NotAdmitted::NoSecret => (
+            StatusCode::FORBIDDEN,
+            "this node has no pool secret: start it with --pool-secret-file, or the other one without".into(),
+        ),
+        NotAdmitted::Failed(why) => (StatusCode::BAD_REQUEST, format!("there is no link: {why}")),
+    };
+    let mut answer = Problem::new(status, "pool-secret", detail).into_response();
+    answer.headers_mut().insert(HeaderName::from_static(REFUSAL), HeaderValue::from_static(why.word()));
+    answer
 }

@@ -137,7 +137,6 @@ pub fn router(api: Api) -> Router {
         .route("/v1/pool/join", post(pool::join))
         .route("/v1/pool/links", post(pool::links))
         .route("/v1/pool/members/{id}", delete(pool::remove))
-        .route("/v1/gossip", get(gossip::accept))
         .route("/livez", get(pool::live))
         .route("/readyz", get(pool::ready))
         .route("/metrics", get(metrics::show))
@@ -146,6 +145,8 @@ pub fn router(api: Api) -> Router {
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
         .layer(middleware::from_fn_with_state(api.clone(), door))
+        // Behind the door: peers come with other proofs than clients, and its signature would tell strangers of the pool.
+        .route("/v1/gossip", get(gossip::accept).fallback(error::no_such_method))
         .with_state(api)
 }
 
@@ -154,7 +155,7 @@ pub fn router(api: Api) -> Router {
 async fn door(State(api): State<Api>, request: Request, next: Next) -> Response {
     let call = api.meters.begin(&request);
     let span = trace::span(request.headers(), &call);
-    let admitted = match bound_head(&request) {
+    let admitted = match bound_head(&request, HEAD_BYTES_MAX) {
         Ok(()) if is_data(request.uri().path()) => await_session(&api, request.headers().get(&SESSION).cloned()).await,
         Ok(()) => Ok(()),
         Err(problem) => Err(problem),
@@ -194,13 +195,13 @@ async fn await_session(api: &Api, session: Option<HeaderValue>) -> Result<(), Pr
 }
 
 /// Refuses a head that is too long.
-fn bound_head(request: &Request) -> Result<(), Problem> {
+fn bound_head(request: &Request, bytes_max: usize) -> Result<(), Problem> {
     let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
-    if path + lines.sum::<usize>() <= HEAD_BYTES_MAX {
+    if path + lines.sum::<usize>() <= bytes_max {
         return Ok(());
     }
-    let detail = format!("path, query and headers together have at most {HEAD_BYTES_MAX} bytes: send less in them");
+    let detail = format!("path, query and headers together have at most {bytes_max} bytes: send less in them");
     Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", detail))
 }
 

@@ -32,6 +32,7 @@ mod load;
 mod logging;
 mod members;
 mod output;
+mod secret;
 mod serve;
 mod size;
 mod status;

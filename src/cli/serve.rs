@@ -19,11 +19,12 @@ use super::{
     data::{self, Data, Keeping, Mark, Sync},
     leaving,
     logging::LogArgs,
+    secret::SecretArgs,
     size::Size,
 };
 use crate::{
     api::{self, Api},
-    node::{Node, Tcp},
+    node::{Node, PoolSecret, Tcp},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
     storage::Layout,
@@ -84,6 +85,8 @@ pub struct ServeArgs {
     leave: bool,
     #[command(flatten)]
     pub(super) log: LogArgs,
+    #[command(flatten)]
+    secret: SecretArgs,
 }
 
 /// Flags of `demo`.
@@ -98,6 +101,7 @@ pub struct DemoArgs {
 
 /// Runs a node until it is told to stop.
 pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
+    let secret = args.secret.load()?;
     let listener = bind(args.listen).await?;
     let bound = listener.local_addr().map_err(|error| Failure::new(error.to_string()))?;
     let url = args.advertise.unwrap_or_else(|| url_of(bound));
@@ -124,8 +128,8 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
         (replica, Some(data))
     };
     let kept = data.as_ref().map_or("in memory only".into(), |data| data.dir().display().to_string());
-    tracing::info!(node = %replica.node(), name = replica.config().name, url, data = kept, "serving");
-    run(listener, replica, data, args.leave, stop).await
+    tracing::info!(node = %replica.node(), name = replica.config().name, url, data = kept, pool_secret = secret.is_set(), "serving");
+    run(listener, replica, data, secret, args.leave, stop).await
 }
 
 /// Runs three linked nodes until told to stop.
@@ -145,7 +149,7 @@ pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
             seed: fastrand::u64(..),
             retention: Retention::default(),
         };
-        nodes.spawn(run(listener, Replica::new(config), None, false, stop.clone()));
+        nodes.spawn(run(listener, Replica::new(config), None, PoolSecret::none(), false, stop.clone()));
     }
     println!("Three nodes are running. Open {first}/?side and cut one of them off. Ctrl-C ends them.");
     nodes.join_all().await.into_iter().collect()
@@ -156,6 +160,7 @@ async fn run(
     listener: TcpListener,
     replica: Replica,
     data: Option<Data>,
+    secret: PoolSecret,
     leaves: bool,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
@@ -163,7 +168,7 @@ async fn run(
     let (store, mark) = data.map(Data::into_parts).unzip();
     let mark = Arc::new(mark.flatten());
     let settled = Arc::clone(&mark);
-    let node = Node::resume(replica, store, Tcp);
+    let node = Node::guarded(replica, store, Tcp, secret);
     let (mut published, starting) = (node.published(), node.clone());
     let readiness = tokio::spawn(async move {
         let ready = tokio::select! {

@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
@@ -12,8 +13,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    LINK_INPUTS_MAX, Look, Meters, Network, Published, REQUESTS_MAX, Reading, Request, Showing, Task, Transport,
-    WAITING_MAX, journal::Journal, link::Links, queue,
+    LINK_INPUTS_MAX, Look, Meters, Network, Published, REQUESTS_MAX, Reading, Request, Showing, Task, WAITING_MAX,
+    admission::{Admission, NotAdmitted},
+    journal::Journal,
+    link::Links,
+    queue,
+    secret::PoolSecret,
 };
 use crate::{
     op::NodeId,
@@ -46,8 +51,13 @@ impl Node {
         Node::resume(Replica::new(config), None, network)
     }
 
-    /// Goes on with a replica, and with the journal that it came from.
+    /// Goes on with a replica, and with the journal that it came from, in a pool without a secret.
     pub fn resume(replica: Replica, store: Option<Store>, network: impl Network) -> Node {
+        Node::guarded(replica, store, network, PoolSecret::none())
+    }
+
+    /// The same, which links only to nodes that know the pool's secret, if that has one.
+    pub fn guarded(replica: Replica, store: Option<Store>, network: impl Network, secret: PoolSecret) -> Node {
         let (requests, request_inbox) = mpsc::channel(REQUESTS_MAX);
         let (link_inputs, link_inbox) = mpsc::channel(LINK_INPUTS_MAX);
         let latest = Published::of(&replica);
@@ -55,7 +65,7 @@ impl Node {
         let (presence_publisher, presence_end) = watch::channel(replica.presence().end());
         let (stopping, (stopper, stopped)) = (CancellationToken::new(), watch::channel(None));
         let meters = Arc::new(Meters::new(store.as_ref()));
-        let links = Links::new(link_inputs, Arc::clone(&meters));
+        let links = Links::new(link_inputs, Arc::clone(&meters), secret);
         let task = Task {
             replica,
             journal: Journal::new(store),
@@ -198,9 +208,18 @@ impl Node {
         self.0.requests.send(Request::Command(Event::Pin(time))).await.map_err(|_| Stopped)
     }
 
-    /// Runs a link that a peer opened, until it ends.
-    pub async fn accept(&self, transport: impl Transport) {
-        self.0.links.run(transport, None).await;
+    /// Whether a peer that opens a link may go on to the proof of the pool's secret; `challenge` is the one it brings.
+    pub fn admit(&self, challenge: Option<&str>) -> Result<Admission, NotAdmitted> {
+        self.0.links.admit(challenge)
+    }
+
+    /// Runs a link that an admitted peer opens, until it ends. The connection is that of the WebSocket, of which nothing
+    /// is read yet.
+    pub async fn accept<Io>(&self, admission: Admission, opening: impl Future<Output = Result<Io, String>>)
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.0.links.accept(admission, opening).await;
     }
 
     /// What the node tells everyone; changes after each turn in which something changed.

@@ -1,5 +1,8 @@
 //! The sockets of the gossip links: WebSocket frames in and out, nothing of the protocol.
 //!
+//! Where the pool has a secret, both sides prove it before the node's task hears of a link, and the frames of the link are
+//! sealed (`admission`, `handshake`): what is below sees them opened.
+//!
 //! Each link has a reader, which decodes and checks frames before the node's task sees them, and a writer with a small
 //! queue. At most one batch of ops and one of presence are in the queue (the replica sends the next when this one is flushed), so a
 //! bound on messages bounds the bytes.
@@ -11,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use futures_util::{Sink, SinkExt, Stream, StreamExt, future::ready};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -19,12 +22,23 @@ use tokio::{
     time::timeout,
 };
 use tokio_tungstenite::{
-    client_async_with_config,
-    tungstenite::{self, protocol::WebSocketConfig},
+    WebSocketStream, client_async_with_config,
+    tungstenite::{
+        self,
+        client::IntoClientRequest,
+        handshake::client::{Request, Response},
+        protocol::{Role, WebSocketConfig},
+    },
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Meters, next_link};
+use super::{
+    Meters,
+    admission::{Admission, Door, NotAdmitted, REFUSAL},
+    handshake::{CHALLENGE, Challenge, SEAL_BYTES, Seals, Unproved},
+    next_link,
+    secret::{Key, PoolSecret},
+};
 use crate::{
     replica::{Event, LinkId},
     wire::{self, FRAME_BYTES_MAX, Message},
@@ -65,10 +79,7 @@ impl Network for Tcp {
 }
 
 /// A WebSocket as binary frames: incoming until it closes, outgoing.
-pub trait Transport:
-    Stream<Item = Result<Bytes, String>> + Sink<Bytes, Error = String> + Unpin + Send + 'static
-{
-}
+trait Transport: Stream<Item = Result<Bytes, String>> + Sink<Bytes, Error = String> + Unpin + Send + 'static {}
 
 impl<T> Transport for T where
     T: Stream<Item = Result<Bytes, String>> + Sink<Bytes, Error = String> + Unpin + Send + 'static
@@ -95,11 +106,13 @@ pub(super) struct Links {
     counter: Arc<AtomicU64>,
     meters: Arc<Meters>,
     running: TaskTracker,
+    door: Door,
 }
 
 impl Links {
-    pub(super) fn new(inputs: mpsc::Sender<LinkInput>, meters: Arc<Meters>) -> Links {
-        Links { inputs, counter: Arc::new(AtomicU64::new(1)), meters, running: TaskTracker::new() }
+    pub(super) fn new(inputs: mpsc::Sender<LinkInput>, meters: Arc<Meters>, secret: PoolSecret) -> Links {
+        let (counter, running, door) = (Arc::new(AtomicU64::new(1)), TaskTracker::new(), Door::new(secret));
+        Links { inputs, counter, meters, running, door }
     }
 
     /// How many messages wait for the node's task, and how many may.
@@ -107,14 +120,19 @@ impl Links {
         super::queue(&self.inputs)
     }
 
+    /// Whether a peer that opens a link may go on to the proof; `challenge` is the one it brings.
+    pub(super) fn admit(&self, challenge: Option<&str>) -> Result<Admission, NotAdmitted> {
+        self.door.admit(challenge).inspect_err(|_| self.meters.links_refused.count())
+    }
+
     /// Dials a node and runs the link until it ends.
     pub(super) async fn dial(&self, network: &impl Network, url: String) {
-        let connected = match timeout(DIAL_TIMEOUT, connect(network, &url)).await {
+        let connected = match timeout(DIAL_TIMEOUT, connect(network, &url, self.door.secret())).await {
             Ok(connected) => connected,
             Err(_) => Err("no answer in time".into()),
         };
         match connected {
-            Ok(transport) => self.run(transport, Some(url)).await,
+            Ok((transport, key)) => self.run(transport, key, Some(url)).await,
             Err(why) => {
                 tracing::debug!(url, why, "dial failed");
                 // The task is gone only when the node has stopped.
@@ -123,8 +141,26 @@ impl Links {
         }
     }
 
-    /// Runs a link until it ends.
-    pub(super) async fn run(&self, transport: impl Transport, dialled: Option<String>) {
+    /// Runs a link that a peer opens, until it ends; the node's task hears of it once the peer has proved what it must.
+    pub(super) async fn accept<Io>(&self, admission: Admission, opening: impl Future<Output = Result<Io, String>>)
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        match self.door.pass(admission, opening).await {
+            Ok((io, proof)) => {
+                let (key, seals) = proof.unzip();
+                let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(websocket())).await;
+                self.run(frames(socket, seals), key, None).await;
+            }
+            Err(why) => {
+                self.meters.links_refused.count();
+                tracing::debug!(why, "a peer that dialled got no link");
+            }
+        }
+    }
+
+    /// Runs a link until it ends, or until the secret that it was proved with is accepted no more.
+    async fn run(&self, transport: impl Transport, key: Option<Key>, dialled: Option<String>) {
         let link = next_link(&self.counter);
         let _open = self.meters.links.enter();
         let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
@@ -136,9 +172,18 @@ impl Links {
         let ended = tokio::select! {
             why = read(stream, link, self) => why,
             why = write => why,
+            () = self.outdated(key) => "its pool secret is accepted no more".into(),
         };
         tracing::debug!(link = link.0, why = ended, "link ended");
         let _ = self.inputs.send(LinkInput::Event(Event::Closed(link))).await;
+    }
+
+    /// Waits until this key is accepted no more; for ever, if the link was proved by none.
+    async fn outdated(&self, key: Option<Key>) {
+        match key {
+            Some(key) => self.door.secret().dropped(&key).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits until the links have written what they were given.
@@ -197,27 +242,99 @@ where
     "closed by this node".into()
 }
 
-async fn connect<N: Network>(network: &N, url: &str) -> Result<impl Transport, String> {
+/// Dials a node, and proves the pool's secret to it if there is one.
+async fn connect<N: Network>(
+    network: &N,
+    url: &str,
+    secret: &PoolSecret,
+) -> Result<(impl Transport + use<N>, Option<Key>), String> {
     let authority = authority(url).ok_or_else(|| format!("{url} is not of the form http://host:port"))?;
     let stream = network.connect(authority).await.map_err(|error| error.to_string())?;
+    let mut request = format!("ws://{authority}/v1/gossip").into_client_request().map_err(shown)?;
+    let Some(key) = secret.first() else {
+        let (socket, _) = open(request, stream, url).await?;
+        return Ok((frames(socket, None), None));
+    };
+    let challenge = Challenge::new().map_err(shown)?;
+    request.headers_mut().insert(CHALLENGE, challenge.shown().parse().map_err(shown)?);
+    let (socket, answer) = open(request, stream, url).await?;
+    let theirs = answer.headers().get(CHALLENGE).and_then(|value| value.to_str().ok());
+    let theirs = theirs.ok_or_else(|| format!("{url} proves no pool secret: {GIVE_IT_ONE}"))?;
+    // Nobody has said anything behind the heads yet, so no bytes are lost between these two.
+    let mut stream = socket.into_inner();
+    let proof = match challenge.answered(theirs) {
+        Ok(met) => met.prove(&mut stream, &key).await,
+        Err(why) => Err(why),
+    };
+    let seals = proof.map_err(|why| match why {
+        Unproved::OtherSecret => {
+            format!("the pool secret of {url} is another: check --pool-secret-file of this node and of that one")
+        }
+        why => why.to_string(),
+    })?;
+    let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(websocket())).await;
+    Ok((frames(socket, Some(seals)), Some(key)))
+}
+
+/// What to do about a node that has no secret where this one has.
+const GIVE_IT_ONE: &str = "start it with --pool-secret-file, or this node without";
+
+/// Opens a WebSocket, or says why that cannot be.
+async fn open<Io>(request: Request, stream: Io, url: &str) -> Result<(WebSocketStream<Io>, Response), String>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    client_async_with_config(request, stream, Some(websocket())).await.map_err(|error| {
+        let tungstenite::Error::Http(answer) = &error else { return error.to_string() };
+        let word = answer.headers().get(REFUSAL).and_then(|word| word.to_str().ok());
+        match word.and_then(NotAdmitted::of_word) {
+            Some(NotAdmitted::SecretNeeded) => format!(
+                "{url} links only to nodes that know its pool secret, and this one has none: start this one with \
+                 --pool-secret-file"
+            ),
+            Some(NotAdmitted::NoSecret) => format!("{url} has no pool secret: {GIVE_IT_ONE}"),
+            _ => error.to_string(),
+        }
+    })
+}
+
+fn websocket() -> WebSocketConfig {
     let mut config = WebSocketConfig::default();
     config.read_buffer_size = 64 << 10;
-    config.max_message_size = Some(FRAME_BYTES_MAX);
-    config.max_frame_size = Some(FRAME_BYTES_MAX);
+    config.max_message_size = Some(FRAME_BYTES_MAX + SEAL_BYTES);
+    config.max_frame_size = Some(FRAME_BYTES_MAX + SEAL_BYTES);
     config.max_write_buffer_size = 2 * FRAME_BYTES_MAX;
-    let request = format!("ws://{authority}/v1/gossip");
-    let (socket, _) = client_async_with_config(request, stream, Some(config)).await.map_err(shown)?;
-    let frames = socket.filter_map(|message| async {
-        match message {
-            Ok(tungstenite::Message::Binary(bytes)) => Some(Ok(bytes)),
-            // Pings are answered by the library; text is no frame of ours, and decoding nothing says so.
+    config
+}
+
+/// A WebSocket as binary frames, which are sealed on the way if there are seals.
+fn frames<Io>(socket: WebSocketStream<Io>, seals: Option<Seals>) -> impl Transport + use<Io>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut outgoing, mut incoming) = seals.map(|seals| (seals.outgoing, seals.incoming)).unzip();
+    let opened = socket.filter_map(move |message| {
+        ready(match message {
+            Ok(tungstenite::Message::Binary(bytes)) => Some(match &mut incoming {
+                Some(seal) => seal.open(bytes).ok_or_else(|| "a frame that its peer has not sealed".to_string()),
+                None => Ok(bytes),
+            }),
+            // Text is no frame of ours, and decoding nothing says so. Where frames are sealed, nobody is told anything for it.
+            Ok(tungstenite::Message::Text(_)) if incoming.is_some() => Some(Err("a text, which is not sealed".into())),
             Ok(tungstenite::Message::Text(_)) => Some(Ok(Bytes::new())),
+            // Pings are answered by the library.
             Ok(_) => None,
             Err(error) => Some(Err(shown(error))),
-        }
+        })
     });
-    let frames = frames.with(|bytes: Bytes| async { Ok::<_, tungstenite::Error>(tungstenite::Message::Binary(bytes)) });
-    Ok(Box::pin(frames.sink_map_err(shown)))
+    let both = opened.with(move |frame: Bytes| {
+        let frame = match &mut outgoing {
+            Some(seal) => seal.seal(frame),
+            None => frame,
+        };
+        ready(Ok::<_, tungstenite::Error>(tungstenite::Message::Binary(frame)))
+    });
+    both.sink_map_err(shown)
 }
 
 /// The `host:port` of a node's URL.

@@ -6,11 +6,14 @@
 //! and answers to reads alike, while the next turns go on. So all that gathers while the disk is busy shares its next
 //! sync. Reads come to the data: a closure runs between two events, must be short, and takes copies out.
 
+mod admission;
 mod handle;
+mod handshake;
 mod journal;
 mod link;
 mod meters;
 mod published;
+mod secret;
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +24,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+pub use admission::{Admission, NotAdmitted, REFUSAL};
 pub use handle::{Node, Stopped};
-pub use link::{Network, Tcp, Transport, authority};
+pub use handshake::{CHALLENGE, Unproved};
+pub use link::{Network, Tcp, authority};
 pub use meters::Meters;
 pub use published::{Published, session_seqs};
+pub use secret::{PoolSecret, SECRET_BYTES_MIN, SECRETS_MAX, SecretError};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior},

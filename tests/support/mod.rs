@@ -18,7 +18,7 @@ use hyper_util::{
 };
 use lamplight::{
     api::{self, Api},
-    node::{Node, Tcp},
+    node::{Node, PoolSecret, Tcp},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
     storage::Store,
@@ -86,16 +86,27 @@ async fn start(name: &str, join: Option<String>) -> TestNode {
 
 /// Starts a node that founds a pool of its own and keeps its data in a new journal, and waits until it serves.
 pub async fn start_on(store: Store) -> TestNode {
-    let node = start_in("node-0", None, Retention::default(), Some(store)).await;
+    let node = start_in("node-0", None, Retention::default(), Some(store), PoolSecret::none()).await;
     until(&node.node, |replica| replica.standing() == Standing::Member).await;
     node
 }
 
 async fn start_with(name: &str, join: Option<String>, retention: Retention) -> TestNode {
-    start_in(name, join, retention, None).await
+    start_in(name, join, retention, None, PoolSecret::none()).await
 }
 
-async fn start_in(name: &str, join: Option<String>, retention: Retention, store: Option<Store>) -> TestNode {
+/// Starts a node that knows a pool secret, and joins or founds. It may never become a member.
+pub async fn start_knowing(name: &str, join: Option<String>, secret: &PoolSecret) -> TestNode {
+    start_in(name, join, Retention::default(), None, secret.clone()).await
+}
+
+async fn start_in(
+    name: &str,
+    join: Option<String>,
+    retention: Retention,
+    store: Option<Store>,
+    secret: PoolSecret,
+) -> TestNode {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let config = Config {
@@ -109,7 +120,8 @@ async fn start_in(name: &str, join: Option<String>, retention: Retention, store:
         seed: fastrand::u64(..),
         retention,
     };
-    let (node, stop) = (Node::resume(Replica::new(config), store, Tcp), CancellationToken::new());
+    let node = Node::guarded(Replica::new(config), store, Tcp, secret);
+    let stop = CancellationToken::new();
     let router = api::router(Api::new(node.clone(), stop.clone()));
     let serving = tokio::spawn(api::serve(listener, router, stop.clone()));
     let client = Client::builder(TokioExecutor::new()).build_http();

@@ -1,0 +1,175 @@
+//! The door of a node: which of those who open a link are let on to it.
+//!
+//! Where the pool has a secret, a link is nothing to the node's task before its peer has proved that. Until then a peer
+//! costs one small place here, for a few seconds at most; when all places are taken the one who came first gives way,
+//! so that many who prove nothing do not keep out one who can, and links that are proved are no matter of this door.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    handshake::{Challenge, Met, Seals, Unproved},
+    secret::{Key, PoolSecret},
+};
+
+/// Peers that have proved nothing yet, at once. One that can proves it within the time of two messages.
+const UNPROVED_MAX: usize = 64;
+/// How long a peer may take for the proof.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the log says that peers know another secret: they dial again and again.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Header that names to a dialler why it was not admitted, as far as it can do something about it.
+pub const REFUSAL: &str = "lamplight-refusal";
+
+/// Why no WebSocket is opened for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// The pool has a secret, and the peer offers no proof.
+    SecretNeeded,
+    /// The pool has none, and the peer asks for a proof.
+    NoSecret,
+    /// Its challenge is none, or there can be none for it.
+    Failed(Unproved),
+}
+
+impl NotAdmitted {
+    /// As the header says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            NotAdmitted::SecretNeeded => "secret-needed",
+            NotAdmitted::NoSecret => "no-secret",
+            NotAdmitted::Failed(_) => "failed",
+        }
+    }
+
+    /// What a word of the header stands for, if the dialler can do something about it.
+    pub(super) fn of_word(word: &str) -> Option<NotAdmitted> {
+        [NotAdmitted::SecretNeeded, NotAdmitted::NoSecret].into_iter().find(|why| why.word() == word)
+    }
+}
+
+/// The door of a node. A clone is the same door.
+#[derive(Clone, Default)]
+pub(super) struct Door {
+    secret: PoolSecret,
+    hall: Arc<Mutex<Hall>>,
+}
+
+/// Those who stand between the door and the node.
+#[derive(Default)]
+struct Hall {
+    /// From the first who came; dropping one sends that peer away.
+    unproved: VecDeque<oneshot::Sender<Infallible>>,
+    complained: Option<Instant>,
+}
+
+/// A peer that may go on to the proof, if there is to be one.
+pub struct Admission {
+    challenge: Option<(String, Met)>,
+    until: Instant,
+    /// Ends when the peer has to give way.
+    place: oneshot::Receiver<Infallible>,
+}
+
+impl Admission {
+    /// What the peer is to prove the secret with.
+    pub fn challenge(&self) -> Option<&str> {
+        self.challenge.as_ref().map(|(shown, _)| shown.as_str())
+    }
+}
+
+/// What a link is proved by; none where the pool has no secret.
+pub(super) type Proof = Option<(Key, Seals)>;
+
+impl Door {
+    pub(super) fn new(secret: PoolSecret) -> Door {
+        Door { secret, hall: Arc::default() }
+    }
+
+    pub(super) fn secret(&self) -> &PoolSecret {
+        &self.secret
+    }
+
+    /// Lets a peer that brings this challenge, or none, go on to the proof.
+    pub(super) fn admit(&self, challenge: Option<&str>) -> Result<Admission, NotAdmitted> {
+        let challenge = match (challenge, self.secret.is_set()) {
+            (None, false) => None,
+            (None, true) => return Err(NotAdmitted::SecretNeeded),
+            (Some(_), false) => return Err(NotAdmitted::NoSecret),
+            (Some(theirs), true) => {
+                let ours = Challenge::new().map_err(NotAdmitted::Failed)?;
+                Some((ours.shown(), ours.answers(theirs).map_err(NotAdmitted::Failed)?))
+            }
+        };
+        let (giving_way, place) = oneshot::channel();
+        self.hall(|hall| {
+            hall.unproved.retain(|other| !other.is_closed());
+            if hall.unproved.len() >= UNPROVED_MAX {
+                hall.unproved.pop_front();
+            }
+            hall.unproved.push_back(giving_way);
+        });
+        Ok(Admission { challenge, until: Instant::now() + PROOF_TIMEOUT, place })
+    }
+
+    /// Waits for the connection of an admitted peer, and for its proof.
+    pub(super) async fn pass<Io>(
+        &self,
+        admission: Admission,
+        opening: impl Future<Output = Result<Io, String>>,
+    ) -> Result<(Io, Proof), String>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Admission { challenge, until, place } = admission;
+        let proved = async {
+            let mut io = opening.await?;
+            let Some((_, met)) = challenge else { return Ok((io, None)) };
+            match met.check(&mut io, &self.secret.all()).await {
+                Ok(proof) => Ok((io, Some(proof))),
+                Err(why) => {
+                    if why == Unproved::OtherSecret {
+                        self.complain();
+                    }
+                    Err(why.to_string())
+                }
+            }
+        };
+        tokio::select! {
+            proved = timeout_at(until, proved) => {
+                proved.unwrap_or_else(|_| Err("it proved no pool secret in time".into()))
+            }
+            _ = place => Err("it gave way to others that have proved nothing either".into()),
+        }
+    }
+
+    /// Tells the operator, who may have changed the secret on one side only; but not at each attempt.
+    fn complain(&self) {
+        let now = Instant::now();
+        let is_news = self.hall(|hall| {
+            let is_news = hall.complained.is_none_or(|last| now >= last + COMPLAIN_EVERY);
+            hall.complained = if is_news { Some(now) } else { hall.complained };
+            is_news
+        });
+        if is_news {
+            tracing::warn!(
+                "a node with another pool secret was refused: if it is one of this pool, check --pool-secret-file on both"
+            );
+        }
+    }
+
+    fn hall<T>(&self, change: impl FnOnce(&mut Hall) -> T) -> T {
+        change(&mut self.hall.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

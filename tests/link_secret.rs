@@ -1,0 +1,520 @@
+//! The pool's secret: who knows it links, who does not learns nothing, and it changes while the pool runs.
+#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+
+#[path = "support/processes.rs"]
+mod processes;
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+use futures_util::{SinkExt, StreamExt, future::join_all};
+use hyper::Method;
+use lamplight::{
+    node::{CHALLENGE, PoolSecret},
+    op::{NodeId, PoolId},
+    replica::{LinkId, Standing},
+    wire::{self, Hello, Message},
+};
+use processes::{Http, Process};
+use serde_json::{Value, json};
+use support::{TestNode, start_knowing, start_node, until};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{self, client::IntoClientRequest},
+};
+use uuid::Uuid;
+
+const OLD: &str = "the secret until now";
+const NEW: &str = "the secret from now on";
+/// A challenge like any other: the base point, of which anyone may say that it is theirs.
+const SOME_CHALLENGE: &str = "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+/// The close frame that says that a secret is another.
+const REFUSED: [u8; 4] = [0x88, 2, 0x11, 0x31];
+
+fn secret(lines: &[&str]) -> PoolSecret {
+    PoolSecret::new(lines.join("\n").as_bytes()).unwrap()
+}
+
+/// A node that founds a pool with a secret, with a document that nobody else may see.
+async fn founder(lines: &[&str]) -> TestNode {
+    let node = start_knowing("founder", None, &secret(lines)).await;
+    until(&node.node, |replica| replica.standing() == Standing::Member).await;
+    node.put("/v1/docs/c/hidden", "\"what only members see\"").await.expect(201);
+    node
+}
+
+/// Asks until the pool has a problem with a URL, and gives its words.
+async fn problem_with(node: &TestNode, url: &str) -> String {
+    loop {
+        let pool = node.get("/v1/pool").await.expect(200).json();
+        let found = pool["problems"].as_array().unwrap().iter().find(|problem| problem["url"] == url);
+        if let Some(problem) = found {
+            return problem["detail"].as_str().unwrap().into();
+        }
+    }
+}
+
+/// A node that has taken nobody in, and is well.
+async fn is_alone(node: &TestNode) {
+    assert_eq!(node.get("/v1/pool").await.expect(200).json()["members"].as_array().unwrap().len(), 1);
+    assert_eq!(linked(node).await, BTreeSet::new());
+    node.put("/v1/docs/c/after", "1").await.expect(201);
+}
+
+async fn linked(node: &TestNode) -> BTreeSet<(NodeId, LinkId)> {
+    node.node.read(|replica, _| replica.linked().collect()).await.unwrap()
+}
+
+fn authority(node: &TestNode) -> &str {
+    node.url.strip_prefix("http://").unwrap()
+}
+
+/// The head of a request that opens a link.
+fn request(challenge: Option<&str>) -> String {
+    let challenge = challenge.map(|challenge| format!("{CHALLENGE}: {challenge}\r\n")).unwrap_or_default();
+    format!(
+        "GET /v1/gossip HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+         sec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n{challenge}\r\n"
+    )
+}
+
+/// A connection that has sent the head of a request and has been given the head of the answer.
+async fn knock(node: &TestNode, head: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(authority(node)).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let answer = read_head(&mut stream).await;
+    (stream, answer)
+}
+
+/// A head of HTTP, byte by byte, so that nothing behind it is taken.
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap().to_ascii_lowercase()
+}
+
+/// All that comes until the end, whether that is a good one or not.
+async fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    let _ = stream.read_to_end(&mut all).await;
+    all
+}
+
+/// Asserts that the head of an answer says nothing of the pool.
+fn tells_nothing(head: &str) {
+    for name in ["lamplight-node", "lamplight-clock", "lamplight-session"] {
+        assert!(!head.contains(name), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_know_the_same_secret_are_one_pool() {
+    let a = founder(&[OLD]).await;
+    // Accepted, but not the one it proves: it is for the other to dial.
+    let b = start_knowing("b", Some(a.url.clone()), &secret(&[OLD, NEW])).await;
+    until(&b.node, |replica| replica.standing() == Standing::Member).await;
+    let written = b.put("/v1/docs/c/x", "1").await.expect(201);
+    let read = a.call(Method::GET, "/v1/docs/c/x").header("lamplight-session", written.session());
+    assert_eq!(read.send().await.expect(200).text(), "1");
+    b.get("/v1/docs/c/hidden").await.expect(200);
+}
+
+#[tokio::test]
+async fn nodes_with_other_secrets_or_only_one_with_any_do_not_link_and_say_why() {
+    let a = founder(&[OLD]).await;
+    let other = start_knowing("other", Some(a.url.clone()), &secret(&[NEW])).await;
+    let words = problem_with(&other, &a.url).await;
+    assert!(words.contains("the pool secret of") && words.contains("is another: check --pool-secret-file"), "{words}");
+    let without = start_knowing("without", Some(a.url.clone()), &PoolSecret::none()).await;
+    let words = problem_with(&without, &a.url).await;
+    assert!(words.contains("this one has none: start this one with --pool-secret-file"), "{words}");
+    let open = start_node().await;
+    let with = start_knowing("with", Some(open.url.clone()), &secret(&[OLD])).await;
+    let words = problem_with(&with, &open.url).await;
+    assert!(words.contains("has no pool secret: start it with --pool-secret-file"), "{words}");
+    for stranger in [&other, &without, &with] {
+        let pool = stranger.get("/v1/pool").await.expect(200).json();
+        assert_eq!((&pool["state"], &pool["pool"], &pool["members"]), (&json!("joining"), &Value::Null, &json!([])));
+    }
+    is_alone(&a).await;
+    is_alone(&open).await;
+}
+
+#[tokio::test]
+async fn whoever_dials_without_the_secret_sees_a_challenge_and_nothing_else_whatever_it_sends() {
+    let a = founder(&[OLD]).await;
+    let id = a.node.id().to_string();
+    for head in [request(None), request(Some("")), request(Some("x")), request(Some(&"A".repeat(43)))] {
+        let (mut stream, answer) = knock(&a, &head.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("http/1.1 40"), "{answer}");
+        tells_nothing(&answer);
+        let body = String::from_utf8(rest(&mut stream).await).unwrap();
+        assert!(body.contains("pool-secret") && !body.contains(&id) && !body.contains("founder"), "{body}");
+    }
+    let hello = wire::encode(&Message::Hello(Hello {
+        node: NodeId(Uuid::new_v4()),
+        name: "peer".into(),
+        urls: Vec::new(),
+        pool: Some((PoolId(Uuid::new_v4()), "lamplight".into())),
+        wants: None,
+        member: false,
+        founds: false,
+        clock: 0,
+    }));
+    let messages = [
+        tungstenite::Message::binary(hello),
+        tungstenite::Message::binary(vec![7; 32]),
+        tungstenite::Message::binary(vec![7; 8 << 20]),
+        tungstenite::Message::text("hello"),
+        tungstenite::Message::Ping(vec![1].into()),
+        tungstenite::Message::binary(Vec::new()),
+        tungstenite::Message::Close(None),
+    ];
+    for message in messages {
+        let mut asked = format!("{}/v1/gossip", a.url.replace("http", "ws")).into_client_request().unwrap();
+        asked.headers_mut().insert(CHALLENGE, SOME_CHALLENGE.parse().unwrap());
+        let (mut socket, answer): (WebSocketStream<MaybeTlsStream<TcpStream>>, _) = connect_async(asked).await.unwrap();
+        let said: BTreeSet<&str> = answer.headers().keys().map(hyper::header::HeaderName::as_str).collect();
+        let expected = ["connection", "date", "lamplight-challenge", "sec-websocket-accept", "upgrade"];
+        assert_eq!(said, BTreeSet::from(expected));
+        assert_ne!(answer.headers()[CHALLENGE], SOME_CHALLENGE);
+        // It may be cut off before it has sent all.
+        let _ = socket.send(message).await;
+        while let Some(said) = socket.next().await {
+            match said {
+                Ok(tungstenite::Message::Close(frame)) => assert_eq!(frame.unwrap().reason, ""),
+                Ok(said) => panic!("it was told {said:?}"),
+                Err(_) => break,
+            }
+        }
+    }
+    is_alone(&a).await;
+}
+
+#[tokio::test]
+async fn a_page_of_a_browser_and_a_head_that_is_too_long_are_refused() {
+    let a = founder(&[OLD]).await;
+    let page = request(Some(SOME_CHALLENGE)).replace("host: x", "host: x\r\norigin: http://x");
+    let long = request(Some(SOME_CHALLENGE)).replace("host: x", &format!("host: x\r\nx: {}", "x".repeat(4 << 10)));
+    for (head, status) in [(page, "403"), (long, "431"), ("GET /v1/gossip HTTP/1.1\r\nhost: x\r\n\r\n".into(), "400")] {
+        let (_, answer) = knock(&a, &head).await;
+        assert!(answer.starts_with(&format!("http/1.1 {status}")), "{answer}");
+        tells_nothing(&answer);
+    }
+}
+
+/// What went over the connections through a proxy, a pair each: from who dialled, and from who was dialled.
+type Recorded = Arc<Mutex<Vec<(Vec<u8>, Vec<u8>)>>>;
+
+/// Passes on all that is said, and keeps it.
+async fn recorder(to: &TestNode) -> (String, Recorded) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (recorded, to): (Recorded, String) = (Arc::default(), authority(to).into());
+    let kept = Arc::clone(&recorded);
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect(&to).await.unwrap();
+            let place = {
+                let mut kept = kept.lock().unwrap();
+                kept.push((Vec::new(), Vec::new()));
+                kept.len() - 1
+            };
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            let forth = Arc::clone(&kept);
+            tokio::spawn(pass(near_in, far_out, move |bytes| forth.lock().unwrap()[place].0.extend(bytes)));
+            let back = Arc::clone(&kept);
+            tokio::spawn(pass(far_in, near_out, move |bytes| back.lock().unwrap()[place].1.extend(bytes)));
+        }
+    });
+    (url, recorded)
+}
+
+async fn pass(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    keep: impl Fn(&[u8]) + Send,
+) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        keep(&buffer[..read]);
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Where the head of HTTP ends, and what is behind it.
+fn split_head(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = bytes.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+    bytes.split_at(end)
+}
+
+#[tokio::test]
+async fn a_handshake_that_was_recorded_opens_nothing_and_what_was_recorded_tells_nothing() {
+    let a = founder(&[OLD]).await;
+    let (url, recorded) = recorder(&a).await;
+    let b = start_knowing("newcomer", Some(url.clone()), &secret(&[OLD])).await;
+    until(&b.node, |replica| replica.standing() == Standing::Member).await;
+    let written = b.put("/v1/docs/c/x", "\"what they say over the link\"").await.expect(201);
+    let read = a.call(Method::GET, "/v1/docs/c/x").header("lamplight-session", written.session());
+    read.send().await.expect(200);
+    let (asked, answered) =
+        recorded.lock().unwrap().iter().max_by_key(|(asked, answered)| asked.len() + answered.len()).unwrap().clone();
+    // Who stands between the two sees challenges and proofs, and the lengths of what they say.
+    let pool = a.node.read(|replica, _| replica.pool().cloned().unwrap()).await.unwrap();
+    let (a_id, b_id) = (a.node.id().0, b.node.id().0);
+    let hidden: [&[u8]; 7] = [
+        pool.1.as_bytes(),
+        pool.0.0.as_bytes(),
+        a_id.as_bytes(),
+        b_id.as_bytes(),
+        b"newcomer",
+        b"what only members see",
+        b"what they say over the link",
+    ];
+    assert!(asked.len() > 500 && answered.len() > 500, "they have linked");
+    for said in [&asked, &answered] {
+        for secret in hidden {
+            assert!(!split_head(said).1.windows(secret.len()).any(|part| part == secret));
+        }
+    }
+    let before = linked(&a).await;
+    // Said again to who was dialled: its challenge is another now.
+    let mut stream = TcpStream::connect(authority(&a)).await.unwrap();
+    let (head, said) = split_head(&asked);
+    stream.write_all(head).await.unwrap();
+    let answer = read_head(&mut stream).await;
+    assert!(answer.starts_with("http/1.1 101"), "{answer}");
+    // It may end before it has read what comes behind the proof.
+    let _ = stream.write_all(&said[..38]).await;
+    assert_eq!(rest(&mut stream).await, REFUSED);
+    assert_eq!(linked(&a).await, before);
+    // Said again to who dials.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(impostor(listener, move |key, _| {
+        let head = String::from_utf8(split_head(&answered).0.to_vec()).unwrap();
+        (with_accept(&head, key), split_head(&answered).1[..34].to_vec())
+    }));
+    b.node.join(url.clone()).await.unwrap();
+    let words = problem_with(&b, &url).await;
+    assert!(words.contains("is another: check"), "{words}");
+}
+
+/// The head of an answer with another key accepted.
+fn with_accept(head: &str, key: &str) -> String {
+    let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+    let other = |line: &&str| !line.to_ascii_lowercase().starts_with("sec-websocket-accept") && !line.is_empty();
+    let lines: Vec<&str> = head.split("\r\n").filter(other).collect();
+    format!("{}\r\nsec-websocket-accept: {accept}\r\n\r\n", lines.join("\r\n"))
+}
+
+/// One who is dialled and answers each request, of this key and challenge, by a head, and the proof by these bytes; none
+/// stand for the proof itself.
+async fn impostor(listener: TcpListener, answer: impl Fn(&str, &str) -> (String, Vec<u8>)) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            asked.push(stream.read_u8().await.unwrap());
+        }
+        let asked = String::from_utf8(asked).unwrap();
+        let header = |name: &str| {
+            let found = asked.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")));
+            found.unwrap().split_once(": ").unwrap().1
+        };
+        let (head, said) = answer(header("sec-websocket-key"), header(CHALLENGE));
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut proof = [0; 38];
+        stream.read_exact(&mut proof).await.unwrap();
+        let (mask, masked) = (&proof[2..6], &proof[6..]);
+        let proof: Vec<u8> = masked.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+        let said = if said.is_empty() { [&[0x82, 32], &proof[..]].concat() } else { said };
+        stream.write_all(&said).await.unwrap();
+        assert_eq!(rest(&mut stream).await, b"", "nothing is said to who has proved nothing");
+    }
+}
+
+#[tokio::test]
+async fn a_challenge_or_a_proof_that_is_sent_back_to_its_maker_is_refused() {
+    let a = founder(&[OLD]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    tokio::spawn(impostor(listener, move |key, challenge| {
+        (with_accept(&head.replace("\r\n\r\n", &format!("\r\n{CHALLENGE}: {challenge}\r\n\r\n")), key), Vec::new())
+    }));
+    a.node.join(url.clone()).await.unwrap();
+    let words = problem_with(&a, &url).await;
+    assert!(words.contains("is another: check"), "{words}");
+    is_alone(&a).await;
+}
+
+#[tokio::test]
+async fn whoever_is_silent_or_slow_before_the_proof_is_shed() {
+    let a = founder(&[OLD]).await;
+    // Each waits for the end, which is the node's; none of them ends by itself.
+    let began: [&[u8]; 4] = [&[], &[0x82], &[0x82, 0xa0, 1, 2, 3, 4], &[&[0x82, 0xa0][..], &[7; 35]].concat()];
+    let all = began.map(|bytes| {
+        let a = &a;
+        async move {
+            let (mut stream, _) = knock(a, &request(Some(SOME_CHALLENGE))).await;
+            stream.write_all(bytes).await.unwrap();
+            assert_eq!(rest(&mut stream).await, b"");
+        }
+    });
+    join_all(all).await;
+    is_alone(&a).await;
+}
+
+#[tokio::test]
+async fn a_crowd_that_proves_nothing_keeps_nobody_out() {
+    let a = founder(&[OLD]).await;
+    let b = start_knowing("b", Some(a.url.clone()), &secret(&[OLD])).await;
+    until(&b.node, |replica| replica.standing() == Standing::Member).await;
+    let before = linked(&a).await;
+    let mut crowd = Vec::new();
+    for _ in 0..200 {
+        crowd.push(knock(&a, &request(Some(SOME_CHALLENGE))).await.0);
+    }
+    let c = start_knowing("c", Some(a.url.clone()), &secret(&[OLD])).await;
+    until(&c.node, |replica| replica.standing() == Standing::Member).await;
+    assert!(linked(&a).await.is_superset(&before), "links that are proved are as they were");
+    // The first have given way.
+    assert_eq!(rest(&mut crowd[0]).await, b"");
+}
+
+#[tokio::test]
+async fn the_secret_changes_while_the_pool_runs() {
+    let secrets = [(); 3].map(|()| secret(&[OLD]));
+    let a = start_knowing("a", None, &secrets[0]).await;
+    let b = start_knowing("b", Some(a.url.clone()), &secrets[1]).await;
+    let c = start_knowing("c", Some(a.url.clone()), &secrets[2]).await;
+    let nodes = [&a, &b, &c];
+    all_linked(&nodes, &BTreeSet::new()).await;
+    let first = links_of(&nodes).await;
+    // Node by node, as an operator would; links stay, for what they were proved with is still accepted.
+    for lines in [[OLD, NEW].join("\n"), [NEW, OLD].join("\n")] {
+        for secret in &secrets {
+            assert_eq!(secret.replace(lines.as_bytes()), Ok(true));
+            all_linked(&nodes, &BTreeSet::new()).await;
+        }
+        assert_eq!(links_of(&nodes).await, first);
+    }
+    // A link that knows only the old secret ends, and is made anew with the new one.
+    for secret in &secrets {
+        assert_eq!(secret.replace(NEW.as_bytes()), Ok(true));
+    }
+    all_linked(&nodes, &first).await;
+    let newcomer = start_knowing("newcomer", Some(b.url.clone()), &secret(&[NEW])).await;
+    until(&newcomer.node, |replica| replica.standing() == Standing::Member).await;
+    let late = start_knowing("late", Some(b.url.clone()), &secret(&[OLD])).await;
+    assert!(problem_with(&late, &b.url).await.contains("is another"));
+}
+
+async fn links_of(nodes: &[&TestNode]) -> BTreeSet<(NodeId, NodeId, LinkId)> {
+    let mut all = BTreeSet::new();
+    for node in nodes {
+        all.extend(linked(node).await.into_iter().map(|(peer, link)| (node.node.id(), peer, link)));
+    }
+    all
+}
+
+/// Waits until every pair is linked by none of these links, and what one writes is read on the others.
+async fn all_linked(nodes: &[&TestNode], old: &BTreeSet<(NodeId, NodeId, LinkId)>) {
+    loop {
+        let links = links_of(nodes).await;
+        if links.is_disjoint(old) && links.len() == nodes.len() * (nodes.len() - 1) {
+            break;
+        }
+    }
+    for node in nodes {
+        let written = node.put("/v1/docs/c/round", "1").await;
+        for other in nodes {
+            let read = other.call(Method::GET, "/v1/docs/c/round").header("lamplight-session", written.session());
+            read.send().await.expect(200);
+        }
+    }
+}
+
+/// A directory of its own, which goes when it is dropped.
+struct Dir(std::path::PathBuf);
+
+impl Dir {
+    fn new() -> Dir {
+        let path = std::env::temp_dir().join(format!("lamplight-secret-{}", Uuid::new_v4()));
+        std::fs::create_dir(&path).unwrap();
+        Dir(path)
+    }
+
+    /// Writes a file, in one step as a careful operator does.
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(path.with_extension("new"), text).unwrap();
+        std::fs::rename(path.with_extension("new"), &path).unwrap();
+        path.to_str().unwrap().into()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_the_file_is_taken_without_a_restart_and_a_bad_one_is_named() {
+    let (dir, http) = (Dir::new(), Http::new());
+    let (first, second) = (dir.write("first", OLD), dir.write("second", NEW));
+    let serve = |file: &str, more: &[&str]| {
+        Process::serve(&[&["--memory", "--listen", "127.0.0.1:0", "--pool-secret-file", file], more].concat())
+    };
+    let a = serve(&first, &[]);
+    http.formed(&[&a], 1).await;
+    let b = serve(&second, &["--join", &a.url]);
+    let another = |pool: &Value| pool["problems"].to_string().contains("is another: check --pool-secret-file");
+    http.pool_until(&b, another).await;
+    dir.write("first", &format!("{OLD}\n{NEW}\n"));
+    http.formed(&[&a, &b], 2).await;
+    // A file that is empty, too short or gone opens no door and shuts none.
+    dir.write("second", "");
+    while !b.said().contains("there is no secret in it") {}
+    dir.write("second", "too short");
+    while !b.said().contains("the secret on line 1 is shorter than 16 bytes") {}
+    std::fs::remove_file(&second).unwrap();
+    while !b.said().contains("No such file") {}
+    http.converged(&[&a, &b]).await;
+    for said in [a.said(), b.said()] {
+        assert!(!said.contains(OLD) && !said.contains(NEW) && !said.contains("too short\n"), "{said}");
+    }
+}
+
+#[test]
+fn a_file_without_a_good_secret_is_named_at_the_start() {
+    let dir = Dir::new();
+    let path = |name: &str| dir.0.join(name).to_str().unwrap().to_string();
+    let cases = [
+        (path("missing"), "No such file"),
+        (path(""), "not a regular file"),
+        (dir.write("empty", "\n \n"), "there is no secret in it"),
+        (dir.write("short", "0123456789abcde\n"), "line 1 is shorter than 16 bytes. Make one with: head -c 32"),
+        (dir.write("many", &format!("{OLD}\n").repeat(9)), "more than 8 lines"),
+        (dir.write("long", &"x".repeat(100_000)), "more than 65536 bytes"),
+    ];
+    for (file, words) in cases {
+        let (code, said) = Process::refused(&["--memory", "--listen", "127.0.0.1:0", "--pool-secret-file", &file]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(words) && said.contains(&file) && !said.contains("0123456789"), "{said}");
+    }
+}
