@@ -2,6 +2,7 @@
 //!
 //! Rests on `node`. What each call takes and answers is written in docs/API.md; here is how.
 
+mod access;
 mod backup;
 mod bulk;
 mod changes;
@@ -29,6 +30,7 @@ mod text_docs;
 mod texts;
 mod tx;
 mod wait;
+mod watched;
 mod ws;
 mod yjs;
 
@@ -42,6 +44,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
 };
+pub use access::{Access, Site};
+use access::Pass;
 pub use error::Problem;
 use server::HEAD_BYTES_MAX;
 use texts::Texts;
@@ -74,13 +78,21 @@ pub struct Api {
     pub node: Node,
     /// Cancelled when streams to clients are to end.
     pub stop: CancellationToken,
+    /// Who may ask it what.
+    access: Access,
     texts: Arc<Texts>,
 }
 
 impl Api {
     /// For a node; must be called within a runtime. Streams to clients end when `stop` is cancelled.
     pub fn new(node: Node, stop: CancellationToken) -> Api {
-        Api { texts: Texts::new(node.clone()), node, stop }
+        Api { texts: Texts::new(node.clone()), node, stop, access: Access::default() }
+    }
+
+    /// The same, which lets in whom `access` does.
+    #[must_use]
+    pub fn guarded(self, access: Access) -> Api {
+        Api { access, ..self }
     }
 
     /// Reads from a node that holds the pool's data; of one that does not, a read would show a part of it.
@@ -135,19 +147,34 @@ pub fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// What every request passes: bounds on its head, the wait for its session, and the signature of its answer. One layer,
-/// since each costs a request some allocations.
-async fn door(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let admitted = match bound_head(&request) {
-        Ok(()) if is_data(request.uri().path()) => await_session(&api, request.headers().get(&SESSION).cloned()).await,
-        Ok(()) => Ok(()),
-        Err(problem) => Err(problem),
+/// What every request passes: bounds on its head, the check of its token and of where it comes from, the wait for its
+/// session, and the signature of its answer. One layer, since each costs a request some allocations; and where no tokens
+/// are asked for, the check costs none.
+async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let reader = api.access.site().reader(request.headers());
+    let checked = bound_head(&request).and_then(|()| api.access.check(&request));
+    let (pass, mut admitted) = match checked {
+        Ok(pass) => (pass, Ok(())),
+        Err(problem) => (Pass::Stranger, Err(problem)),
     };
-    let mut response = match admitted {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+    let is_stranger = api.access.asks() && matches!(pass, Pass::Stranger);
+    if admitted.is_ok() && !is_stranger && is_data(request.uri().path()) {
+        admitted = await_session(&api, request.headers().get(&SESSION).cloned()).await;
+    }
+    let mut response = match (admitted, api.access.site().preflight(&request)) {
+        (Err(problem), _) => problem.into_response(),
+        (Ok(()), Some(answer)) => answer,
+        (Ok(()), None) if api.access.asks() => {
+            request.extensions_mut().insert(pass.clone());
+            pass.bound(next.run(request).await)
+        }
+        (Ok(()), None) => next.run(request).await,
     };
-    sign(&api, response.headers_mut());
+    // The signature tells who the members are and how much they have written.
+    if !is_stranger {
+        sign(&api, response.headers_mut());
+    }
+    api.access.site().share(reader, response.headers_mut());
     response
 }
 

@@ -265,6 +265,11 @@ impl Live {
         self.held.lock().await.prose.vector()
     }
 
+    /// Whether an update brings nothing new.
+    pub async fn holds(&self, update: &[u8]) -> bool {
+        self.held.lock().await.prose.has(update)
+    }
+
     /// Reads it once the edits made here have come back; with the mark that it has there.
     pub async fn read<T>(&self, reading: impl FnOnce(&Prose) -> Result<T, Unfit>) -> Result<(T, Option<Text>), Problem> {
         let held = self.settled_held().await?;

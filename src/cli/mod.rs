@@ -16,6 +16,7 @@ macro_rules! examples {
     };
 }
 
+mod access;
 mod audit;
 mod backup;
 mod bench;

@@ -15,13 +15,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Failure, catching_up,
+    Failure,
+    access::AccessArgs,
+    catching_up,
     data::{self, Data, Keeping, Mark, Sync},
     leaving,
     size::Size,
 };
 use crate::{
-    api::{self, Api},
+    api::{self, Access, Api},
     node::{Node, Tcp},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
@@ -34,7 +36,7 @@ pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 /// Flags of `serve`.
 #[derive(Args, Debug)]
 pub struct ServeArgs {
-    /// Address to listen on.
+    /// Address to listen on. One that other machines reach needs --tokens or --jwt-key, or --insecure.
     #[arg(long, env = "LAMPLIGHT_LISTEN", default_value_t = LISTEN)]
     listen: SocketAddr,
     /// URL at which other nodes reach this one; made from the listen address if left out.
@@ -81,6 +83,8 @@ pub struct ServeArgs {
     /// as a newcomer, and needs an empty data directory, or --memory, for that.
     #[arg(long, env = "LAMPLIGHT_LEAVE")]
     leave: bool,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// Flags of `demo`.
@@ -109,6 +113,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
             bytes: usize::try_from(args.retain_bytes.0).unwrap_or(usize::MAX),
         },
     };
+    let access = args.access.open(bound, &config.urls)?;
     let keeping = Keeping { sync: args.sync, snapshot_bytes: args.snapshot_bytes.0 };
     let stop = stop_on_signal()?;
     let (replica, data) = if args.memory {
@@ -120,7 +125,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let kept = data.as_ref().map_or("in memory only".into(), |data| data.dir().display().to_string());
     tracing::info!(node = %replica.node(), name = replica.config().name, url, data = kept, "serving");
-    run(listener, replica, data, args.leave, stop).await
+    run(listener, replica, data, Door { access, leaves: args.leave }, stop).await
 }
 
 /// Runs three linked nodes until told to stop.
@@ -140,10 +145,17 @@ pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
             seed: fastrand::u64(..),
             retention: Retention::default(),
         };
-        nodes.spawn(run(listener, Replica::new(config), None, false, stop.clone()));
+        let door = Door { access: Access::default(), leaves: false };
+        nodes.spawn(run(listener, Replica::new(config), None, door, stop.clone()));
     }
     println!("Three nodes are running. Open {first}/?side and cut one of them off. Ctrl-C ends them.");
     nodes.join_all().await.into_iter().collect()
+}
+
+/// How clients come in, and whether the node leaves its pool with the last of them.
+struct Door {
+    access: Access,
+    leaves: bool,
 }
 
 /// Serves a node on a listener; then clients get their answers, peers what they lack, and links are told.
@@ -151,7 +163,7 @@ async fn run(
     listener: TcpListener,
     replica: Replica,
     data: Option<Data>,
-    leaves: bool,
+    door: Door,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let name = replica.config().name.clone();
@@ -180,9 +192,9 @@ async fn run(
             stopping.cancel();
         }
     });
-    let router = api::router(Api::new(node.clone(), stop.clone()));
+    let router = api::router(Api::new(node.clone(), stop.clone()).guarded(door.access));
     api::serve(axum::serve::ListenerExt::tap_io(listener, |io| drop(io.set_nodelay(true))), router, stop).await;
-    if leaves {
+    if door.leaves {
         leaving::leave(&node).await;
     }
     let advice =

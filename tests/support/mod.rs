@@ -16,7 +16,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use lamplight::{
-    api::{self, Api},
+    api::{self, Access, Api},
     node::{Node, Tcp},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
@@ -43,9 +43,16 @@ pub async fn start_node() -> TestNode {
     node
 }
 
+/// Starts a node that lets in whom `access` does, and waits until it serves.
+pub async fn start_guarded(access: Access) -> TestNode {
+    let node = start_with("node-0", None, Retention::default(), access).await;
+    until(&node.node, |replica| replica.standing() == Standing::Member).await;
+    node
+}
+
 /// Starts a node that founds a pool of its own, and forgets what is final.
 pub async fn start_forgetful_node() -> TestNode {
-    let node = start_with("node-0", None, Retention { ops: 0, bytes: 0 }).await;
+    let node = start_with("node-0", None, Retention { ops: 0, bytes: 0 }, Access::default()).await;
     until(&node.node, |replica| replica.standing() == Standing::Member).await;
     node
 }
@@ -72,10 +79,10 @@ pub async fn start_joining() -> TestNode {
 }
 
 async fn start(name: &str, join: Option<String>) -> TestNode {
-    start_with(name, join, Retention::default()).await
+    start_with(name, join, Retention::default(), Access::default()).await
 }
 
-async fn start_with(name: &str, join: Option<String>, retention: Retention) -> TestNode {
+async fn start_with(name: &str, join: Option<String>, retention: Retention, access: Access) -> TestNode {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let config = Config {
@@ -90,7 +97,7 @@ async fn start_with(name: &str, join: Option<String>, retention: Retention) -> T
         retention,
     };
     let (node, stop) = (Node::start(config, Tcp), CancellationToken::new());
-    let router = api::router(Api::new(node.clone(), stop.clone()));
+    let router = api::router(Api::new(node.clone(), stop.clone()).guarded(access));
     let serving = tokio::spawn(api::serve(listener, router, stop.clone()));
     let client = Client::builder(TokioExecutor::new()).build_http();
     TestNode { node, url, client, stop, serving }

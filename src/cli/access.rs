@@ -1,0 +1,102 @@
+//! `serve`'s flags of who may ask the node what, and the refusal to be open to a network by mistake.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+
+use super::Failure;
+use crate::api::{Access, Site};
+
+/// Who may ask a node what; docs/security.md tells more.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Security (docs/security.md)")]
+pub struct AccessArgs {
+    /// File of the tokens that clients show, as JSON: {"tokens":[{"name","role","collections","sha256"}…]}. It is read
+    /// again when it changes. Without it and without --jwt-key nobody is asked for a token.
+    #[arg(long, env = "LAMPLIGHT_TOKENS", value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// File of a key that JWTs may be signed with: an Ed25519 public key in PEM (`EdDSA`), or a secret of at least 32 bytes
+    /// (HS256). May be given several times; each is read again when it changes.
+    #[arg(long, env = "LAMPLIGHT_JWT_KEY", value_name = "FILE", value_delimiter = ',')]
+    jwt_key: Vec<PathBuf>,
+    /// Another origin, such as <https://app.example.com>, whose pages may read, write and open WebSockets here; may be given
+    /// several times. Without it only pages of this node may.
+    #[arg(long, env = "LAMPLIGHT_ALLOW_ORIGIN", value_name = "URL", value_delimiter = ',')]
+    allow_origin: Vec<String>,
+    /// Another name by which browsers and programs may ask this node; may be given several times. It answers to any address,
+    /// to localhost, and to the host of --advertise anyway.
+    #[arg(long, env = "LAMPLIGHT_ALLOW_HOST", value_name = "HOST", value_delimiter = ',')]
+    allow_host: Vec<String>,
+    /// Listen on an address other than loopback though anybody who reaches it may read and write everything: for networks on
+    /// which nobody else is.
+    #[arg(long, env = "LAMPLIGHT_INSECURE")]
+    insecure: bool,
+}
+
+/// What keeps strangers out of a node.
+struct Secrets {
+    /// Clients must show tokens.
+    clients: bool,
+    // The secret between peers (`/v1/gossip`) belongs here: without it, too, a node must not be open to a network.
+}
+
+impl AccessArgs {
+    /// Reads the files, and follows their changes. `urls` are those at which others reach the node.
+    pub fn open(self, listen: SocketAddr, urls: &[String]) -> Result<Access, Failure> {
+        let secrets = Secrets { clients: self.tokens.is_some() || !self.jwt_key.is_empty() };
+        if !self.insecure {
+            check_exposure(listen, &secrets)?;
+        } else if !is_loopback(listen) && !secrets.clients {
+            tracing::warn!(%listen, "--insecure: anybody who reaches this address may read and write everything");
+        }
+        let mut site = Site::default();
+        for host in self.allow_host.iter().chain(urls) {
+            site.add_host(host).map_err(|why| Failure::usage(format!("--allow-host and --advertise: {why}")))?;
+        }
+        for origin in &self.allow_origin {
+            site.add_origin(origin).map_err(|why| Failure::usage(format!("--allow-origin: {why}")))?;
+        }
+        Access::open(self.tokens, self.jwt_key, site).map_err(|why| Failure::new(format!("--tokens or --jwt-key: {why}")))
+    }
+}
+
+/// Refuses to listen where others are, with nothing that keeps them out.
+fn check_exposure(listen: SocketAddr, secrets: &Secrets) -> Result<(), Failure> {
+    if is_loopback(listen) || secrets.clients {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "{listen} can be reached from other machines, and this node would let everybody read and write everything. Three \
+         ways out: give it secrets (--tokens FILE, or --jwt-key FILE; docs/security.md); or listen on 127.0.0.1, behind a \
+         proxy that speaks TLS and asks for a password; or say --insecure, on a network where nobody else is"
+    )))
+}
+
+fn is_loopback(listen: SocketAddr) -> bool {
+    listen.ip().to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_open_without_secrets() {
+        let check = |listen: &str, clients, expected| {
+            let checked = check_exposure(listen.parse().unwrap(), &Secrets { clients });
+            assert_eq!(checked.is_ok(), expected, "{listen} {clients}");
+        };
+        for listen in ["127.0.0.1:7171", "127.1.2.3:1", "[::1]:7171", "[::ffff:127.0.0.1]:7171"] {
+            check(listen, false, true);
+        }
+        for listen in ["0.0.0.0:7171", "[::]:7171", "10.0.0.1:7171", "192.168.1.1:7171", "[fe80::1]:7171"] {
+            check(listen, false, false);
+            check(listen, true, true);
+        }
+        let Err(failure) = check_exposure("0.0.0.0:7171".parse().unwrap(), &Secrets { clients: false }) else { panic!() };
+        for way in ["--tokens", "127.0.0.1", "TLS", "--insecure"] {
+            assert!(failure.message.contains(way), "{}", failure.message);
+        }
+        assert_eq!(failure.code, 2);
+    }
+}
