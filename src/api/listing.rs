@@ -13,7 +13,14 @@ use compact_str::CompactString;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Api, Problem, access::{Pass, Reach}, extract::CollectionPath, past::When, query::Query, shape::DocBody};
+use super::{
+    Api, Problem,
+    access::{Pass, Reach},
+    extract::CollectionPath,
+    past::When,
+    query::Query,
+    shape::DocBody,
+};
 use crate::document::{
     View,
     json::{self, excerpt},

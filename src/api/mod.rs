@@ -28,6 +28,7 @@ mod shape;
 mod steps;
 mod text_docs;
 mod texts;
+mod tls;
 mod tx;
 mod wait;
 mod watched;
@@ -36,6 +37,8 @@ mod yjs;
 
 use std::sync::Arc;
 
+use access::Pass;
+pub use access::{Access, Site};
 use axum::{
     Extension, Router,
     extract::{Request, State},
@@ -44,12 +47,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
 };
-pub use access::{Access, Site};
-use access::Pass;
 pub use error::Problem;
 use server::HEAD_BYTES_MAX;
+pub use server::{serve, serve_with};
 use texts::Texts;
-pub use server::serve;
+pub use tls::Tls;
 use tokio::time::{Duration, Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 

@@ -62,10 +62,8 @@ pub async fn get(
         }
     };
     let kind = if as_delta { "application/json" } else { "text/plain; charset=utf-8" };
-    let kind = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
-        (header::VARY, HeaderValue::from_static("accept")),
-    ];
+    let kind =
+        [(header::CONTENT_TYPE, HeaderValue::from_static(kind)), (header::VARY, HeaderValue::from_static("accept"))];
     Ok((shape::describing(&view, frontier), kind, text).into_response())
 }
 
@@ -153,9 +151,8 @@ async fn answer(
         Ok(None) => {
             // It reads so already.
             let DocKey { collection, id } = doc.clone();
-            let look = move |replica: &Replica| {
-                replica.state().get(&collection, &id).map(|view| (view, replica.frontier()))
-            };
+            let look =
+                move |replica: &Replica| replica.state().get(&collection, &id).map(|view| (view, replica.frontier()));
             let (view, frontier) =
                 api.read(look).await?.ok_or_else(|| Problem::no_document(&doc.collection, &doc.id))?;
             return Ok((shape::describing(&view, frontier), Json(json!({ "unchanged": true }))).into_response());

@@ -204,9 +204,8 @@ async fn follow(texts: Weak<Texts>, mut published: watch::Receiver<Published>, n
             let told = match &found {
                 None => live.look_again().await,
                 Some(found) => {
-                    let of = |edited: &&Edited| {
-                        *edited.collection == *live.doc.collection && *edited.id == *live.doc.id
-                    };
+                    let of =
+                        |edited: &&Edited| *edited.collection == *live.doc.collection && *edited.id == *live.doc.id;
                     let entries = found.iter().enumerate().filter(|(_, edited)| of(edited));
                     let entries: Vec<(u64, Vec<crate::op::Op>)> =
                         entries.map(|(at, edited)| (place + at as u64, edited.ops.clone())).collect();
@@ -271,7 +270,10 @@ impl Live {
     }
 
     /// Reads it once the edits made here have come back; with the mark that it has there.
-    pub async fn read<T>(&self, reading: impl FnOnce(&Prose) -> Result<T, Unfit>) -> Result<(T, Option<Text>), Problem> {
+    pub async fn read<T>(
+        &self,
+        reading: impl FnOnce(&Prose) -> Result<T, Unfit>,
+    ) -> Result<(T, Option<Text>), Problem> {
         let held = self.settled_held().await?;
         let read = reading(&held.prose).map_err(|_| Problem::unreadable_text())?;
         Ok((read, held.mark.clone()))
@@ -453,7 +455,8 @@ impl Problem {
 
     /// 500 for a text whose updates the library cannot read.
     pub fn unreadable_text() -> Problem {
-        let detail = "this text cannot be worked out from its updates: GET …/history shows them, PUT it anew as text/plain";
+        let detail =
+            "this text cannot be worked out from its updates: GET …/history shows them, PUT it anew as text/plain";
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable-text", detail)
     }
 }
@@ -461,9 +464,8 @@ impl Problem {
 /// Whether something is a text for this node, for handlers that treat both kinds.
 pub async fn is_text(api: &Api, doc: &DocKey<'static>) -> Result<Option<bool>, Problem> {
     let doc = doc.clone();
-    let look = api.read(move |replica| {
-        replica.state().text(&doc.collection, &doc.id).map(crate::document::prose::is_prose)
-    });
+    let look =
+        api.read(move |replica| replica.state().text(&doc.collection, &doc.id).map(crate::document::prose::is_prose));
     look.await
 }
 

@@ -82,7 +82,8 @@ async fn follow<T: Send + Sync + 'static>(
     loop {
         looks.tick().await;
         let Some(held) = held.upgrade() else { return };
-        let (paths, reading, before, failing) = (paths.clone(), Arc::clone(&reading), known.clone(), complaint.is_some());
+        let (paths, reading, before, failing) =
+            (paths.clone(), Arc::clone(&reading), known.clone(), complaint.is_some());
         let current = now(&held);
         let looked = spawn_blocking(move || {
             let marks = marks(&paths);

@@ -261,7 +261,9 @@ impl Connection {
             (Some("unsubscribe"), Some(id)) => self.unsubscribe(id, members).map(Some),
             // A client may send it without knowing whether it is asked for.
             (Some("auth"), id) if matches!(self.pass, Pass::Open) => Ok(Some(authenticated(id.as_deref()))),
-            (Some("auth"), _) => Err(Problem::bad("bad-request", "this connection has a token: open another for another")),
+            (Some("auth"), _) => {
+                Err(Problem::bad("bad-request", "this connection has a token: open another for another"))
+            }
             (Some("ping"), id) => self.pong(id.as_deref(), members).map(Some),
             (Some("subscribe" | "write" | "unsubscribe"), None) => {
                 Err(Problem::bad("bad-request", "the message needs an \"id\", a string that its answers repeat"))

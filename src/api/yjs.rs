@@ -8,13 +8,13 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     extract::{
         State, WebSocketUpgrade,
         ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code, rejection::WebSocketUpgradeRejection},
     },
     http::Uri,
     response::Response,
-    Extension,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt, stream::FuturesOrdered};
@@ -261,7 +261,10 @@ impl Connection<'_> {
         self.early_bytes += update.len();
         self.early.push_back(update);
         if self.early.len() > EARLY_MAX.0 || self.early_bytes > EARLY_MAX.1 {
-            return Err(End::new(BAD, "updates build on others that never came: connect anew, with all of the document"));
+            return Err(End::new(
+                BAD,
+                "updates build on others that never came: connect anew, with all of the document",
+            ));
         }
         Ok(())
     }
@@ -284,7 +287,10 @@ impl Connection<'_> {
         Ok(())
     }
 
-    async fn on_receipt(&mut self, receipt: Result<Result<Receipt, Refused>, oneshot::error::RecvError>) -> Result<(), End> {
+    async fn on_receipt(
+        &mut self,
+        receipt: Result<Result<Receipt, Refused>, oneshot::error::RecvError>,
+    ) -> Result<(), End> {
         match receipt {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(refused)) => {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::Args;
 
 use super::Failure;
-use crate::api::{Access, Site};
+use crate::api::{Access, Site, Tls};
 
 /// Who may ask a node what; docs/security.md tells more.
 #[derive(Args, Debug)]
@@ -31,6 +31,13 @@ pub struct AccessArgs {
     /// which nobody else is.
     #[arg(long, env = "LAMPLIGHT_INSECURE")]
     insecure: bool,
+    /// Certificates to speak TLS with, in PEM, the node's own first; read again when they change. Without them it speaks
+    /// HTTP in clear.
+    #[arg(long, env = "LAMPLIGHT_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the first of these certificates, in PEM.
+    #[arg(long, env = "LAMPLIGHT_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 }
 
 /// What keeps strangers out of a node.
@@ -41,13 +48,21 @@ struct Secrets {
 }
 
 impl AccessArgs {
+    /// With which scheme the node is asked.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls_cert.is_some() { "https" } else { "http" }
+    }
+
     /// Reads the files, and follows their changes. `urls` are those at which others reach the node.
-    pub fn open(self, listen: SocketAddr, urls: &[String]) -> Result<Access, Failure> {
+    pub fn open(self, listen: SocketAddr, urls: &[String]) -> Result<(Access, Option<Tls>), Failure> {
         let secrets = Secrets { clients: self.tokens.is_some() || !self.jwt_key.is_empty() };
         if !self.insecure {
             check_exposure(listen, &secrets)?;
         } else if !is_loopback(listen) && !secrets.clients {
             tracing::warn!(%listen, "--insecure: anybody who reaches this address may read and write everything");
+        }
+        if !is_loopback(listen) && secrets.clients && self.tls_cert.is_none() {
+            tracing::warn!(%listen, "tokens come in clear: --tls-cert and --tls-key, or a proxy that speaks TLS, hide them");
         }
         let mut site = Site::default();
         for host in self.allow_host.iter().chain(urls) {
@@ -56,7 +71,10 @@ impl AccessArgs {
         for origin in &self.allow_origin {
             site.add_origin(origin).map_err(|why| Failure::usage(format!("--allow-origin: {why}")))?;
         }
-        Access::open(self.tokens, self.jwt_key, site).map_err(|why| Failure::new(format!("--tokens or --jwt-key: {why}")))
+        let tls = self.tls_cert.zip(self.tls_key).map(|(certificates, key)| Tls::open(certificates, key)).transpose();
+        let tls = tls.map_err(|why| Failure::new(format!("--tls-cert and --tls-key: {why}")))?;
+        let access = Access::open(self.tokens, self.jwt_key, site);
+        Ok((access.map_err(|why| Failure::new(format!("--tokens or --jwt-key: {why}")))?, tls))
     }
 }
 
@@ -93,7 +111,9 @@ mod tests {
             check(listen, false, false);
             check(listen, true, true);
         }
-        let Err(failure) = check_exposure("0.0.0.0:7171".parse().unwrap(), &Secrets { clients: false }) else { panic!() };
+        let Err(failure) = check_exposure("0.0.0.0:7171".parse().unwrap(), &Secrets { clients: false }) else {
+            panic!()
+        };
         for way in ["--tokens", "127.0.0.1", "TLS", "--insecure"] {
             assert!(failure.message.contains(way), "{}", failure.message);
         }

@@ -37,6 +37,7 @@ mod size;
 mod status;
 mod tx;
 mod watch;
+mod wire;
 
 use std::{
     io::{self, IsTerminal},

@@ -23,7 +23,7 @@ use super::{
     size::Size,
 };
 use crate::{
-    api::{self, Access, Api},
+    api::{self, Access, Api, Tls},
     node::{Node, Tcp},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
@@ -99,7 +99,7 @@ pub struct DemoArgs {
 pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let listener = bind(args.listen).await?;
     let bound = listener.local_addr().map_err(|error| Failure::new(error.to_string()))?;
-    let url = args.advertise.unwrap_or_else(|| url_of(bound));
+    let url = args.advertise.unwrap_or_else(|| url_of(args.access.scheme(), bound));
     let config = Config {
         node: NodeId(Uuid::new_v4()),
         name: args.name.unwrap_or_else(|| format!("node-{}", bound.port())),
@@ -113,7 +113,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
             bytes: usize::try_from(args.retain_bytes.0).unwrap_or(usize::MAX),
         },
     };
-    let access = args.access.open(bound, &config.urls)?;
+    let (access, tls) = args.access.open(bound, &config.urls)?;
     let keeping = Keeping { sync: args.sync, snapshot_bytes: args.snapshot_bytes.0 };
     let stop = stop_on_signal()?;
     let (replica, data) = if args.memory {
@@ -125,7 +125,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let kept = data.as_ref().map_or("in memory only".into(), |data| data.dir().display().to_string());
     tracing::info!(node = %replica.node(), name = replica.config().name, url, data = kept, "serving");
-    run(listener, replica, data, Door { access, leaves: args.leave }, stop).await
+    run(listener, replica, data, Door { access, tls, leaves: args.leave }, stop).await
 }
 
 /// Runs three linked nodes until told to stop.
@@ -145,7 +145,7 @@ pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
             seed: fastrand::u64(..),
             retention: Retention::default(),
         };
-        let door = Door { access: Access::default(), leaves: false };
+        let door = Door { access: Access::default(), tls: None, leaves: false };
         nodes.spawn(run(listener, Replica::new(config), None, door, stop.clone()));
     }
     println!("Three nodes are running. Open {first}/?side and cut one of them off. Ctrl-C ends them.");
@@ -155,6 +155,7 @@ pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
 /// How clients come in, and whether the node leaves its pool with the last of them.
 struct Door {
     access: Access,
+    tls: Option<Tls>,
     leaves: bool,
 }
 
@@ -193,7 +194,8 @@ async fn run(
         }
     });
     let router = api::router(Api::new(node.clone(), stop.clone()).guarded(door.access));
-    api::serve(axum::serve::ListenerExt::tap_io(listener, |io| drop(io.set_nodelay(true))), router, stop).await;
+    let listener = axum::serve::ListenerExt::tap_io(listener, |io| drop(io.set_nodelay(true)));
+    api::serve_with(listener, router, door.tls, stop).await;
     if door.leaves {
         leaving::leave(&node).await;
     }
@@ -214,12 +216,12 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-fn url_of(bound: SocketAddr) -> String {
+fn url_of(scheme: &str, bound: SocketAddr) -> String {
     if !bound.ip().is_unspecified() {
-        return format!("http://{bound}");
+        return format!("{scheme}://{bound}");
     }
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".into());
-    format!("http://{}:{}", host.trim(), bound.port())
+    format!("{scheme}://{}:{}", host.trim(), bound.port())
 }
 
 fn stop_on_signal() -> Result<CancellationToken, Failure> {

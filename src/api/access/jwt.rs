@@ -154,7 +154,8 @@ fn key(path: &Path) -> Result<Key, String> {
         return Ok(Key::Hs256(hmac::Key::new(hmac::HMAC_SHA256, secret)));
     };
     // Never taken as a secret: what is public must not sign.
-    let body = text.strip_prefix("-----BEGIN PUBLIC KEY-----").and_then(|rest| rest.strip_suffix("-----END PUBLIC KEY-----"));
+    let body =
+        text.strip_prefix("-----BEGIN PUBLIC KEY-----").and_then(|rest| rest.strip_suffix("-----END PUBLIC KEY-----"));
     let der = body.and_then(|body| BASE64_STANDARD.decode(body.replace(['\n', '\r'], "")).ok());
     let public = der.as_deref().and_then(|der| der.strip_prefix(&ED25519_PREFIX)).filter(|key| key.len() == 32);
     let public = public.ok_or(
@@ -247,7 +248,14 @@ mod tests {
         check(&secret_keys(), signed(r#"{"alg":"HS256","crit":["exp"]}"#, &claims, hs256(SECRET)));
         let good = signed(r#"{"alg":"HS256"}"#, &claims, hs256(SECRET));
         assert!(secret_keys().verify(&good, NOW).is_ok());
-        for bad in [format!("{good}."), format!("{good}="), good.replacen('.', "..", 1), ".".into(), "..".into(), String::new()] {
+        for bad in [
+            format!("{good}."),
+            format!("{good}="),
+            good.replacen('.', "..", 1),
+            ".".into(),
+            "..".into(),
+            String::new(),
+        ] {
             check(&secret_keys(), bad);
         }
     }
@@ -266,7 +274,8 @@ mod tests {
             format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", BASE64_STANDARD.encode(der)).into_bytes()
         };
         assert!(matches!(read(&pem("PUBLIC KEY", &der)), Ok(Key::EdDsa(_))));
-        for bad in [pem("PRIVATE KEY", &der), pem("PUBLIC KEY", &der[1..]), b"-----BEGIN".to_vec(), b"short\n".to_vec()] {
+        for bad in [pem("PRIVATE KEY", &der), pem("PUBLIC KEY", &der[1..]), b"-----BEGIN".to_vec(), b"short\n".to_vec()]
+        {
             assert!(read(&bad).is_err());
         }
         std::fs::remove_file(&dir).unwrap();

@@ -64,7 +64,9 @@ impl Site {
         let origin = text.trim_end_matches('/').to_ascii_lowercase();
         let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://")).unwrap_or_default();
         if authority.is_empty() || authority.contains(['/', '?', '#', '@', '*', ' ', ',']) {
-            return Err(format!("{text:?} is no origin: it looks like https://app.example.com, with a port if it has one"));
+            return Err(format!(
+                "{text:?} is no origin: it looks like https://app.example.com, with a port if it has one"
+            ));
         }
         self.origins.push(origin);
         Ok(())
@@ -99,7 +101,8 @@ impl Site {
             return Err(Problem::bad_header("Host must be there once"));
         }
         // Who sends none is no browser. A URI with an authority counts for more than the header (RFC 9112, section 3.2.2).
-        let named = [host.map(|host| host.to_str().unwrap_or("?")), uri.authority().map(|authority| authority.as_str())];
+        let named =
+            [host.map(|host| host.to_str().unwrap_or("?")), uri.authority().map(|authority| authority.as_str())];
         match named.into_iter().flatten().find(|authority| !self.knows(name_of(authority))) {
             None => Ok(()),
             Some(unknown) => {
@@ -193,12 +196,33 @@ mod tests {
         site.add_host("http://DB.example.com:7171/").unwrap();
         site.add_host("other").unwrap();
         let check = |authority, expected| assert_eq!(site.knows(name_of(authority)), expected, "{authority}");
-        for known in ["localhost", "localhost:7171", "LOCALHOST.:1", "a.localhost", "127.0.0.1:7171", "10.1.2.3", "[::1]", "[::1]:7171",
-            "db.example.com", "DB.Example.COM.:80", "other:1"] {
+        for known in [
+            "localhost",
+            "localhost:7171",
+            "LOCALHOST.:1",
+            "a.localhost",
+            "127.0.0.1:7171",
+            "10.1.2.3",
+            "[::1]",
+            "[::1]:7171",
+            "db.example.com",
+            "DB.Example.COM.:80",
+            "other:1",
+        ] {
             check(known, true);
         }
-        for unknown in ["", ":7171", "evil.example.com", "example.com", "db.example.com.evil.com", "xlocalhost", "localhost.evil.com",
-            "127.0.0.1.evil.com", "127.0.0.1@evil.com", "1.2.3"] {
+        for unknown in [
+            "",
+            ":7171",
+            "evil.example.com",
+            "example.com",
+            "db.example.com.evil.com",
+            "xlocalhost",
+            "localhost.evil.com",
+            "127.0.0.1.evil.com",
+            "127.0.0.1@evil.com",
+            "1.2.3",
+        ] {
             check(unknown, false);
         }
         for bad in ["", "http://", "a b", "*.example.com"] {

@@ -53,7 +53,11 @@ impl Tokens {
         let tokens = Tokens::parse(&bytes, before).map_err(|why| format!("{}: {why}", path.display()))?;
         if let Some(before) = before {
             let kept = |hash, grant| tokens.grants.get(hash).is_some_and(|now| Arc::ptr_eq(now, grant));
-            before.grants.iter().filter(|(hash, grant)| !kept(hash, grant)).for_each(|(_, grant)| grant.revoked.cancel());
+            before
+                .grants
+                .iter()
+                .filter(|(hash, grant)| !kept(hash, grant))
+                .for_each(|(_, grant)| grant.revoked.cancel());
         }
         Ok(tokens)
     }
@@ -155,7 +159,9 @@ mod tests {
         {
             let tokens = parse(&one(&member)).unwrap();
             assert_eq!(tokens.get(TOKEN).unwrap().name, "ada", "{member}");
-            for other in ["", "correct-horse-batterx", "correct-horse-batter", "correct-horse-battery ", &sha256, &blake3] {
+            for other in
+                ["", "correct-horse-batterx", "correct-horse-batter", "correct-horse-battery ", &sha256, &blake3]
+            {
                 assert!(tokens.get(other).is_none(), "{other}");
             }
         }
@@ -175,7 +181,10 @@ mod tests {
             (&one(&format!(r#""sha256":"{hash}","blake3":"{hash}""#)), "one of"),
             (&one(r#""sha256":null"#), "one of"),
             (r#"{"tokens":[{"name":"a","role":"root","token":"correct-horse-battery"}]}"#, "unknown variant"),
-            (r#"{"tokens":[{"name":"a","role":"read","token":"correct-horse-battery"}]}"#, "tokens[0]: \"collections\""),
+            (
+                r#"{"tokens":[{"name":"a","role":"read","token":"correct-horse-battery"}]}"#,
+                "tokens[0]: \"collections\"",
+            ),
             (r#"{"tokens":[{"name":"","role":"admin","token":"correct-horse-battery"}]}"#, "\"name\""),
         ] {
             let why = parse(text).unwrap_err();
