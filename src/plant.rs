@@ -65,11 +65,21 @@ pub enum Rule {
     SnapshotAt,
     /// A snapshot counts once it is whole.
     WholeOnly,
+    /// An edit of a text that is not there any more has no effect.
+    EditHeld,
+    /// Edits that are forgotten stay in the text.
+    EditKept,
+    /// Who has left a room stays known as gone, lest a late message bring it back.
+    Graves,
+    /// The clients of a node that is not heard any more are gone.
+    Absent,
+    /// Who lacks what clients show says so, and is sent it again.
+    Attendance,
 }
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 30] = [
+    pub const ALL: [Rule; 35] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -100,6 +110,11 @@ impl Rule {
         Rule::ForgetFinal,
         Rule::SnapshotAt,
         Rule::WholeOnly,
+        Rule::EditHeld,
+        Rule::EditKept,
+        Rule::Graves,
+        Rule::Absent,
+        Rule::Attendance,
     ];
 }
 

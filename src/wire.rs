@@ -6,7 +6,7 @@
 //! the refusal. What [`decode`] returns has been checked whole; it never panics and allocates no more than a small
 //! multiple of the frame's length.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -16,12 +16,21 @@ use crate::{
     snapshot::{Key, Part, Whole},
 };
 
-/// The protocol version this node speaks. Version 1, without snapshots, was never released.
-pub const VERSION: u8 = 2;
+/// The protocol version this node speaks. Version 1, without snapshots, was never released; version 3 has edits of texts among
+/// the commands of an op, and presence.
+pub const VERSION: u8 = 3;
 /// Longest frame: one op of the largest size, and what goes with it.
 pub const FRAME_BYTES_MAX: usize = OP_BYTES_MAX + (1 << 20);
 /// A sender of ops ends its batch when it passes this, so that a frame is some milliseconds of work for its receiver.
 pub const BATCH_BYTES: usize = 256 << 10;
+/// Longest name of a room, in bytes: a kind, and the longest collection and id of a document.
+pub const ROOM_BYTES_MAX: usize = 384;
+/// Longest name of a client in a room, in bytes: some ids side by side.
+pub const CLIENT_BYTES_MAX: usize = 64;
+/// Longest state of a client in a room, in bytes: a name, a colour and a cursor take a few hundred. All nodes keep it in memory.
+pub const STATE_BYTES_MAX: usize = 4 << 10;
+/// Most clients in one message about presence; more of the shortest would be a long turn for its receiver.
+pub const PRESENT_MAX: usize = 1_024;
 
 const HELLO: u8 = 0;
 const REFUSAL: u8 = 255;
@@ -49,6 +58,10 @@ pub enum Message {
     Ask,
     /// The sender has stored so many of the receiver's ops.
     Held(u64),
+    /// What clients show of themselves in rooms: what may be new to the receiver.
+    Presence(Vec<Present>),
+    /// How far the sender knows what the clients of each node show: "send me what I lack".
+    Attendance(Vec<(NodeId, Attendance)>),
 }
 
 impl Message {
@@ -56,6 +69,39 @@ impl Message {
     pub fn is_batch(&self) -> bool {
         matches!(self, Message::Ops(..) | Message::Snapshot(..))
     }
+}
+
+/// What a client of a node shows of itself in a room, or that it is gone. It is never stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Present {
+    /// The node that the client is connected to.
+    pub node: NodeId,
+    /// The room.
+    pub room: Arc<str>,
+    /// The client, as its node names it.
+    pub client: Arc<str>,
+    /// Greater ones are later. The first number rises with each start of the node's process, the second with each change there.
+    pub version: (u64, u64),
+    /// What it shows; none if it is gone. Nodes do not look into it.
+    pub state: Option<Arc<str>>,
+}
+
+impl Present {
+    /// Whether it keeps the bounds.
+    fn is_sound(&self) -> bool {
+        (1..=ROOM_BYTES_MAX).contains(&self.room.len())
+            && (1..=CLIENT_BYTES_MAX).contains(&self.client.len())
+            && self.state.as_ref().is_none_or(|state| state.len() <= STATE_BYTES_MAX)
+    }
+}
+
+/// How far somebody knows what the clients of a node show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attendance {
+    /// The greatest version that it has heard of.
+    pub version: (u64, u64),
+    /// A sum over those that are there.
+    pub digest: u64,
 }
 
 /// How far somebody has come with a snapshot.
@@ -135,6 +181,8 @@ pub struct Beat {
     pub state: u64,
     /// Up to where everything is final for it: with equal logs, for the receiver too.
     pub frontier: u64,
+    /// A sum over all that clients show: equal sums, equal rooms.
+    pub presence: u64,
     /// Signs of life of members, those that the receiver may not have.
     pub pulses: Vec<(NodeId, Pulse)>,
 }
@@ -204,6 +252,8 @@ enum Wire<'a> {
     Snapshot(u64, Part),
     Ask,
     Held(u64),
+    Presence(Vec<Present>),
+    Attendance(Vec<(NodeId, Attendance)>),
 }
 
 /// Bytes that are written in one piece and read without a copy.
@@ -231,6 +281,8 @@ pub fn encode(message: &Message) -> Vec<u8> {
         Message::Snapshot(time, part) => Wire::Snapshot(*time, part.clone()),
         Message::Ask => Wire::Ask,
         Message::Held(seq) => Wire::Held(*seq),
+        Message::Presence(presents) => Wire::Presence(presents.clone()),
+        Message::Attendance(known) => Wire::Attendance(known.clone()),
     };
     with(vec![VERSION], &wire)
 }
@@ -263,6 +315,11 @@ fn message(wire: Wire<'_>) -> Result<Message, WireError> {
         Wire::Fetch(begun) => Ok(Message::Fetch(begun)),
         Wire::Ask => Ok(Message::Ask),
         Wire::Held(seq) => Ok(Message::Held(seq)),
+        Wire::Presence(presents) if presents.len() <= PRESENT_MAX && presents.iter().all(Present::is_sound) => {
+            Ok(Message::Presence(presents))
+        }
+        Wire::Presence(_) => Err(WireError::Malformed),
+        Wire::Attendance(known) => Ok(Message::Attendance(known)),
         Wire::Snapshot(time, part) => {
             if let Part::Documents(slice) = &part {
                 slice.documents.iter().try_for_each(document::check_base).map_err(WireError::Content)?;

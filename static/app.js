@@ -1,16 +1,19 @@
 // The controller of the page: holds the state, talks with the node, and lets the views draw after every change.
+import { asked, isAsked, say } from "./address.js";
 import { Connection, newKey, request } from "./connection.js";
 import { Diagram } from "./diagram.js";
+import { DocumentWriter } from "./document-writer.js";
 import { renew, h } from "./dom.js";
+import { Editor } from "./editor.js";
 import { fault, filterFault, pretty } from "./json.js";
 import { Past } from "./past.js";
 import { NODES_MAX, poolPicture } from "./pool-picture.js";
-import { Documents, Edits, Writes, guardOf, idFault, isCollection, meet, overwrite } from "./store.js";
+import { Documents, Edits, Writes, idFault, isCollection, overwrite } from "./store.js";
 import { count, problemWords, roster } from "./words.js";
 import { addingForm, documentRows, pastRows, receipts } from "./view-documents.js";
 import { connectionState, finality, heldBack, holdersOf, identity, linkStrip, members } from "./view-pool.js";
 import { operations } from "./view-log.js";
-import { choose, frames, showable } from "./view-side.js";
+import { VIEWS, choose, frames, showable, viewButtons } from "./view-side.js";
 
 /// The log is asked for when the pool tells of something new, and now and then anyway: a status can change by itself.
 const LOG_AT_MOST_EVERY_MS = 1000;
@@ -20,15 +23,16 @@ const DRAW_AT_MOST_EVERY_MS = 100;
 const DRAW_REST_TIMES = 12;
 const FILTER_SETTLES_MS = 350;
 const OTHER = "/other";
+/// Where there is no text yet, all pages begin the same one.
+const NEW_TEXT = "scratch";
 
 const $ = (id) => document.getElementById(id);
-const query = new URLSearchParams(location.search);
-const embedded = query.has("embed");
+const embedded = isAsked("embed");
 /// A picture of what happens must not lag behind it; three frames side by side have no picture and share one machine.
 const POLL_EVERY_MS = embedded ? 1000 : 250;
 
 const state = {
-  collection: isCollection(query.get("collection") ?? "") ? query.get("collection") : "notes",
+  collection: isCollection(asked("collection") ?? "") ? asked("collection") : "notes",
   collections: [],
   filter: "",
   filterFault: null,
@@ -44,7 +48,10 @@ const state = {
   cutting: false,
   log: null,
   logFailure: null,
-  side: query.has("side") && !embedded,
+  /// The text that the user has opened; null until then, and the page opens one by itself.
+  text: asked("text"),
+  side: isAsked("side") && !embedded,
+  view: VIEWS.includes(asked("view")) ? asked("view") : VIEWS[0],
   sideChosen: [],
 };
 
@@ -73,11 +80,13 @@ function drawNow() {
   document.title = pool ? `${nodes.name(pool.node)} · Lamplight` : "Lamplight";
   document.body.classList.toggle("embed", embedded);
   document.body.classList.toggle("side", state.side);
+  document.body.classList.toggle("view-text", state.view === "text");
   document.body.classList.toggle("reading-past", past.time !== null);
   diagram.markPast(past.time);
   renew($("identity"), identity(pool, nodes));
   renew($("connection"), connectionState(state.connection));
   drawSide(nodes);
+  drawEditor();
   if (state.side) return;
 
   renew($("links"), linkStrip(state, nodes));
@@ -107,6 +116,15 @@ function drawCollections() {
   if ($("collection-other").hidden) select.value = state.collection;
 }
 
+/// Opens a text once it is known which there are. Side by side the frames have editors of their own.
+function drawEditor() {
+  if (state.side) return editor.close();
+  if (editor.id === null && (state.text !== null || state.documents.loaded)) {
+    editor.open(state.collection, state.text ?? state.documents.texts()[0] ?? NEW_TEXT);
+  }
+  editor.take({ documents: state.documents, isFiltered: state.filter !== "", past, isCut: state.pool?.cut === true });
+}
+
 function drawSide(nodes) {
   const candidates = showable(nodes);
   const toggle = $("side-toggle");
@@ -114,9 +132,11 @@ function drawSide(nodes) {
   toggle.textContent = state.side ? "Back to this node" : "Side by side";
   $("side").hidden = !state.side;
   $("links").hidden = state.side;
+  $("side-views").hidden = !state.side;
+  renew($("side-views"), state.side && viewButtons(state.view));
   const shown = state.side ? choose(candidates, state.sideChosen) : [];
   state.sideChosen = shown.map(({ member }) => member.id);
-  renew($("side"), state.side ? frames(shown, nodes.members.length, state.collection, nodes) : null);
+  renew($("side"), state.side ? frames(shown, nodes.members.length, state, nodes) : null);
 }
 
 // ---- The diagram, and the documents of a time past ----
@@ -128,6 +148,21 @@ const diagram = new Diagram($("diagram"), {
     $("documents").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "instant" : "smooth" });
   },
 });
+
+// ---- The text ----
+
+const editor = new Editor($("editor"), { onOpen: openText, onEditJson: startEdit });
+
+function openText(id) {
+  state.text = id;
+  say("text", id);
+  editor.open(state.collection, id);
+  draw();
+}
+
+// A page that may come back from the browser's memory comes back with a new session.
+addEventListener("pagehide", () => editor.destroy());
+addEventListener("pageshow", ({ persisted }) => persisted && draw());
 
 // ---- The live documents ----
 
@@ -153,13 +188,13 @@ const connection = new Connection({
     if (message.id !== `s${subscription}` && (message.type !== "error" || message.id !== undefined)) return;
     switch (message.type) {
       case "snapshot":
-        if (state.documents.snapshot(message.docs, message.more)) meetEdits();
+        if (state.documents.snapshot(message.docs, message.more)) writer.meetSnapshot();
         break;
       case "change": {
         const edit = state.edits.get(state.collection, message.doc.id);
         state.documents.change(message.doc);
         changes += 1;
-        if (edit) meetEdit(edit, message.doc);
+        if (edit) writer.meetChange(edit, message.doc);
         break;
       }
       case "resync":
@@ -173,6 +208,8 @@ const connection = new Connection({
     draw();
   },
 });
+
+const writer = new DocumentWriter({ state, connection, draw, focus: focusRow });
 
 /// Subscribes afresh: on opening, and whenever the collection or the filter changes. The number tells the answers of
 /// this subscription from late ones of the subscription before.
@@ -190,9 +227,10 @@ function openCollection(name) {
     state.collection = name;
     state.documents = new Documents();
     state.confirming = null;
-    const address = new URL(location.href);
-    address.searchParams.set("collection", name);
-    history.replaceState(null, "", address);
+    state.text = null;
+    editor.close();
+    say("collection", name);
+    say("text", null);
     subscribe();
     past.ask();
   }
@@ -210,101 +248,7 @@ function takeFilter() {
   draw();
 }
 
-/// Holds an open editor against a change that arrived. `removed` without a version says only that the filter lost it.
-function meetEdit(edit, doc) {
-  if (doc.deleted) meet(edit, null);
-  else if (doc.version !== undefined) meet(edit, { ...doc, text: JSON.stringify(doc.value) });
-  if (doc.deleted && edit.theirs) edit.theirs.stamp = doc.stamp;
-}
-
-function meetEdits() {
-  for (const edit of state.edits.of(state.collection)) {
-    const doc = state.documents.get(edit.id);
-    if (doc) meet(edit, doc);
-    // Not in the snapshot: deleted, or only outside the filter. The node knows.
-    else if (!edit.busy) readTheirs(edit);
-  }
-}
-
-/// Asks the node how the edited document now is.
-async function readTheirs(edit) {
-  try {
-    const { content, headers } = await request(docPath(edit.collection, edit.id));
-    meet(edit, { version: headers.get("ETag")?.replaceAll('"', ""), stamp: headers.get("Lamplight-Stamp"), value: content, text: JSON.stringify(content) });
-  } catch (problem) {
-    if (problem.status === 404) meet(edit, null);
-    else edit.error = problemWords(problem);
-  }
-  draw();
-}
-
-const docPath = (collection, id) => `/v1/docs/${encodeURIComponent(collection)}/${encodeURIComponent(id)}`;
-
-// ---- Writing ----
-
-async function save(edit) {
-  edit.error = fault(edit.text);
-  if (edit.error || edit.busy) return draw();
-  edit.busy = true;
-  draw();
-  try {
-    noteReceipt("Saved", await connection.write([guardOf(edit)], putText(edit.collection, edit.id, edit.text)));
-    state.edits.close(edit);
-    focusRow(edit.id, "edit");
-  } catch (problem) {
-    edit.busy = false;
-    if (isConflict(problem)) await readTheirs(edit);
-    // A guard that failed without a difference to show would leave the user at a loss; then the node's words are shown.
-    if (!edit.theirs) edit.error = problemWords(problem);
-  }
-  draw();
-}
-
-async function add(form) {
-  const { adding } = state;
-  adding.id = form.elements.id.value.trim();
-  adding.error = idFault(adding.id) ?? fault(adding.text);
-  if (adding.error || adding.busy) return draw();
-  adding.busy = true;
-  draw();
-  try {
-    const { collection } = state;
-    const receipt = adding.id === ""
-      ? (await request(`/v1/docs/${encodeURIComponent(collection)}`, { method: "POST", body: adding.text, headers: { "Idempotency-Key": adding.key } })).content
-      : await connection.write([{ absent: { collection, id: adding.id } }], putText(collection, adding.id, adding.text));
-    noteReceipt("Added", receipt);
-    state.adding = null;
-    $("add").focus();
-  } catch (problem) {
-    adding.busy = false;
-    adding.error = isConflict(problem) ? `There is a document ${adding.id} already. Choose another id, or edit that one.` : problemWords(problem);
-  }
-  draw();
-}
-
-async function remove(id, version) {
-  const { collection } = state;
-  state.confirming = null;
-  draw();
-  try {
-    noteReceipt("Deleted", await connection.write([{ version: { collection, id, version } }], JSON.stringify({ delete: { collection, id } })));
-  } catch (problem) {
-    state.failure = isConflict(problem) ? `${id} was not deleted: it changed meanwhile. Look at it again.` : problemWords(problem);
-  }
-  $("add").focus({ preventScroll: true });
-  draw();
-}
-
-/// A put as JSON text, with the value exactly as typed.
-const putText = (collection, id, text) => `{"put":{"collection":${JSON.stringify(collection)},"id":${JSON.stringify(id)},"value":${text}}}`;
-
-function noteReceipt(verb, receipt) {
-  if (receipt.status === "rejected") throw { status: 409, detail: receipt.reason };
-  state.failure = null;
-  state.writes.add(verb, receipt);
-}
-
-const isConflict = (problem) => [404, 409, 412].includes(problem?.status);
+// ---- Links ----
 
 async function setCut(cut) {
   if (state.cutting || state.unreachable) return;
@@ -373,10 +317,16 @@ async function pollLog() {
 function startEdit(id) {
   const doc = state.documents.get(id);
   if (!doc) return;
+  if (doc.isText) return showText(id);
   if (!state.edits.get(state.collection, id)) state.edits.open(state.collection, doc, pretty(doc.value));
   focusRow(id, "edit-text");
   // The buttons below the text are to be seen too, where the rows scroll in a small frame.
   $("rows").querySelector("tr.editing:focus-within")?.scrollIntoView({ block: "nearest" });
+}
+
+function showText(id) {
+  openText(id);
+  editor.focus();
 }
 
 function stopEdit(edit) {
@@ -384,10 +334,12 @@ function stopEdit(edit) {
   focusRow(edit.id, "edit");
 }
 
-/// Draws, and puts the focus on a part of a row, so that the keyboard does not start again at the top of the page.
+/// Draws, and puts the focus on a part of a row, or of the page if no row is named, so that the keyboard does not start
+/// again at the top of the page.
 function focusRow(id, action) {
   drawNow();
-  $("rows").querySelector(`tr[data-id="${CSS.escape(id)}"] [data-action="${action}"]`)?.focus({ preventScroll: true });
+  const place = id === null ? document : $("rows").querySelector(`tr[data-id="${CSS.escape(id)}"]`);
+  place?.querySelector(`[data-action="${action}"]`)?.focus({ preventScroll: true });
 }
 
 /// What the buttons do, by their data-action; in a row with its id and editor.
@@ -395,22 +347,25 @@ const onClick = {
   add: startAdding,
   "add-cancel": stopAdding,
   edit: ({ id }) => startEdit(id),
-  save: ({ edit }) => save(edit),
+  "open-text": ({ id }) => showText(id),
+  save: ({ edit }) => writer.save(edit),
   cancel: ({ edit }) => stopEdit(edit),
-  overwrite: ({ edit }) => { overwrite(edit); save(edit); },
+  overwrite: ({ edit }) => { overwrite(edit); writer.save(edit); },
   "take-theirs": ({ edit }) => stopEdit(edit),
   delete: ({ id }) => {
     state.confirming = id;
     state.confirmingVersion = state.documents.get(id)?.version;
     focusRow(id, "delete-yes");
   },
-  "delete-yes": ({ id }) => remove(id, state.confirmingVersion),
+  "delete-yes": ({ id }) => writer.remove(id, state.confirmingVersion),
   "delete-no": ({ id }) => { state.confirming = null; focusRow(id, "delete"); },
   dismiss: ({ op }) => { state.writes.dismiss(op); draw(); },
   "dismiss-failure": () => { state.failure = null; draw(); },
   cut: () => setCut(true),
   join: () => setCut(false),
   side: () => toggleSide(),
+  "view-all": () => setView("all"),
+  "view-text": () => setView("text"),
 };
 
 addEventListener("click", ({ target }) => {
@@ -433,7 +388,7 @@ $("rows").addEventListener("input", ({ target }) => {
 $("rows").addEventListener("keydown", (event) => {
   const id = event.target.closest("tr")?.dataset.id;
   const edit = state.edits.get(state.collection, id);
-  if (edit && event.key === "Enter" && (event.ctrlKey || event.metaKey) && !edit.theirs) save(edit);
+  if (edit && event.key === "Enter" && (event.ctrlKey || event.metaKey) && !edit.theirs) writer.save(edit);
   else if (edit && event.key === "Escape") stopEdit(edit);
   else if (state.confirming === id && event.key === "Escape") onClick["delete-no"]({ id });
   else return;
@@ -442,7 +397,7 @@ $("rows").addEventListener("keydown", (event) => {
 
 $("adding").addEventListener("submit", (event) => {
   event.preventDefault();
-  add(event.target);
+  writer.add(event.target.elements.id.value);
 });
 $("adding").addEventListener("input", ({ target }) => {
   if (target.id === "add-text") state.adding.text = target.value;
@@ -491,11 +446,13 @@ $("filter-form").addEventListener("submit", (event) => {
 
 function toggleSide() {
   state.side = !state.side;
-  const address = new URL(location.href);
-  if (state.side) address.searchParams.set("side", "");
-  else address.searchParams.delete("side");
-  // `?side` reads better than `?side=`, and means the same.
-  history.replaceState(null, "", address.href.replace(/side=(?=&|$)/, "side"));
+  say("side", state.side ? "" : null);
+  draw();
+}
+
+function setView(view) {
+  state.view = view;
+  say("view", view === VIEWS[0] ? null : view);
   draw();
 }
 

@@ -102,14 +102,15 @@ export class Connection {
   }
 }
 
-/// A request to this node; answers the JSON body and the headers, or throws the problem.
-export async function request(path, { method = "GET", body, headers = {} } = {}) {
-  const type = body === undefined ? {} : { "Content-Type": "application/json" };
-  const answer = await fetch(path, { method, body, headers: { ...type, ...headers }, cache: "no-store", signal: AbortSignal.timeout(REQUEST_WITHIN_MS) });
+/// A request to this node; answers the body (JSON, or a text as it is) and the headers, or throws the problem.
+export async function request(path, { method = "GET", body, type = "application/json", headers = {} } = {}) {
+  const described = body === undefined ? {} : { "Content-Type": type };
+  const answer = await fetch(path, { method, body, headers: { ...described, ...headers }, cache: "no-store", signal: AbortSignal.timeout(REQUEST_WITHIN_MS) });
   const text = await answer.text();
   let content = null;
   try {
-    content = text === "" ? null : parse(text);
+    const isPlain = answer.headers.get("Content-Type")?.startsWith("text/plain");
+    content = isPlain ? text : text === "" ? null : parse(text);
   } catch {
     throw { status: answer.status, detail: `The node answered ${answer.status} with something that is not JSON.` };
   }

@@ -23,7 +23,7 @@ export function entryOf(op) {
     guards: op.guards.slice(0, COMMANDS_KEPT_MAX).map(guardWords),
     membership: kinds.some((kind) => MEMBERSHIP.includes(kind)),
     // An op heard later can turn the verdict of these only; see docs/API.md on what may fail.
-    canTurn: op.guards.length > 0 || op.key !== undefined || kinds.some((kind) => kind === "merge" || kind === "patch"),
+    canTurn: op.guards.length > 0 || op.key !== undefined || kinds.some((kind) => ["merge", "patch", "text"].includes(kind)),
     rejected: op.verdict === "rejected",
     reason: op.reason ?? null,
   };

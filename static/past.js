@@ -14,6 +14,8 @@ export class Past {
   time = null;
   /// What was asked for last; the documents stay until the next ones are here, so that the page does not flash.
   documents = null;
+  /// The time that these are of.
+  documentsTime = null;
   hasMore = false;
   failure = null;
   #slider;
@@ -68,12 +70,14 @@ export class Past {
     this.#askedAt = performance.now();
     const serial = ++this.#serial;
     const { collection, filter } = this.#wanted();
-    const query = new URLSearchParams({ at: String(this.time), limit: String(DOCUMENTS_MAX) });
+    const { time } = this;
+    const query = new URLSearchParams({ at: String(time), limit: String(DOCUMENTS_MAX) });
     if (filter !== "") query.set("filter", filter);
     try {
       const { content } = await request(`/v1/docs/${encodeURIComponent(collection)}?${query}`);
       if (serial !== this.#serial) return;
-      this.documents = content.docs.map((doc) => ({ ...doc, text: compact(doc.value), lit: 0 }));
+      this.documents = content.docs.map((doc) => ({ ...doc, isText: doc.text === true, text: compact(doc.value), lit: 0 }));
+      this.documentsTime = time;
       this.hasMore = content.next !== null;
       this.failure = null;
     } catch (problem) {

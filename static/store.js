@@ -5,6 +5,7 @@ import { compact } from "./json.js";
 export class Documents {
   #docs = new Map();
   #ids = null;
+  #texts = null;
   #incoming = null;
   loaded = false;
 
@@ -20,13 +21,14 @@ export class Documents {
     if (more) return false;
     this.#docs = this.#incoming;
     this.#incoming = null;
-    this.#ids = null;
+    this.#ids = this.#texts = null;
     this.loaded = true;
     return true;
   }
 
   change(doc) {
     const docs = this.#incoming ?? this.#docs;
+    if (doc.text === true || docs.get(doc.id)?.isText) this.#texts = null;
     if (doc.deleted || doc.removed) docs.delete(doc.id);
     else docs.set(doc.id, this.#entry(doc));
     // Put in order when next shown: once a drawing, however many changes came.
@@ -49,12 +51,17 @@ export class Documents {
     return extra.length === 0 ? shown : [...shown, ...extra].sort();
   }
 
+  /// The ids of those that are texts, in order.
+  texts() {
+    return (this.#texts ??= [...this.#docs.values()].filter(({ isText }) => isText).map(({ id }) => id).sort());
+  }
+
   /// `lit` counts the changes seen here, so that a view can mark a fresh one; `text` is made once, when first shown.
   #entry(doc) {
     const before = this.#docs.get(doc.id);
     const lit = !this.loaded ? 0 : before?.version === doc.version ? before.lit : (before?.lit ?? 0) + 1;
     let text;
-    return { id: doc.id, version: doc.version, stamp: doc.stamp, status: doc.status, value: doc.value, lit, get text() { return (text ??= compact(doc.value)); } };
+    return { id: doc.id, version: doc.version, stamp: doc.stamp, status: doc.status, value: doc.value, isText: doc.text === true, lit, get text() { return (text ??= compact(doc.value)); } };
   }
 }
 

@@ -36,7 +36,8 @@ export function pastRows({ time, documents, hasMore, failure }, collection, node
   return [
     h("table", { class: "documents", "aria-labelledby": "documents-title" },
       documentsHead(),
-      h("tbody", {}, documents.map((doc) => h("tr", { key: doc.id, "data-id": doc.id }, idCell(doc.id), valueCell(doc), versionCell(doc, nodes), h("td", { class: "actions" }))))),
+      h("tbody", {}, documents.map((doc) => h("tr", { key: doc.id, "data-id": doc.id }, idCell(doc.id), valueCell(doc), versionCell(doc, nodes),
+        h("td", { class: "actions" }, doc.isText && button("open-text", "Open", `Open ${doc.id}`)))))),
     hasMore && h("p", { class: "more quiet", key: "more" }, "There were more: narrow the filter."),
   ];
 }
@@ -48,6 +49,7 @@ function documentsHead() {
 }
 
 function valueCell(doc, action) {
+  if (doc.isText) return h("td", { class: "value", "data-action": action }, h("span", { class: "badge" }, "text"), h("span", { class: "quiet detail" }, " open it to write together"));
   return h("td", { class: "value", "data-action": action }, h("code", {}, jsonMarks(clip(doc.text, VALUE_SHOWN_MAX))));
 }
 
@@ -62,7 +64,7 @@ function documentRow(doc, confirming, nodes, pool) {
     versionCell(doc, nodes, pool),
     h("td", { class: "actions" }, confirming === doc.id
       ? [button("delete-yes", "Delete?", `Yes, delete ${doc.id}`, "danger"), button("delete-no", "Keep", `Keep ${doc.id}`)]
-      : [button("edit", "Edit", `Edit ${doc.id}`), button("delete", "Delete", `Delete ${doc.id}`)])));
+      : [doc.isText ? button("open-text", "Open", `Open ${doc.id}`) : button("edit", "Edit", `Edit ${doc.id}`), button("delete", "Delete", `Delete ${doc.id}`)])));
 }
 
 function editorRow(edit, doc, nodes) {
@@ -86,8 +88,8 @@ function editorRow(edit, doc, nodes) {
 function conflictNote(theirs, nodes) {
   const who = theirs.stamp ? [" by ", h("b", {}, nodes.name(parseStamp(theirs.stamp).node))] : "";
   return h("div", { class: "conflict", role: "alert", key: "conflict" },
-    h("p", {}, h("b", {}, theirs.deleted ? "Deleted meanwhile" : "Changed meanwhile"), who, theirs.deleted ? "." : ". It now is:"),
-    !theirs.deleted && h("p", {}, h("code", {}, jsonMarks(clip(theirs.text, VALUE_SHOWN_MAX)))),
+    h("p", {}, h("b", {}, theirs.deleted ? "Deleted meanwhile" : "Changed meanwhile"), who, theirs.deleted ? "." : theirs.isText ? ". It now is a text." : ". It now is:"),
+    !theirs.deleted && !theirs.isText && h("p", {}, h("code", {}, jsonMarks(clip(theirs.text, VALUE_SHOWN_MAX)))),
     h("div", { class: "buttons" },
       h("button", { type: "button", "data-action": "overwrite" }, theirs.deleted ? "Put mine back" : "Overwrite with mine"),
       h("button", { type: "button", "data-action": "take-theirs" }, theirs.deleted ? "Let it go" : "Take theirs")));

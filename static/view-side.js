@@ -3,6 +3,14 @@ import { h } from "./dom.js";
 
 const FRAMES_MAX = 3;
 
+/// What the frames show: all that a page shows, or the text before all else. The first is what they show unasked.
+export const VIEWS = ["all", "text"];
+
+export function viewButtons(view) {
+  return [["all", "Everything"], ["text", "Text"]].map(([name, words]) =>
+    h("button", { type: "button", "data-action": `view-${name}`, "aria-pressed": String(view === name) }, words));
+}
+
 /// The members that have an address a browser can open. A frame's address comes from data, so only http(s) is let in.
 export function showable(nodes) {
   return nodes.members.map((member) => ({ member, address: addressOf(member) })).filter(({ address }) => address !== null);
@@ -15,13 +23,15 @@ export function choose(candidates, chosenBefore) {
   return candidates.filter((candidate) => best.includes(candidate));
 }
 
-export function frames(shown, total, collection, nodes) {
+export function frames(shown, total, { collection, text, view }, nodes) {
   if (shown.length === 0) return h("p", { class: "empty" }, "Waiting for members that have an address…");
   return [
     h("div", { class: "frames", key: "frames" }, shown.map(({ member, address }) => {
       const source = new URL("/", address);
       source.searchParams.set("embed", "1");
       source.searchParams.set("collection", collection);
+      if (text !== null) source.searchParams.set("text", text);
+      if (view !== VIEWS[0]) source.searchParams.set("view", view);
       return h("iframe", { key: member.id, title: `The node ${nodes.name(member.id)}`, src: source.href });
     })),
     total > shown.length && h("p", { class: "quiet more", key: "more" }, `${shown.length} of ${total} members are shown.`),

@@ -51,10 +51,14 @@ export function commandWords(command) {
     case "merge": return { verb: "merge into", target, detail: clip(compact(body.value), 200) };
     case "patch": return { verb: "patch", target, detail: clip(compact(body.patch), 200) };
     case "delete": return { verb: "delete", target, detail: "" };
+    case "text": return { verb: "edit", target, detail: count(bytesOf(body.update ?? ""), "byte") };
     case "add": return { verb: "add member", target: body.name || shortId(body.node), detail: "" };
     default: return { verb: kind, target, detail: clip(compact(body), 200) };
   }
 }
+
+/// How many bytes a base64 text stands for.
+const bytesOf = (base64) => Math.floor((base64.replace(/=+$/, "").length * 3) / 4);
 
 export function guardWords(guard) {
   const [[kind, body] = ["nothing", {}]] = Object.entries(guard);

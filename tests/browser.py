@@ -1117,6 +1117,96 @@ def cutting_and_joining_from_the_page_changes_the_picture(stage):
     page.until(lambda: lines() == ["linked"] * 2 and "holds" not in said(), "both links are whole again")
 
 
+# ---- The client, static/lamplight.js ----
+
+
+class Client:
+    """The client in a tab of its own, on the page of a node, whose own doings do not concern it."""
+
+    def __init__(self, stage, node, script=""):
+        self.page = stage.open_ready(node)
+        self.js(f"""const {{ connect }} = await import("/static/lamplight.js");
+            globalThis.pool = connect();
+            globalThis.notes = pool.collection({json.dumps(stage.collection)});
+            {script}""")
+
+    def js(self, script):
+        return self.page.js(f"(async () => {{ {script} }})()")
+
+    def close(self, stage):
+        stage.tabs.remove(self.page)
+        self.page.close()
+
+
+def stored(stage, node):
+    listing = node.call("GET", f"/v1/docs/{stage.collection}")["docs"]
+    return {doc["id"]: doc["value"] for doc in listing}
+
+
+@test
+def writes_queued_offline_survive_the_page_and_are_sent_once(stage):
+    first = free_ports(2)
+    one, two = Node("n1", first), Node("n2", first + 1)
+    stage.browser.origins |= {one.url, two.url}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(serve(stage.program, one))
+        until(lambda: one.is_linked_to(0), "the first founds a pool")
+        killed = stack.enter_context(serve(stage.program, two, one))
+        for node in (one, two):
+            until(lambda: node.is_linked_to(1), f"{node.name} links to the other")
+        one.put(stage.collection, "tea", {"cups": 1})
+        client = Client(stage, two)
+        client.js("globalThis.live = notes.watch(); await live.ready;")
+        killed.kill()
+        client.page.until(lambda: client.js("return pool.state") != "online", "the client is offline")
+        shown = client.js("""
+            for (let n = 0; n < 20; n += 1) notes.patch("tea", [{ op: "increment", path: "/cups", by: 1 }]);
+            notes.put("oil", "by me", { ifAbsent: true });
+            return live.docs.map(({ id, value, pending }) => [id, value, pending]);""")
+        assert shown == [["oil", "by me", True], ["tea", {"cups": 21}, True]], shown
+        # Each is in the database once its transaction is complete, which the next read waits for.
+        client.js("await new Promise((done) => setTimeout(done, 200))")
+        client.page.send("Page.navigate", url="about:blank")
+        client.close(stage)
+
+        stack.enter_context(serve(stage.program, two, one))
+        until(lambda: two.is_linked_to(1), "the node is back")
+        again = Client(stage, two)
+        again.js("await pool.settled();")
+        until(lambda: stored(stage, one) == {"oil": "by me", "tea": {"cups": 21}}, f"once each: {stored(stage, one)}")
+        # Nothing is left to be sent by a page that comes later.
+        again.close(stage)
+        third = Client(stage, two, "await notes.put('last', 1); await pool.settled();")
+        assert third.js("return pool.queued") == 0
+        until(lambda: stored(stage, one) == {"last": 1, "oil": "by me", "tea": {"cups": 21}}, "nothing came twice")
+        while stage.tabs:
+            stage.tabs.pop().close()
+    stage.forgive(two.url)
+
+
+@test
+def two_tabs_share_one_queue_and_one_of_them_sends(stage):
+    node = stage.nodes[0]
+    node.put(stage.collection, "tea", {"cups": 0})
+    tabs = [Client(stage, node) for _ in range(2)]
+    for tab in tabs:
+        tab.js("""
+            globalThis.receipts = [];
+            for (let n = 0; n < 25; n += 1) {
+              notes.patch("tea", [{ op: "increment", path: "/cups", by: 1 }]).then((receipt) => receipts.push(receipt.op));
+            }""")
+    ops = set()
+    for tab in tabs:
+        tab.page.until(lambda: tab.js("return receipts.length") == 25, "each tab gets its receipts")
+        ops |= set(tab.js("return receipts"))
+    assert len(ops) == 50, "each write is an operation of its own"
+    assert stored(stage, node) == {"tea": {"cups": 50}}
+    # The tab that sends goes; the other sends for itself.
+    tabs[0].close(stage)
+    assert tabs[1].js("return (await notes.put('oil', 1)).verdict") == "applied"
+    assert stored(stage, node) == {"oil": 1, "tea": {"cups": 50}}
+
+
 # ---- For everyone ----
 
 

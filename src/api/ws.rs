@@ -1,4 +1,4 @@
-//! The clients' WebSocket, `GET /v1/ws`: subscriptions to documents, and writes.
+//! The clients' WebSocket, `GET /v1/ws`: subscriptions to documents, writes, and rooms.
 //!
 //! One task runs a connection. It writes to the socket, and looks at the ring of changes again when the socket has taken
 //! what there was: so a slow client keeps nothing waiting but its own place in the ring, and gets the latest state of
@@ -30,6 +30,8 @@ use super::{
     feed::{Feed, Item, Scope, Step, Tail},
     query::Query,
     receipts::{self, Receipts},
+    rooms::Rooms,
+    seats::Seats,
     server::Hold,
     steps::{self, Fields},
     wait::{self, ASK_EVERY},
@@ -56,6 +58,7 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 pub async fn open(
     State(api): State<Api>,
     Extension(tail): Extension<Arc<Tail>>,
+    Extension(rooms): Extension<Arc<Rooms>>,
     hold: Option<Extension<Hold>>,
     pass: Pass,
     uri: Uri,
@@ -79,7 +82,7 @@ pub async fn open(
             match admitted(&api, pass, &mut socket).await {
                 Ok(pass) => {
                     drop(waits);
-                    Connection::new(api, tail, pass, socket).run().await;
+                    Connection::new(api, tail, rooms, pass, socket).run().await;
                 }
                 Err(problem) => refuse(socket, &problem).await,
             }
@@ -134,6 +137,7 @@ struct Connection {
     published: watch::Receiver<Published>,
     subscriptions: Vec<Subscription>,
     receipts: Receipts,
+    seats: Seats,
     /// When peers are asked again what they hold, for those who wait for that.
     asks: Interval,
     pings: Interval,
@@ -160,7 +164,7 @@ impl End {
 }
 
 impl Connection {
-    fn new(api: Api, tail: Arc<Tail>, pass: Pass, socket: WebSocket) -> Connection {
+    fn new(api: Api, tail: Arc<Tail>, rooms: Arc<Rooms>, pass: Pass, socket: WebSocket) -> Connection {
         let published = api.node.published();
         let pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         Connection {
@@ -171,6 +175,7 @@ impl Connection {
             published,
             subscriptions: Vec::new(),
             receipts: Receipts::default(),
+            seats: Seats::new(rooms),
             asks: interval(ASK_EVERY),
             pings,
             heard: true,
@@ -201,6 +206,7 @@ impl Connection {
                 self.receipts.ask(&self.api.node).await.map_err(|_| STOPPED)?;
             }
             () = std::future::ready(()), if behind => {}
+            () = self.seats.rung() => {}
             changed = self.published.changed() => changed.map_err(|_| STOPPED)?,
         }
         let mut index = 0;
@@ -209,6 +215,9 @@ impl Connection {
         }
         for receipt in self.receipts.due(&self.api.node).await.map_err(|_| STOPPED)? {
             self.write(Message::Text(receipt.into())).await?;
+        }
+        for message in self.seats.due() {
+            self.write(Message::Text(message.into())).await?;
         }
         self.flush().await
     }
@@ -258,6 +267,7 @@ impl Connection {
         let answered = match (members.remove("type").as_ref().and_then(Value::as_str), &id) {
             (Some("subscribe"), Some(id)) => self.subscribe(id, members).await.map(|()| None),
             (Some("write"), Some(id)) => self.submit(id, members).await.map(Some),
+            (Some("presence"), Some(id)) => self.show(id, members).await.map(|()| None),
             (Some("unsubscribe"), Some(id)) => self.unsubscribe(id, members).map(Some),
             // A client may send it without knowing whether it is asked for.
             (Some("auth"), id) if matches!(self.pass, Pass::Open) => Ok(Some(authenticated(id.as_deref()))),
@@ -265,10 +275,13 @@ impl Connection {
                 Err(Problem::bad("bad-request", "this connection has a token: open another for another"))
             }
             (Some("ping"), id) => self.pong(id.as_deref(), members).map(Some),
-            (Some("subscribe" | "write" | "unsubscribe"), None) => {
+            (Some("subscribe" | "write" | "presence" | "unsubscribe"), None) => {
                 Err(Problem::bad("bad-request", "the message needs an \"id\", a string that its answers repeat"))
             }
-            _ => Err(Problem::bad("bad-request", "\"type\" is one of subscribe, write, unsubscribe, ping, auth")),
+            _ => {
+                let detail = "\"type\" is one of subscribe, write, presence, unsubscribe, ping, auth";
+                Err(Problem::bad("bad-request", detail))
+            }
         };
         answered.unwrap_or_else(|problem| Some(error(id.as_deref(), &problem)))
     }
@@ -277,9 +290,8 @@ impl Connection {
         let mut fields = Fields::open("subscribe", members.into(), &["collection", "filter", "since"])?;
         let (collection, since) = (fields.optional_text("collection")?, fields.optional_text("since")?);
         let filter = fields.take("filter").ok();
-        if self.subscriptions.iter().any(|other| other.id == id) {
-            let detail = "there is a subscription with this id: unsubscribe it first, or choose another id";
-            return Err(Problem::bad("bad-request", detail));
+        if self.subscriptions.iter().any(|other| other.id == id) || self.seats.has(id) {
+            return Err(taken_id());
         }
         if self.subscriptions.len() == SUBSCRIPTIONS_MAX {
             let detail = format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions: unsubscribe one");
@@ -298,11 +310,22 @@ impl Connection {
 
     fn unsubscribe(&mut self, id: &str, members: Map<String, Value>) -> Result<String, Problem> {
         Fields::open("unsubscribe", members.into(), &[])?;
-        let Some(index) = self.subscriptions.iter().position(|subscription| subscription.id == id) else {
-            return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", "there is no subscription with this id"));
-        };
-        self.subscriptions.remove(index);
+        let index = self.subscriptions.iter().position(|subscription| subscription.id == id);
+        let subscription = index.map(|index| self.subscriptions.remove(index));
+        if subscription.is_none() && !self.seats.leave(id) {
+            let detail = "there is no subscription and no room with this id";
+            return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", detail));
+        }
         Ok(json!({ "type": "unsubscribed", "id": id }).to_string())
+    }
+
+    /// Joins a room, or shows something else there.
+    async fn show(&mut self, id: &str, members: Map<String, Value>) -> Result<(), Problem> {
+        if self.subscriptions.iter().any(|other| other.id == id) {
+            return Err(taken_id());
+        }
+        self.api.read(|_| ()).await?;
+        self.seats.show(id, members, &self.pass).await
     }
 
     fn pong(&self, id: Option<&str>, members: Map<String, Value>) -> Result<String, Problem> {
@@ -424,6 +447,11 @@ fn id_in(text: &str) -> Option<String> {
         id: Option<String>,
     }
     serde_json::from_str(text).ok().and_then(|Message { id }| id.filter(|id| id.len() <= ID_BYTES_MAX))
+}
+
+fn taken_id() -> Problem {
+    let detail = "there is a subscription or a room with this id: unsubscribe it first, or choose another id";
+    Problem::bad("bad-request", detail)
 }
 
 fn error(id: Option<&str>, problem: &Problem) -> String {

@@ -26,8 +26,10 @@ use tokio::{
 use super::{
     Api, Problem,
     access::{Pass, Role, SUBPROTOCOL, UNAUTHORIZED},
+    awareness::{Awareness, Fault},
     extract::DocPath,
     query::Query,
+    rooms::Rooms,
     server::Hold,
     texts::{Live, News, Refusal},
     ws::{self, End, WRITE_BUFFER},
@@ -69,6 +71,7 @@ const UPDATE: u8 = 2;
 pub async fn open(
     State(api): State<Api>,
     hold: Option<Extension<Hold>>,
+    Extension(rooms): Extension<Arc<Rooms>>,
     doc: DocPath,
     pass: Pass,
     uri: Uri,
@@ -89,17 +92,22 @@ pub async fn open(
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX)
         .on_upgrade(move |socket| async move {
-            run(api, socket, pass, doc.key()).await;
+            run(api, rooms, pass, socket, doc.key()).await;
             drop(hold);
         }))
 }
 
-async fn run(api: Api, mut socket: WebSocket, pass: Pass, doc: DocKey<'static>) {
-    let end = match api.texts.open(&doc).await {
-        Ok(live) => {
+async fn run(api: Api, rooms: Arc<Rooms>, pass: Pass, mut socket: WebSocket, doc: DocKey<'static>) {
+    let opened = match api.texts.open(&doc).await {
+        Ok(live) => Awareness::follow(&rooms, &doc).await.map(|awareness| (live, awareness)).map_err(Problem::from),
+        Err(problem) => Err(problem),
+    };
+    let end = match opened {
+        Ok((live, awareness)) => {
             let mut connection = Connection {
                 news: live.follow(),
                 live,
+                awareness,
                 api,
                 reads_only: pass.check_role(Role::Write).is_err(),
                 has_answered: false,
@@ -132,6 +140,7 @@ fn shortened(reason: &str) -> &str {
 struct Connection<'s> {
     api: Api,
     live: Arc<Live>,
+    awareness: Awareness,
     news: broadcast::Receiver<News>,
     pass: Pass,
     reads_only: bool,
@@ -159,8 +168,7 @@ enum Said<'m> {
 
 impl Connection<'_> {
     async fn run(&mut self) -> End {
-        let vector = self.live.vector().await;
-        if let Err(end) = self.send(framed(&[SYNC, STEP_1], &vector)).await {
+        if let Err(end) = self.begin().await {
             return end;
         }
         loop {
@@ -168,6 +176,14 @@ impl Connection<'_> {
                 return end;
             }
         }
+    }
+
+    /// Asks what the node lacks, and tells who is there.
+    async fn begin(&mut self) -> Result<(), End> {
+        let vector = self.live.vector().await;
+        self.send(framed(&[SYNC, STEP_1], &vector)).await?;
+        self.tell_awareness().await?;
+        ws::taken(&self.api, self.socket.flush()).await
     }
 
     async fn turn(&mut self) -> Result<(), End> {
@@ -178,6 +194,11 @@ impl Connection<'_> {
             () = self.pass.lapsed() => return Err(ws::lapsed()),
             Some(receipt) = self.under_way.next() => self.on_receipt(receipt).await?,
             news = self.news.recv() => self.on_news(news).await?,
+            () = self.awareness.changed() => {
+                if let Some(states) = self.awareness.news() {
+                    self.send(framed(&[AWARENESS], &states)).await?;
+                }
+            }
             message = self.socket.recv(), if reads => self.on_messages(message).await?,
             _ = self.pings.tick() => {
                 if !std::mem::take(&mut self.heard) {
@@ -218,7 +239,9 @@ impl Connection<'_> {
                     let lacks = self.live.encode(vector).await.map_err(|unfit| End::of_unfit(&unfit))?;
                     self.send(framed(&[SYNC, STEP_2], &lacks)).await?;
                 }
-                Said::Awareness(_) | Said::AwarenessAsked | Said::Nothing => {}
+                Said::Awareness(states) => self.awareness.hear(states).await.map_err(End::of_fault)?,
+                Said::AwarenessAsked => self.tell_awareness().await?,
+                Said::Nothing => {}
             }
             if count < GATHERED_MAX.0 && bytes < GATHERED_MAX.1 {
                 next = self.socket.recv().now_or_never();
@@ -313,6 +336,13 @@ impl Connection<'_> {
         }
     }
 
+    async fn tell_awareness(&mut self) -> Result<(), End> {
+        match self.awareness.all() {
+            Some(states) => self.send(framed(&[AWARENESS], &states)).await,
+            None => Ok(()),
+        }
+    }
+
     async fn send(&mut self, frame: Vec<u8>) -> Result<(), End> {
         self.write(Message::Binary(frame.into())).await
     }
@@ -326,6 +356,17 @@ impl End {
     fn of_unfit(unfit: &Unfit) -> End {
         let code = if *unfit == Unfit::TooLarge { TOO_LARGE } else { BAD };
         End::new(code, unfit.to_string())
+    }
+}
+
+impl End {
+    fn of_fault(fault: Fault) -> End {
+        match fault {
+            Fault::Malformed => End::new(BAD, "this is no message of awareness"),
+            Fault::TooMany => End::new(TOO_LARGE, "a connection shows fewer clients than this"),
+            Fault::Refused(refused) => Problem::from(refused).into(),
+            Fault::Stopped => End::new(close_code::AWAY, "the node has stopped"),
+        }
     }
 }
 
@@ -377,13 +418,13 @@ fn read(frame: &[u8]) -> Option<Said<'_>> {
 }
 
 /// A length and so many bytes.
-fn buffer(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn buffer(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = number(bytes)?;
     rest.split_at_checked(usize::try_from(length).ok()?)
 }
 
 /// An unsigned LEB128 number of at most 53 bits.
-fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub(super) fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0;
     for (at, byte) in bytes.iter().take(8).enumerate() {
         number |= u64::from(byte & 0x7f) << (7 * at);
@@ -394,7 +435,7 @@ fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     None
 }
 
-fn write_number(mut number: u64, frame: &mut Vec<u8>) {
+pub(super) fn write_number(mut number: u64, frame: &mut Vec<u8>) {
     while number >= 0x80 {
         frame.push(number as u8 | 0x80);
         number >>= 7;

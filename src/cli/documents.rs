@@ -43,7 +43,8 @@ pub struct GetArgs {
   lamplight put notes milk - <milk.json
   lamplight put notes milk '{\"buy\":true}' --if-none-match
   lamplight put names ada '{\"of\":7}' --if-none-match --wait
-  lamplight put notes milk '{\"buy\":true}' --wait 2"
+  lamplight put notes milk '{\"buy\":true}' --wait 2
+  lamplight put notes minutes --text - <minutes.txt"
 ))]
 pub struct PutArgs {
     #[command(flatten)]
@@ -51,6 +52,9 @@ pub struct PutArgs {
     /// The document, in JSON; - reads it from standard input.
     #[arg(allow_negative_numbers = true)]
     value: String,
+    /// The document is a text, which many can edit at once: one that is there is made to read so.
+    #[arg(long)]
+    text: bool,
     /// Replace only this version (as `get --json` shows it), or * for any that exists.
     #[arg(long, value_name = "VERSION")]
     if_match: Option<String>,
@@ -265,16 +269,18 @@ impl Wait {
 pub async fn get(args: GetArgs) -> Result<(), Failure> {
     let query = args.when.parameter().map(|parameter| format!("?{parameter}")).unwrap_or_default();
     let answer = Client::new(&args.target).get(&format!("{}{query}", args.doc.path())).await?;
-    if !args.target.json && !output::to_people() {
+    let is_text = answer.header("content-type").is_some_and(|kind| kind.starts_with("text/plain"));
+    if !args.target.json && (is_text || !output::to_people()) {
         return output::line(&String::from_utf8_lossy(&answer.body));
     }
-    let value = answer.json()?;
+    let (name, value) =
+        if is_text { ("text", String::from_utf8_lossy(&answer.body).into()) } else { ("value", answer.json()?) };
     if args.target.json {
         let version = answer.header("etag").map(|tag| tag.trim_matches('"'));
         let (stamp, status) = (answer.header("lamplight-stamp"), answer.header("lamplight-status"));
         let Doc { collection, id } = args.doc;
         let described = json!({ "collection": collection, "id": id, "version": version, "stamp": stamp,
-                                "status": status, "value": value });
+                                "status": status, name: value });
         return output::line(&described.to_string());
     }
     output::line(&format!("{value:#}"))
@@ -287,8 +293,12 @@ pub async fn put(args: PutArgs) -> Result<(), Failure> {
     if args.if_none_match {
         request = request.header(header::IF_NONE_MATCH, "*");
     }
-    let request = request.header(header::CONTENT_TYPE, "application/json");
+    let media = if args.text { "text/plain" } else { "application/json" };
+    let request = request.header(header::CONTENT_TYPE, media);
     let answer = Client::new(&args.target).patient(args.wait.waits()).send(request, value).await?;
+    if answer.json()?["unchanged"] == true && !args.target.json {
+        return output::line("unchanged: it reads so already");
+    }
     let verb = if answer.status == hyper::StatusCode::ACCEPTED {
         "wrote"
     } else if answer.status == hyper::StatusCode::CREATED {
@@ -368,7 +378,8 @@ async fn list_collections(client: &Client, json: bool) -> Result<(), Failure> {
 
 /// Ids have no control characters, so a tab ends them for `cut` and `sort`.
 fn row(doc: &Value) -> String {
-    format!("{}\t{}", output::text(doc, "id"), doc["value"])
+    let value = if doc["text"] == true { "(text)".into() } else { doc["value"].to_string() };
+    format!("{}\t{value}", output::text(doc, "id"))
 }
 
 /// A value from the command line, or all of standard input.

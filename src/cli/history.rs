@@ -86,7 +86,8 @@ fn row(op: &Value) -> String {
     if let Some(reason) = op["reason"].as_str() {
         row.push_str(&format!("\t({reason})"));
     }
-    if let Some(value) = op.get("value") {
+    let edits = op["commands"].as_array().is_some_and(|commands| commands.iter().any(|its| its["text"].is_object()));
+    if let Some(value) = op.get("value").filter(|_| !edits) {
         row.push_str(&format!("\tthen {value}"));
     }
     let named = |name: &str| op[name].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -110,6 +111,9 @@ fn standing(op: &Value) -> &str {
 fn deeds(op: &Value) -> String {
     let commands = op["commands"].as_array().map(Vec::as_slice).unwrap_or_default();
     let deeds = commands.iter().filter_map(Value::as_object).flatten().map(|(verb, says)| {
+        if let Some(update) = says["update"].as_str() {
+            return format!("edit of {} bytes", update.trim_end_matches('=').len() * 3 / 4);
+        }
         let what = says.get("value").or_else(|| says.get("patch"));
         what.map_or(verb.clone(), |what| format!("{verb} {what}"))
     });

@@ -292,6 +292,7 @@ impl Document {
         for op in self.ops[..count].iter().filter(|op| !rejected.contains_key(&op.stamp())) {
             for command in op.body().commands.iter().filter(|command| command.doc() == Some(key)) {
                 match command {
+                    Command::Text(..) if left_out(Rule::EditKept) => {}
                     Command::Text(_, edit) => prose.push(&edit.update),
                     _ => prose = Updates::default(),
                 }

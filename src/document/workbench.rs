@@ -185,7 +185,7 @@ impl<'k> Workbench<'k> {
                 return Err(Reason::Command { index, why: why.into() });
             }
             Command::Text(_, edit) => match content {
-                Content::Absent if !edit.creates => {
+                Content::Absent if !edit.creates && !left_out(Rule::EditHeld) => {
                     let why = "the text does not exist: it was deleted";
                     return Err(Reason::Command { index, why: why.into() });
                 }

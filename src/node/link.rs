@@ -1,8 +1,8 @@
 //! The sockets of the gossip links: WebSocket frames in and out, nothing of the protocol.
 //!
 //! Each link has a reader, which decodes and checks frames before the node's task sees them, and a writer with a small
-//! queue. At most one batch of ops is in the queue (the replica sends the next when this one is flushed), so a bound on
-//! messages bounds the bytes.
+//! queue. At most one batch of ops and one of presence are in the queue (the replica sends the next when this one is flushed), so a
+//! bound on messages bounds the bytes.
 
 use std::{
     fmt, io,
@@ -30,8 +30,8 @@ use crate::{
     wire::{self, FRAME_BYTES_MAX, Message},
 };
 
-/// Messages that wait to be written. One is a batch at most; the others are hellos, heads and beats, one a second. A
-/// peer that leaves this many unread hangs, and its link is closed.
+/// Messages that wait to be written. One is a batch at most, and one about presence; the others are hellos, heads and beats, one
+/// a second. A peer that leaves this many unread hangs, and its link is closed.
 const OUTGOING_MAX: usize = 64;
 /// How long a connection may take to come about.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -171,13 +171,18 @@ where
     W: Sink<Bytes, Error = String> + Unpin,
 {
     while let Some(Outgoing::Message(message)) = queue.recv().await {
-        let is_batch = message.is_batch();
+        let left = match message {
+            Message::Presence(_) => Some(Event::Shown(link)),
+            _ => message.is_batch().then_some(Event::Flushed(link)),
+        };
         match timeout(WRITE_TIMEOUT, sink.send(wire::encode(&message).into())).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => return why,
             Err(_) => return "the peer does not read".into(),
         }
-        if is_batch && inputs.send(LinkInput::Event(Event::Flushed(link))).await.is_err() {
+        if let Some(event) = left
+            && inputs.send(LinkInput::Event(event)).await.is_err()
+        {
             return "the node has stopped".into();
         }
     }

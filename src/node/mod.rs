@@ -34,7 +34,9 @@ use self::{
 };
 use crate::{
     op::NodeId,
-    replica::{Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Refused, Replica, TICK_MS},
+    replica::{
+        Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Presence, Receipt, Refused, Replica, TICK_MS,
+    },
     storage::Store,
 };
 
@@ -60,6 +62,7 @@ struct Handle {
     run: Uuid,
     requests: mpsc::Sender<Request>,
     published: watch::Receiver<Published>,
+    presence_end: watch::Receiver<u64>,
     links: Links,
     stopping: CancellationToken,
     stopped: watch::Receiver<Option<Result<(), String>>>,
@@ -72,11 +75,22 @@ pub struct Stopped;
 /// Looks at the replica, and gives the answer's way out.
 type Reading = Box<dyn FnOnce(&Replica, Now) -> Answer + Send>;
 type Answer = Box<dyn FnOnce() + Send>;
+/// Looks at what clients show of themselves, and answers at once.
+type Look = Box<dyn FnOnce(&Presence) + Send>;
 
 enum Request {
     Submit(Draft, oneshot::Sender<Result<Receipt, Refused>>),
     Read(Reading),
+    Present(Showing, oneshot::Sender<Result<(), Refused>>),
+    Presence(Look),
     Command(Event),
+}
+
+/// A client in a room, and what it shows of itself; none if it is gone.
+struct Showing {
+    room: String,
+    client: String,
+    state: Option<String>,
 }
 
 impl Node {
@@ -91,6 +105,7 @@ impl Node {
         let (link_inputs, link_inbox) = mpsc::channel(LINK_INPUTS_MAX);
         let latest = Published::of(&replica);
         let (publisher, published) = watch::channel(latest.clone());
+        let (presence_publisher, presence_end) = watch::channel(replica.presence().end());
         let (stopping, (stopper, stopped)) = (CancellationToken::new(), watch::channel(None));
         let links = Links::new(link_inputs, Arc::new(AtomicU64::new(1)));
         let task = Task {
@@ -106,13 +121,14 @@ impl Node {
             next_ticket: 0,
             latest,
             publisher,
+            presence_publisher,
             slice_end: 0,
             snapshot_asked: None,
             started: Instant::now(),
             stopping: stopping.clone(),
         };
         tokio::spawn(async move { stopper.send(Some(task.run(request_inbox, link_inbox).await)) });
-        Node(Arc::new(Handle { run: Uuid::new_v4(), requests, published, links, stopping, stopped }))
+        Node(Arc::new(Handle { run: Uuid::new_v4(), requests, published, presence_end, links, stopping, stopped }))
     }
 
     /// Its id.
@@ -151,6 +167,37 @@ impl Node {
         });
         self.0.requests.send(Request::Read(reading)).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)
+    }
+
+    /// Shows a client of this node in a room, or takes it away. It waits for no disk, for nothing of it is stored.
+    pub async fn present(
+        &self,
+        room: String,
+        client: String,
+        state: Option<String>,
+    ) -> Result<Result<(), Refused>, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        let showing = Showing { room, client, state };
+        self.0.requests.send(Request::Present(showing, answer)).await.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
+    }
+
+    /// Looks at what clients show of themselves, between two events. It must be short. Unlike [`Node::read`] it waits for no disk.
+    pub async fn presence<T, F>(&self, reading: F) -> Result<T, Stopped>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Presence) -> T + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let look: Look = Box::new(move |presence| drop(answer.send(reading(presence))));
+        self.0.requests.send(Request::Presence(look)).await.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
+    }
+
+    /// The place behind the newest change of what clients show. It is no part of [`Published`]: whoever waits for documents is
+    /// not woken by every hand that moves.
+    pub fn presence_end(&self) -> watch::Receiver<u64> {
+        self.0.presence_end.clone()
     }
 
     /// Names a place to join, or to link to.
@@ -232,6 +279,7 @@ struct Task<N> {
     /// What is published, or will be once it is stored.
     latest: Published,
     publisher: watch::Sender<Published>,
+    presence_publisher: watch::Sender<u64>,
     /// The end of the journal behind the last slice of a snapshot.
     slice_end: u64,
     /// When the last snapshot was asked for.
@@ -299,6 +347,15 @@ impl<N: Network> Task<N> {
                 let answer = reading(&self.replica, self.now());
                 self.outbox.push(self.journal.end(), Out::Answer(answer));
             }
+            Request::Present(Showing { room, client, state }, answer) => {
+                let admitted = self.replica.may_show(&room, &client, state.as_deref());
+                if admitted.is_ok() {
+                    self.event(Event::Present { room, client, state });
+                }
+                // Whoever has gone away since need not know.
+                let _ = answer.send(admitted);
+            }
+            Request::Presence(look) => look(self.replica.presence()),
             Request::Command(event) => self.event(event),
         }
     }
@@ -370,6 +427,8 @@ impl<N: Network> Task<N> {
 
     /// Hands the turn's records to the disk, and lets out what is stored.
     fn end_turn(&mut self) {
+        let presence_end = self.replica.presence().end();
+        self.presence_publisher.send_if_modified(|told| std::mem::replace(told, presence_end) != presence_end);
         self.note_turn();
         self.journal.flush();
         let stored = self.journal.stored();

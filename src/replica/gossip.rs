@@ -54,6 +54,7 @@ impl Replica {
             self.ask_or_sponsor();
             self.replace_predecessors();
             self.part_from_evicted();
+            self.part_from_absent();
             self.beat();
             self.record_frontier();
         }
@@ -72,6 +73,8 @@ impl Replica {
         let Some(found) = self.links.get_mut(&link) else { return };
         found.heard_ms = self.now.mono_ms;
         let introduced = found.peer.is_some();
+        // Nothing but a hello is said to one whose hello has not come.
+        found.shown.open |= introduced && !matches!(message, Message::Hello(_));
         match message {
             Message::Hello(hello) => self.on_hello(link, hello),
             Message::Refusal(refusal) => self.on_refusal(link, &refusal),
@@ -89,6 +92,8 @@ impl Replica {
             Message::Snapshot(time, part) => self.on_snapshot(link, time, part),
             Message::Ask => self.on_ask(link),
             Message::Held(seq) => self.on_held(link, seq),
+            Message::Presence(presents) => self.on_presence(link, &presents),
+            Message::Attendance(known) => self.on_attendance(link, &known),
         }
     }
 
@@ -387,7 +392,8 @@ mod tests {
     /// A peer with the same log says the sum over its documents.
     fn beat(replica: &mut Replica, state: u64) {
         let link = greet(replica);
-        let beat = Beat { clock: 0, digest: replica.log().digest(), state, frontier: 0, pulses: Vec::new() };
+        let beat =
+            Beat { clock: 0, digest: replica.log().digest(), state, frontier: 0, presence: 0, pulses: Vec::new() };
         replica.handle(Now::default(), Event::Heard(link, Message::Beat(beat)));
     }
 

@@ -8,7 +8,7 @@ use std::{
     mem,
 };
 
-use super::{dump::Pieces, log::Log};
+use super::{dump::Pieces, log::Log, presence::Shown};
 use crate::{
     op::{Hash, Head, NodeId, Op, OpId},
     wire::{BATCH_BYTES, Hello, Message, Pulse},
@@ -52,6 +52,8 @@ pub(super) struct Link {
     pub(super) said: Option<(Hash, u64)>,
     /// Somebody waits until the peer holds so many of this node's ops.
     pub(super) ask: Option<u64>,
+    /// What the peer was sent of presence.
+    pub(super) shown: Shown,
 }
 
 impl Link {
@@ -74,6 +76,7 @@ impl Link {
             transfer: None,
             said: None,
             ask: None,
+            shown: Shown::default(),
         }
     }
 

@@ -104,6 +104,8 @@ impl Replica {
         let clock = hello.clock;
         self.peers.reached(&hello.urls);
         found.peer = Some(hello);
+        // Who was dialled answers a hello with its own.
+        found.shown.open |= dialled.is_some();
         if let Some(url) = &dialled {
             self.peers.dialled(url, self.now.mono_ms, None, &mut self.rng);
         }

@@ -14,10 +14,12 @@ mod log;
 mod membership;
 mod outbox;
 mod peers;
+mod presence;
 mod pulse;
 mod rebirth;
 mod recovery;
 mod roster;
+mod showing;
 mod status;
 mod transfer;
 mod waiting;
@@ -32,6 +34,7 @@ pub use link::LinkId;
 pub use log::Log;
 pub use outbox::Outbox;
 pub use peers::{DIALLED_MAX, FULL_MESH_MAX, LINKS_MAX};
+pub use presence::{PRESENCE_BYTES_MAX, PRESENT_OF_NODE_MAX, Presence, Seen, Unseen};
 pub use recovery::Recovery;
 pub use roster::{Assembly, Member, Roster};
 pub use status::{LinkState, MemberStatus};
@@ -127,6 +130,16 @@ pub enum Event {
     Cut(bool),
     /// Somebody waits until everything up to this time is final.
     Hurry(u64),
+    /// A client of this node, which names it so, shows itself in a room, or shows something else; with no state it is gone.
+    /// Whoever asks has asked [`Replica::may_show`] first: what may not be is passed over.
+    Present {
+        /// The room.
+        room: String,
+        /// The client; no other connection has this name.
+        client: String,
+        /// What it shows.
+        state: Option<String>,
+    },
     /// Somebody waits to hear which members hold this node's ops up to this seq.
     Ask(u64),
     /// The journal has grown long: a snapshot is to take the place of what is in it.
@@ -145,6 +158,8 @@ pub enum Event {
     Broken(LinkId, crate::wire::WireError),
     /// The last batch of ops has gone out to the socket.
     Flushed(LinkId),
+    /// The last message about presence has.
+    Shown(LinkId),
     /// A link is gone.
     Closed(LinkId),
 }
@@ -203,6 +218,8 @@ pub enum Refused {
     DiskFull,
     /// The member list cannot be changed like this.
     Membership(NodeId, Unfit),
+    /// A client cannot show itself like this.
+    Unseen(Unseen),
 }
 
 /// Why a change of the member list was not made.
@@ -316,6 +333,7 @@ pub struct Replica {
     links: BTreeMap<LinkId, Link>,
     peers: Peers,
     pulses: BTreeMap<NodeId, (Pulse, u64)>,
+    presence: Presence,
     /// The digest of the log from which the documents were last folded anew.
     refolded: Option<Hash>,
     started_ms: Option<u64>,
@@ -366,6 +384,7 @@ impl Replica {
             links: BTreeMap::new(),
             peers,
             pulses: BTreeMap::new(),
+            presence: Presence::default(),
             refolded: None,
             started_ms: None,
             beat_ms: 0,
@@ -391,6 +410,7 @@ impl Replica {
             Event::Join(url) => self.on_join(&url),
             Event::Cut(cut) => self.on_cut(cut),
             Event::Hurry(time) => self.hurry(time.min(self.clock)),
+            Event::Present { room, client, state } => self.on_present(&room, &client, state.as_deref()),
             Event::Ask(seq) => self.ask(seq),
             Event::Compact => self.on_compact(),
             Event::Stored => self.go_on_compacting(),
@@ -400,6 +420,7 @@ impl Replica {
             Event::Heard(link, message) => self.on_heard(link, message),
             Event::Broken(link, error) => self.on_broken(link, &error),
             Event::Flushed(link) => self.on_flushed(link),
+            Event::Shown(link) => self.on_shown(link),
             Event::Closed(link) => self.on_closed(link),
         }
         // In a large pool that is some work: it waits for the next beat, unless somebody waits for it.
@@ -407,6 +428,7 @@ impl Replica {
             self.advance();
         }
         self.announce_in_haste();
+        self.show();
         self.reserve();
         std::mem::take(&mut self.effects)
     }
@@ -647,6 +669,11 @@ impl Replica {
     /// All that its log says of members.
     pub fn roster(&self) -> &Roster {
         &self.roster
+    }
+
+    /// What clients show of themselves in rooms.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// The documents.

@@ -48,7 +48,8 @@ impl Effect {
     /// Whether it tells anyone anything, and so must wait until what it rests on is stored.
     pub fn waits(&self) -> bool {
         match self {
-            Effect::Store(_) => false,
+            // Presence is never stored, and says nothing of what is.
+            Effect::Store(_) | Effect::Send(_, Message::Presence(_) | Message::Attendance(_)) => false,
             Effect::Send(_, Message::Heads(_) | Message::Beat(_)) => {
                 !left_out(Rule::DurableHeads) && !left_out(Rule::StoreFirst)
             }

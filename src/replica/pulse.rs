@@ -47,12 +47,16 @@ impl Replica {
             self.counters.repairs += 1;
             self.say_heads(link);
         }
+        self.compare_rooms(link, beat.presence);
     }
 
     /// Members announce how far they are; what is new is passed on, at once if somebody waits for it.
     pub(super) fn on_pulses(&mut self, link: LinkId, pulses: &[(NodeId, Pulse)]) {
         let from = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
         for (node, pulse) in pulses.iter().take(HEADS_MAX) {
+            if *node == self.config.node {
+                self.outlive(link, pulse.count.0);
+            }
             let said = Announcement { wanted: pulse.said.wanted.min(self.clock), ..pulse.said };
             let far = said.clock.max(said.complete) > self.clock.saturating_add(TIME_LEAP_MAX);
             if far || *node == self.config.node || !self.roster.knows(*node) {
@@ -152,10 +156,11 @@ impl Replica {
             self.speak();
         }
         let (clock, digest, state) = (self.clock, self.log.digest(), self.state.digest());
-        let frontier = self.finality.frontier;
+        let (frontier, presence) = (self.finality.frontier, self.presence.digest());
         for (id, link) in self.links.iter_mut().filter(|(_, link)| link.peer.is_some()) {
             let pulses = link.news(self.pulses.iter().map(|(node, (pulse, _))| (node, pulse)));
-            self.effects.push(Effect::Send(*id, Message::Beat(Beat { clock, digest, state, frontier, pulses })));
+            self.effects
+                .push(Effect::Send(*id, Message::Beat(Beat { clock, digest, state, frontier, presence, pulses })));
         }
     }
 

@@ -60,6 +60,10 @@ pub enum Action {
     Lose(usize, u64),
     /// The last batch of ops has left this end.
     Flushed(usize),
+    /// A client of a node shows itself in a room; with no state it is gone.
+    Present(usize, Showing),
+    /// The last message about presence has left this end.
+    Shown(usize),
     /// The network breaks a link; this end learns of it.
     Reset(usize),
     /// A node is compared with the naive model.
@@ -68,6 +72,17 @@ pub enum Action {
     Quiet,
     /// An op was written in a quiet pool a moment ago: everyone must hold it.
     Spread,
+}
+
+/// Who shows what.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Showing {
+    /// The room.
+    pub room: String,
+    /// The client.
+    pub client: String,
+    /// What it shows; none if it is gone.
+    pub state: Option<String>,
 }
 
 /// How a node begins.
@@ -149,6 +164,10 @@ impl fmt::Display for Action {
             Action::Garble(end, number) => write!(f, "garble {end} {number}"),
             Action::Lose(end, number) => write!(f, "lose {end} {number}"),
             Action::Flushed(end) => write!(f, "flushed {end}"),
+            Action::Present(node, showing) => {
+                write!(f, "present {node} {}", serde_json::to_string(showing).map_err(|_| fmt::Error)?)
+            }
+            Action::Shown(end) => write!(f, "shown {end}"),
             Action::Reset(end) => write!(f, "reset {end}"),
             Action::Audit(node) => write!(f, "audit {node}"),
             Action::Quiet => f.write_str("quiet"),
@@ -192,6 +211,8 @@ impl FromStr for Action {
             "garble" => message().map(|(end, number)| Action::Garble(end, number))?,
             "lose" => message().map(|(end, number)| Action::Lose(end, number))?,
             "flushed" => Action::Flushed(index()?),
+            "present" => Action::Present(index()?, serde_json::from_str(second).map_err(|_| bad())?),
+            "shown" => Action::Shown(index()?),
             "reset" => Action::Reset(index()?),
             "audit" => Action::Audit(index()?),
             "quiet" => Action::Quiet,

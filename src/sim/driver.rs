@@ -55,6 +55,10 @@ pub(super) enum Due {
     Calm,
     Watch,
     Spread,
+    /// A client shows something of itself.
+    Present,
+    /// Something about presence takes place, which counts as no step.
+    Aside(Action),
 }
 
 /// What a run has come to.
@@ -75,6 +79,8 @@ pub struct Driver<'e> {
     pub(super) world: World,
     pub(super) network: Network,
     pub(super) rng: fastrand::Rng,
+    /// Of presence; so all else goes on as it would without.
+    pub(super) shows: fastrand::Rng,
     pub(super) tally: Tally,
     pub(super) now_ms: u64,
     pub(super) stormy: bool,
@@ -105,6 +111,7 @@ impl<'e> Driver<'e> {
             world: World::new(checks),
             network: Network::new(&plan),
             rng,
+            shows: fastrand::Rng::with_seed(plan.seed ^ 0x5851_f42d_4c95_7f2d),
             tally: Tally::default(),
             now_ms: 0,
             stormy: false,
@@ -224,6 +231,8 @@ impl<'e> Driver<'e> {
             }
             Due::Calm => self.calm()?,
             Due::Watch => self.watch()?,
+            Due::Present => self.present()?,
+            Due::Aside(action) => self.aside(&action)?,
             Due::Spread => {
                 self.act(&Action::Spread)?;
                 self.done = true;
@@ -234,13 +243,23 @@ impl<'e> Driver<'e> {
 
     /// Applies an action, and puts on the calendar what it set under way.
     pub(super) fn act(&mut self, action: &Action) -> Result<(), Violation> {
+        self.tally.steps += 1;
+        self.apply(action)?;
+        if self.tally.steps.is_multiple_of(self.plan.audit_every) {
+            let node = self.rng.usize(..self.world.nodes().len().max(1));
+            self.act(&Action::Audit(node))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn apply(&mut self, action: &Action) -> Result<(), Violation> {
         if let Some(events) = &mut self.events {
             events.push(format!("{} {action}{}", self.now_ms, self.world.describe(action)));
         }
-        self.tally.steps += 1;
         for outcome in self.world.apply(self.now_ms, action)? {
             match outcome {
                 Outcome::Sent { end, number, ops, close } => self.sent(end, number, ops, close),
+                Outcome::Showed { end, number } => self.showed(end, number),
                 Outcome::Storing(node, end) => {
                     let wait_ms = self.rng.u64(self.plan.disk_ms.0..=self.plan.disk_ms.1);
                     self.after(wait_ms, Due::Act(Action::Stored(node, end)));
@@ -251,10 +270,6 @@ impl<'e> Driver<'e> {
                 }
             }
         }
-        if self.tally.steps.is_multiple_of(self.plan.audit_every) {
-            let node = self.rng.usize(..self.world.nodes().len().max(1));
-            self.act(&Action::Audit(node))?;
-        }
         Ok(())
     }
 
@@ -262,7 +277,7 @@ impl<'e> Driver<'e> {
         self.world.nodes()[node].birth.machine
     }
 
-    fn between(&self, end: usize) -> (usize, usize) {
+    pub(super) fn between(&self, end: usize) -> (usize, usize) {
         let ends = self.world.ends();
         (self.machine(ends[end].node), self.machine(ends[ends[end].peer].node))
     }
@@ -410,6 +425,9 @@ impl<'e> Driver<'e> {
         self.stormy = true;
         self.network.begin(&self.plan);
         self.after(0, Due::Write);
+        if self.plan.present_ms > 0 {
+            self.after(0, Due::Present);
+        }
         let faults: BTreeSet<Fault> = self.plan.faults.clone();
         for fault in faults {
             let wait_ms = self.rng.u64(..2 * self.plan.strike_ms);
@@ -461,7 +479,11 @@ impl<'e> Driver<'e> {
 
     fn watch(&mut self) -> Result<(), Violation> {
         let late = self.now_ms > self.calm_ms + CALM_MS;
-        let rests = self.starts == 0 && self.world.converged() && self.world.is_final() && self.world.is_connected();
+        let rests = self.starts == 0
+            && self.world.converged()
+            && self.world.is_final()
+            && self.world.is_connected()
+            && self.world.rooms_agree().is_ok();
         if !rests && self.starts == 0 && self.now_ms > self.calm_ms + ALONE_MS * (self.seen_to + 1) {
             self.seen_to += 1;
             self.operate()?;

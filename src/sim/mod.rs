@@ -14,6 +14,7 @@ mod ledger;
 mod model;
 mod network;
 mod plan;
+mod rooms;
 mod scale;
 mod strikes;
 mod tally;

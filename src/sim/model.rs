@@ -165,7 +165,7 @@ impl Model {
         }
         for (key, (content, stamp)) in &self.documents {
             let ours = (written(content), Some(*stamp));
-            self.compare_text(state, key, content)?;
+            compare_text(state, key, content)?;
             let theirs = listed.remove(key);
             if theirs.as_ref() != Some(&ours) {
                 return differs(format!("{}/{} is {theirs:?}, not {ours:?}", key.0, key.1));
@@ -173,19 +173,19 @@ impl Model {
         }
         listed.pop_first().map_or(Ok(()), |(key, held)| differs(format!("{}/{} is {held:?}, not absent", key.0, key.1)))
     }
+}
 
-    /// A text is what all its updates come to, in stamp order; however many of them the node has merged since.
-    fn compare_text(&self, state: &State, key: &Key, content: &Content) -> Result<(), Violation> {
-        let Content::Text(_, updates) = content else { return Ok(()) };
-        let doc = DocKey::new(&*key.0, &*key.1);
-        let ours = Prose::of(updates.iter().map(|update| &**update)).and_then(|prose| prose.plain().ok());
-        let theirs =
-            state.source(&key.0, &key.1).and_then(|source| source.prose(&doc)).and_then(|prose| prose.plain().ok());
-        if ours.is_none() || ours != theirs {
-            return differs(format!("the text {}/{} is {theirs:?}, not {ours:?}", key.0, key.1));
-        }
-        Ok(())
+/// A text is what all its updates come to, in stamp order; however many of them the node has merged since.
+fn compare_text(state: &State, key: &Key, content: &Content) -> Result<(), Violation> {
+    let Content::Text(_, updates) = content else { return Ok(()) };
+    let doc = DocKey::new(&*key.0, &*key.1);
+    let ours = Prose::of(updates.iter().map(|update| &**update)).and_then(|prose| prose.plain().ok());
+    let theirs =
+        state.source(&key.0, &key.1).and_then(|source| source.prose(&doc)).and_then(|prose| prose.plain().ok());
+    if ours.is_none() || ours != theirs {
+        return differs(format!("the text {}/{} is {theirs:?}, not {ours:?}", key.0, key.1));
     }
+    Ok(())
 }
 
 /// What one command makes of a document.
@@ -216,8 +216,12 @@ fn json_outcome(command: &Command<'_>, index: usize, before: Option<Value>) -> R
     let tree = |text: &str| serde_json::from_str::<Value>(text).expect("checked before it became an op");
     match command {
         Command::Put(_, text) => Ok(Some(tree(text))),
-        Command::Delete(_) => Ok(None),
-        Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) | Command::Text(..) => Ok(None),
+        Command::Delete(_)
+        | Command::Add(..)
+        | Command::Retire
+        | Command::Evict(_)
+        | Command::Fence(..)
+        | Command::Text(..) => Ok(None),
         Command::Merge(_, text) => {
             let merged = merged(before, tree(text));
             if json::size(&merged) > DOCUMENT_BYTES_MAX { Err(Rejection::TooLarge(index)) } else { Ok(Some(merged)) }

@@ -124,6 +124,22 @@ impl Network {
         Fate::Arrives(in_order_ms, again)
     }
 
+    /// When a message about presence arrives, once or twice, if it does. These go their own way, in any order among each other
+    /// and all else: what they say must not depend on it.
+    pub fn presence_fate(&self, now_ms: u64, rng: &mut fastrand::Rng) -> Vec<u64> {
+        let strikes = |fault, rng: &mut fastrand::Rng| self.faults.contains(&fault) && chance(rng, self.rate);
+        if strikes(Fault::Loss, rng) {
+            return Vec::new();
+        }
+        let delay_ms = if strikes(Fault::Delay, rng) { rng.u64(20..1_000) } else { 0 };
+        let mut arrival_ms = vec![now_ms + self.latency(rng) + delay_ms];
+        if strikes(Fault::Duplicate, rng) {
+            // Much later now and then: who is gone must not come back.
+            arrival_ms.push(arrival_ms[0] + rng.u64(0..3_000));
+        }
+        arrival_ms
+    }
+
     /// Nothing that an end sends arrives before this.
     pub fn not_before(&mut self, end: usize, ms: u64) {
         let last = self.last_ms.entry(end).or_default();

@@ -135,6 +135,8 @@ pub struct Plan {
     pub compact: u32,
     /// How long idempotency keys are remembered, and how many documents a slice of a snapshot has.
     pub squeeze: (u64, usize),
+    /// Between two changes of what clients show of themselves, on average; zero if they show nothing.
+    pub present_ms: u64,
 }
 
 /// What clients do: documents to choose from, and weights.
@@ -236,6 +238,8 @@ impl Plan {
             compact: *rng.choice(&[0, 5, 50]).unwrap_or(&5),
             squeeze: (*rng.choice(&[20, 200, u64::MAX]).unwrap_or(&200), *rng.choice(&[1, 3, 1_000]).unwrap_or(&3)),
             faults,
+            // Drawn last, so that a seed means for all else what it did before there was presence.
+            present_ms: *rng.choice(&[0, 0, 20, 200]).unwrap_or(&0),
         }
     }
 

@@ -193,5 +193,6 @@ fn plan(nodes: usize, seed: u64) -> Plan {
         retain: vec![usize::MAX],
         compact: 0,
         squeeze: (u64::MAX, usize::MAX),
+        present_ms: 0,
     }
 }

@@ -39,6 +39,8 @@ pub struct Tally {
     pub forgotten: u64,
     /// Snapshots that nodes began with.
     pub adopted: u64,
+    /// Changes of what clients show of themselves.
+    pub presents: u64,
     /// Runs in which members evicted each other in a circle, so that nobody remained.
     pub circles: u64,
     /// The longest that a pool took to come to rest after its storm.
@@ -84,7 +86,7 @@ impl Tally {
         faults.chain(events).collect()
     }
 
-    fn fields(&mut self) -> [(&'static str, &mut u64); 15] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 16] {
         [
             ("seeds", &mut self.seeds),
             ("events", &mut self.events),
@@ -101,6 +103,7 @@ impl Tally {
             ("rejected ops", &mut self.rejected),
             ("forgotten ops", &mut self.forgotten),
             ("adopted snapshots", &mut self.adopted),
+            ("presents", &mut self.presents),
         ]
     }
 }

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Violation,
-    action::{Action, Birth, Wrong},
+    action::{Action, Birth, Showing, Wrong},
     ledger::{Ledger, Watch, is_stored},
     model::Model,
+    rooms::Guests,
 };
 use crate::{
     document::{Reason, View},
@@ -18,7 +19,7 @@ use crate::{
     record::Record,
     replica::{
         Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Recovery, Refused, Replica, Retention,
-        Standing,
+        Standing, TICK_MS,
     },
     snapshot::Part,
     wire::{self, Message},
@@ -52,6 +53,8 @@ pub struct Node {
     pub disk: Disk,
     outbox: Outbox<Effect>,
     start_ms: u64,
+    /// What its clients show, and what one who follows all rooms has seen.
+    pub(super) guests: Guests,
     watch: Watch,
     answer: Option<Result<Receipt, Refused>>,
 }
@@ -155,6 +158,13 @@ pub enum Outcome {
         /// Whether it is the end of the link.
         close: bool,
     },
+    /// An end sent the message of this number, which is about presence.
+    Showed {
+        /// The sending end.
+        end: usize,
+        /// The number of the message there.
+        number: u64,
+    },
     /// A node dialled.
     Dialled(usize),
     /// A node's disk has begun to store its journal as far as this place.
@@ -220,6 +230,8 @@ impl World {
                 self.ends.get_mut(*end).and_then(|end| end.out.remove(number));
             }
             Action::Flushed(end) => self.at_end(*end, Event::Flushed, &mut outcomes)?,
+            Action::Present(node, showing) => self.present(*node, showing, &mut outcomes)?,
+            Action::Shown(end) => self.at_end(*end, Event::Shown, &mut outcomes)?,
             Action::Reset(end) => self.reset(*end, &mut outcomes)?,
             Action::Audit(node) => self.audit(*node)?,
             Action::Quiet => self.quiet()?,
@@ -241,6 +253,37 @@ impl World {
     /// Who dialled, and where.
     pub fn dial(&self, dial: usize) -> (usize, &str) {
         (self.dials[dial].node, &self.dials[dial].url)
+    }
+
+    /// A message that has not arrived yet, or may arrive again.
+    pub fn message(&self, end: usize, number: u64) -> Option<&Message> {
+        match self.ends.get(end)?.out.get(&number)? {
+            Parcel::Message(message) => Some(message),
+            Parcel::Close => None,
+        }
+    }
+
+    /// Whether the two ends of a link are open.
+    pub fn is_whole(&self, end: usize) -> bool {
+        let open = |end: &End| end.stage == Stage::Open;
+        self.ends.get(end).is_some_and(|this| open(this) && self.ends.get(this.peer).is_some_and(open))
+    }
+
+    /// Lets a client of a node show something of itself, if the node takes that.
+    fn present(&mut self, index: usize, showing: &Showing, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let Some(Node { replica: Some(replica), guests, start_ms, .. }) = self.nodes.get_mut(index) else {
+            return Ok(());
+        };
+        // The first event of a node founds its pool and reserves times: that is not presence's to be.
+        if self.now_ms < *start_ms + TICK_MS {
+            return Ok(());
+        }
+        let Showing { room, client, state } = showing.clone();
+        if replica.may_show(&room, &client, state.as_deref()).is_err() {
+            return Ok(());
+        }
+        guests.set(showing);
+        self.step(index, Event::Present { room, client, state }, outcomes)
     }
 
     /// The live node with this URL.
@@ -347,6 +390,8 @@ impl World {
             },
             Some(Parcel::Message(Message::Ask)) => "asks how far its ops are held".into(),
             Some(Parcel::Message(Message::Held(seq))) => format!("holds {seq}"),
+            Some(Parcel::Message(Message::Presence(presents))) => format!("{} clients in rooms", presents.len()),
+            Some(Parcel::Message(Message::Attendance(known))) => format!("who is in rooms of {} nodes", known.len()),
             Some(Parcel::Message(Message::Ops(ops, ..))) => {
                 let first: Vec<String> = ops
                     .iter()
@@ -428,6 +473,7 @@ impl World {
             disk: Disk { records: journal, stored, busy: false, full: false, lost },
             outbox: Outbox::default(),
             start_ms: self.now_ms,
+            guests: Guests::default(),
             watch,
             answer: None,
         });
@@ -447,7 +493,7 @@ impl World {
     }
 
     /// Gives a node one event, carries out the effects and checks what must hold.
-    fn step(&mut self, index: usize, event: Event, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+    pub(super) fn step(&mut self, index: usize, event: Event, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
         let Some(node) = self.nodes.get_mut(index) else { return Ok(()) };
         let Some(replica) = &mut node.replica else { return Ok(()) };
         // What a node cannot store it does not hear; the repair brings it again.
@@ -459,6 +505,7 @@ impl World {
         let effects = replica.handle(now, event);
         if self.checks {
             self.ledger.check(&mut node.watch, replica)?;
+            node.guests.follow(replica)?;
         }
         for effect in effects {
             let node = &mut self.nodes[index];
@@ -649,6 +696,7 @@ impl World {
             let detail = format!("node {index} is final to {} of {}, {holdups:?}", replica.frontier(), replica.clock());
             return Err(Violation { invariant: "once quiet everything is final", detail });
         }
+        self.rooms_agree()?;
         if self.checks {
             self.live().try_for_each(|(_, replica)| self.ledger.finals_stand(replica))?;
             // Of what a damaged disk has lost, and of keys that have ended, nothing can be told.
@@ -710,8 +758,10 @@ fn send(
     if heard != message {
         return Err(Violation { invariant: "a message survives its frame", detail: format!("{message:?}") });
     }
-    let ops = heard.is_batch();
-    outcomes.push(Outcome::Sent { end: number, number: end.next, ops, close: false });
+    outcomes.push(match &heard {
+        Message::Presence(_) | Message::Attendance(_) => Outcome::Showed { end: number, number: end.next },
+        _ => Outcome::Sent { end: number, number: end.next, ops: heard.is_batch(), close: false },
+    });
     end.out.insert(end.next, Parcel::Message(heard));
     end.next += 1;
     Ok(())

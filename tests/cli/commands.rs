@@ -50,6 +50,22 @@ fn an_import_of_a_file_that_cannot_be_read_says_so() {
 }
 
 #[test]
+fn a_text_is_written_listed_and_read() {
+    let node = Node::start(&[]);
+    let put = |text: &str| node.run(&["put", "notes", "minutes", "--text", text]).done();
+    assert!(put("Agenda: tea").starts_with("created notes/minutes version="));
+    assert!(put("Agenda: tea, cake").starts_with("replaced notes/minutes version="));
+    assert_eq!(put("Agenda: tea, cake"), "unchanged: it reads so already\n");
+    assert_eq!(node.run(&["get", "notes", "minutes"]).done(), "Agenda: tea, cake\n");
+    assert_eq!(node.run(&["get", "notes", "minutes", "--json"]).json()["text"], "Agenda: tea, cake");
+    assert_eq!(node.run(&["list", "notes"]).done(), "minutes\t(text)\n");
+    let history = node.run(&["history", "notes", "minutes", "--values"]).done();
+    assert!(history.lines().all(|line| line.contains("\tedit of ") && !line.contains("null")), "{history}");
+    let merged = node.run(&["patch", "notes", "minutes", "{}"]);
+    assert!(merged.code == 4 && merged.err.contains("is a text"), "{merged:?}");
+}
+
+#[test]
 fn status_shows_the_pool() {
     let node = Node::start(&["--name", "ada", "--pool", "lamps"]);
     node.run(&["put", "notes", "milk", "1"]).done();

@@ -78,6 +78,13 @@ pub async fn start_joining() -> TestNode {
     start("joining", Some("http://127.0.0.1:9".into())).await
 }
 
+/// Starts a node that joins the pool of another, and waits until it serves.
+pub async fn start_joining_to(other: &TestNode) -> TestNode {
+    let node = start("newcomer", Some(other.url.clone())).await;
+    until(&node.node, |replica| replica.standing() == Standing::Member).await;
+    node
+}
+
 async fn start(name: &str, join: Option<String>) -> TestNode {
     start_with(name, join, Retention::default(), Access::default()).await
 }

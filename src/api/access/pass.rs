@@ -144,6 +144,13 @@ impl Pass {
         }
     }
 
+    /// Refuses a room that it is not for. A room has no collection; what its name has before the first `/` counts as one, as
+    /// in `notes/plan`. Whoever may read may be seen there.
+    pub fn check_room(&self, name: &str) -> Result<(), Problem> {
+        self.check_role(Role::Read)?;
+        self.check_collection(name.split('/').next().unwrap_or_default())
+    }
+
     /// Refuses what shows all collections, if it is for some only.
     pub fn check_all(&self) -> Result<(), Problem> {
         match self {

@@ -1,0 +1,649 @@
+// The browser client (static/lamplight.js) against nodes that the test plays: what it sends, when, and what it shows.
+// tests/client_nodes.test.mjs asks the same of real nodes.
+import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import test, { afterEach, beforeEach, mock } from "node:test";
+import { connect } from "../static/lamplight.js";
+import { MemoryStorage } from "../static/storage.js";
+import { FakeNet, doc, problem, receipt, settle } from "./support/fake_node.mjs";
+
+const URLS = ["http://a:1", "http://b:2", "http://c:3"];
+let net;
+let pools;
+
+beforeEach(() => {
+  net = new FakeNet();
+  pools = [];
+  mock.timers.enable({ apis: ["setTimeout", "setInterval", "Date"] });
+});
+
+afterEach(() => {
+  for (const pool of pools) pool.close();
+  mock.timers.reset();
+  mock.restoreAll();
+});
+
+function open(options = {}, urls = URLS[0]) {
+  const fetch = () => Promise.reject(new Error("no node"));
+  const pool = connect(urls, { WebSocket: net.WebSocket, fetch, onrejected: () => {}, ...options });
+  pools.push(pool);
+  return pool;
+}
+
+/// A pool whose node has answered, with a live query of `notes` that has these documents, and what it told.
+async function watching(docs, options, query = {}) {
+  const pool = open(options);
+  await settle();
+  const told = [];
+  const live = pool.collection("notes").watch(query, (shown, meta) => told.push({ shown: brief(shown), changes: meta.changes.map(({ type, id }) => `${type} ${id}`) }));
+  const node = net.last.welcome();
+  node.say({ type: "snapshot", id: "q1", docs, cursor: "c0", more: false });
+  mock.timers.tick(1);
+  return { pool, notes: pool.collection("notes"), live, node, told };
+}
+
+const brief = (docs) => Object.fromEntries(docs.map(({ id, value, pending }) => [pending ? `${id}…` : id, value]));
+
+/// Lets the next connection come, and answers it.
+function comeBack(clock) {
+  mock.timers.tick(20_000);
+  return net.last.welcome(clock);
+}
+
+/// The node accepts a write that it was sent, and tells what came of it.
+function accept(node, write, time, ...changed) {
+  node.say(receipt(write, time));
+  for (const one of changed) node.say({ type: "change", id: "q1", doc: one, cursor: `c${time}` });
+  node.pong();
+}
+
+// ---- The connection ----
+
+test("the other nodes are tried at once, then ever less often", () => {
+  mock.method(Math, "random", () => 1);
+  open({}, URLS);
+  const waits = [];
+  for (let lost = 0; lost < 9; lost += 1) {
+    const before = net.dials.length;
+    net.last.drop();
+    let wait = 0;
+    while (net.dials.length === before) {
+      mock.timers.tick(50);
+      wait += 50;
+    }
+    waits.push(wait);
+  }
+  assert.deepEqual(net.dials.slice(0, 4).map(({ url }) => url), ["ws://a:1/v1/ws", "ws://b:2/v1/ws", "ws://c:3/v1/ws", "ws://a:1/v1/ws"]);
+  assert.deepEqual(waits, [100, 100, 300, 300, 300, 600, 600, 600, 1200]);
+});
+
+test("the state is told: connecting, online, offline, closed", () => {
+  const states = [];
+  const pool = open({ onstate: (state) => states.push(state) });
+  assert.equal(pool.state, "connecting");
+  net.last.welcome().drop();
+  comeBack();
+  pool.close();
+  assert.deepEqual(states, ["online", "offline", "connecting", "online", "closed"]);
+});
+
+test("a node that is not ready is left for another, and tried less often", async () => {
+  const pool = open({}, URLS);
+  pool.collection("notes").watch();
+  const first = net.last.welcome();
+  first.say(problem("q1", "not-ready", 503));
+  assert.equal(first.readyState, 3);
+  const second = comeBack();
+  assert.equal(second.url, "ws://b:2/v1/ws");
+  assert.deepEqual(second.of("subscribe").length, 1);
+});
+
+test("a connection that has gone silent is left", () => {
+  open({}, URLS);
+  const node = net.last.welcome();
+  mock.timers.tick(30_000);
+  assert.equal(node.of("ping").length, 3);
+  mock.timers.tick(15_000);
+  assert.equal(node.readyState, 3);
+});
+
+test("a device that wakes dials at once, and leaves a connection that died in its sleep", () => {
+  const had = Object.getOwnPropertyDescriptor(globalThis, "document");
+  const document = new EventTarget();
+  Object.defineProperty(globalThis, "document", { value: document, configurable: true });
+  try {
+    open();
+    const node = net.last.welcome();
+    document.dispatchEvent(new Event("visibilitychange"));
+    assert.equal(net.dials.length, 1);
+    mock.timers.setTime(60_000);
+    document.dispatchEvent(new Event("visibilitychange"));
+    assert.equal(node.readyState, 3);
+    assert.equal(net.dials.length, 2);
+  } finally {
+    pools.pop().close();
+    delete globalThis.document;
+    if (had) Object.defineProperty(globalThis, "document", had);
+  }
+});
+
+test("a node that does not answer after opening is left", () => {
+  open({}, URLS);
+  mock.timers.tick(10_000);
+  mock.timers.tick(100);
+  assert.equal(net.dials.length, 2);
+});
+
+test("without a WebSocket, or an address, the error says what to do", () => {
+  const { WebSocket } = globalThis;
+  delete globalThis.WebSocket;
+  try {
+    assert.throws(() => connect("http://a:1"), /experimental-websocket.*package ws/);
+  } finally {
+    if (WebSocket) globalThis.WebSocket = WebSocket;
+  }
+  assert.throws(() => open({}, "ws://a:1"), /http:\/\//);
+  assert.throws(() => connect([]), /URL of a node/);
+});
+
+test("another node is shown only if it holds what was seen on the one before", async () => {
+  const asked = [];
+  const fetch = async (url, { headers = {} } = {}) => {
+    asked.push(`${url} ${headers["Lamplight-Session"] ?? ""}`.trim());
+    return { ok: url.startsWith("http://c"), headers: new Headers({ "Lamplight-Session": "seen" }) };
+  };
+  open({ fetch }, URLS).collection("notes").watch();
+  net.last.welcome().say({ type: "snapshot", id: "q1", docs: [], cursor: "c0", more: false });
+  mock.timers.tick(250);
+  await settle();
+  net.last.drop();
+  for (let turn = 0; turn < 3; turn += 1) {
+    mock.timers.tick(100);
+    await settle();
+  }
+  assert.deepEqual(asked, ["http://a:1/livez", "http://b:2/v1/collections seen", "http://c:3/v1/collections seen"]);
+  assert.equal(net.last.url, "ws://c:3/v1/ws");
+});
+
+test("where no other node holds what was seen, what there is is shown", async () => {
+  const fetch = async () => ({ ok: false, headers: new Headers({ "Lamplight-Session": "lost" }) });
+  open({ fetch }, URLS.slice(0, 2)).collection("notes").watch();
+  net.last.welcome().say({ type: "snapshot", id: "q1", docs: [], cursor: "c0", more: false });
+  mock.timers.tick(250);
+  await settle();
+  net.last.drop();
+  for (let turn = 0; turn < 3; turn += 1) {
+    mock.timers.tick(500);
+    await settle();
+  }
+  assert.equal(net.dials.length, 2);
+});
+
+const hasText = existsSync(new URL("../static/text-provider.js", import.meta.url));
+
+test("a text is opened on the pool's nodes, and closed with the pool", { skip: !hasText && "the modules of text are not here" }, async () => {
+  const pool = open({}, URLS);
+  const text = await pool.text("pads", "plan");
+  assert.equal(net.last.url, "ws://a:1/v1/yjs/pads/plan");
+  text.text.insert(0, "hello");
+  assert.deepEqual([text.text.toString(), text.state.link], ["hello", "connecting"]);
+  pool.close();
+  assert.equal(net.last.readyState, 3);
+});
+
+test("the types name what there is, and nothing else", async () => {
+  const types = readFileSync(new URL("../static/lamplight.d.ts", import.meta.url), "utf8");
+  const pool = open();
+  const live = pool.collection("notes").watch();
+  const room = pool.room("kitchen").join();
+  const inner = { LiveQuery: ["id", "collection", "filter", "sort", "isWhole", "subscribe", "onmessage", "onproblem", "touch", "adopt"], Room: ["id", "enter", "onmessage", "onproblem"], Pool: ["watch", "get"], Collection: [] };
+  for (const [name, object] of Object.entries({ Pool: pool, Collection: pool.collection("notes"), LiveQuery: live, Room: room })) {
+    const [, body] = new RegExp(`^export (?:class|interface) ${name}<?[^{]*\\{\n([^]*?)^\\}`, "m").exec(types);
+    const typed = [...body.matchAll(/^  (?:readonly )?(\w+)[<(:]/gm)].map(([, member]) => member).filter((member) => member !== "constructor");
+    const there = [...Object.keys(object), ...Object.getOwnPropertyNames(Object.getPrototypeOf(object))].filter((member) => member !== "constructor");
+    assert.deepEqual([...new Set(typed)].sort(), there.filter((member) => !inner[name].includes(member)).sort(), name);
+  }
+});
+
+// ---- Live queries ----
+
+test("a live query goes on behind its cursor, and tells each change once", async () => {
+  const { node, told } = await watching([doc("tea", 1)]);
+  node.say({ type: "change", id: "q1", doc: doc("tea", 2), cursor: "c1" });
+  mock.timers.tick(1);
+  node.drop();
+  const again = comeBack();
+  assert.deepEqual(again.of("subscribe"), [{ type: "subscribe", id: "q1", collection: "notes", since: "c1" }]);
+  again.say({ type: "change", id: "q1", doc: doc("tea", 2), cursor: "c1" });
+  again.say({ type: "change", id: "q1", doc: doc("oil", 1), cursor: "c2" });
+  mock.timers.tick(1);
+  assert.deepEqual(told, [
+    { shown: { tea: 1 }, changes: ["added tea"] },
+    { shown: { tea: 2 }, changes: ["changed tea"] },
+    { shown: { oil: 1, tea: 2 }, changes: ["added oil"] },
+  ]);
+});
+
+test("another node's snapshot takes the place of the documents as a whole, and only differences are told", async () => {
+  const { node, told, live } = await watching([doc("a", 1), doc("b", 1), doc("c", 1)]);
+  node.drop();
+  const other = comeBack();
+  other.say({ type: "resync", id: "q1" });
+  other.say({ type: "snapshot", id: "q1", docs: [doc("a", 1)], cursor: "d0", more: true });
+  mock.timers.tick(1);
+  assert.deepEqual(brief(live.docs), { a: 1, b: 1, c: 1 });
+  other.say({ type: "change", id: "q1", doc: doc("a", 2), cursor: "d1" });
+  other.say({ type: "snapshot", id: "q1", docs: [doc("c", 1)], cursor: "d2", more: false });
+  mock.timers.tick(1);
+  assert.deepEqual(told.slice(1), [{ shown: { a: 2, c: 1 }, changes: ["changed a", "removed b"] }]);
+  other.say({ type: "resync", id: "q1" }, { type: "snapshot", id: "q1", docs: [doc("a", 2), doc("c", 1)], cursor: "d3", more: false });
+  mock.timers.tick(1);
+  assert.equal(told.length, 2, "the same documents are no news");
+});
+
+test("a snapshot that was cut off goes on, or begins again, without losing a document", async () => {
+  for (const isSame of [true, false]) {
+    const { node, live } = await watching([doc("old", 1)]);
+    node.say({ type: "resync", id: "q1" }, { type: "snapshot", id: "q1", docs: [doc("a", 1)], cursor: "half", more: true });
+    node.drop();
+    const again = comeBack();
+    assert.equal(again.of("subscribe")[0].since, "half");
+    if (isSame) again.say({ type: "snapshot", id: "q1", docs: [doc("b", 1)], cursor: "whole", more: false });
+    else again.say({ type: "resync", id: "q1" }, { type: "snapshot", id: "q1", docs: [doc("b", 1)], cursor: "whole", more: false });
+    assert.deepEqual(brief(live.docs), isSame ? { a: 1, b: 1 } : { b: 1 });
+    pools.pop().close();
+  }
+});
+
+test("a burst of changes is told at once, in the order of ids or as asked", async () => {
+  const { node, told } = await watching([], {}, { sort: (left, right) => right.value - left.value });
+  for (const value of [1, 3, 2]) node.say({ type: "change", id: "q1", doc: doc(`n${value}`, value), cursor: "c" });
+  mock.timers.tick(1);
+  assert.deepEqual(Object.values(told.at(-1).shown), [3, 2, 1]);
+  assert.equal(told.length, 2);
+});
+
+test("a reader by iteration gets the latest, and leaving closes the query", async () => {
+  const { notes, node } = await watching([]);
+  const seen = [];
+  const reading = (async () => {
+    for await (const docs of notes.watch()) {
+      seen.push(brief(docs));
+      if (seen.length === 2) break;
+    }
+  })();
+  node.say({ type: "snapshot", id: "q2", docs: [doc("a", 1)], cursor: "c1", more: false });
+  mock.timers.tick(1);
+  await settle();
+  node.say({ type: "change", id: "q2", doc: doc("b", 1), cursor: "c2" });
+  node.say({ type: "change", id: "q2", doc: doc("c", 1), cursor: "c3" });
+  mock.timers.tick(1);
+  await reading;
+  assert.deepEqual(seen, [{ a: 1 }, { a: 1, b: 1, c: 1 }]);
+  assert.deepEqual(node.of("unsubscribe"), [{ type: "unsubscribe", id: "q2" }]);
+});
+
+test("a filter that the node cannot read is told", async () => {
+  const { notes, node } = await watching([]);
+  const metas = [];
+  const live = notes.watch({ filter: { a: { $near: 1 } } }, (_, meta) => metas.push(meta));
+  node.say(problem("q2", "bad-filter", 400));
+  mock.timers.tick(1);
+  await assert.rejects(live.ready, { slug: "bad-filter" });
+  assert.equal(metas[0].error.status, 400);
+});
+
+// ---- Writes ----
+
+class SlowStorage extends MemoryStorage {
+  stored = [];
+
+  add(entry) {
+    return new Promise((resolve) => this.stored.push(() => resolve(super.add(entry))));
+  }
+}
+
+test("a write is stored before it is sent, and leaves the storage when a node has accepted it", async () => {
+  const storage = new SlowStorage();
+  const { notes, node } = await watching([], { storage });
+  const write = notes.put("tea", 1);
+  await settle();
+  assert.equal(node.of("write").length, 0);
+  storage.stored[0]();
+  await settle();
+  const [sent] = node.of("write");
+  assert.deepEqual(sent, { type: "write", id: write.key, key: write.key, guards: [], commands: [{ put: { collection: "notes", id: "tea", value: 1 } }] });
+  assert.equal((await storage.load()).length, 1);
+  node.say(receipt(sent, 11));
+  assert.equal((await write).stamp, "11@a");
+  assert.equal((await storage.load()).length, 0);
+});
+
+test("what was sent and not answered is sent again under its key, and counts once", async () => {
+  const { notes, node, pool } = await watching([]);
+  const write = notes.patch("tea", [{ op: "increment", path: "/n", by: 1 }]);
+  await settle();
+  node.drop();
+  const again = comeBack();
+  assert.deepEqual(again.of("write"), node.of("write"));
+  assert.ok(again.sent.findIndex(({ type }) => type === "write") < again.sent.findIndex(({ type }) => type === "subscribe"), "the documents come with the write in them");
+  again.say(receipt(again.of("write")[0], 11, "final"));
+  await write.final;
+  assert.equal(pool.queued, 0);
+  again.drop();
+  assert.equal(comeBack().of("write").length, 0);
+});
+
+test("what an earlier page has queued is shown and sent once, in order, before what is new", async () => {
+  const storage = new MemoryStorage();
+  const before = open({ storage });
+  for (const n of [1, 2]) before.collection("notes").put(`n${n}`, n);
+  await settle();
+  before.close();
+
+  const { pool, node, told } = await watching([], { storage });
+  pool.collection("notes").put("n3", 3);
+  await settle();
+  assert.deepEqual(node.of("write").map(({ commands }) => commands[0].put.id), ["n1", "n2", "n3"]);
+  assert.deepEqual(told.at(-1).shown, { "n1…": 1, "n2…": 2 });
+  node.of("write").forEach((write, place) => node.say(receipt(write, 11 + place)));
+  await pool.settled();
+  assert.deepEqual(await storage.load(), []);
+});
+
+test("writes to one document go one after the other, others do not wait", async () => {
+  const { notes, node } = await watching([]);
+  for (const value of [1, 2]) notes.put("tea", value);
+  notes.put("oil", 3);
+  await settle();
+  const values = () => node.of("write").map(({ commands }) => commands[0].put.value);
+  assert.deepEqual(values(), [1, 3]);
+  node.say(receipt(node.of("write")[0], 11));
+  assert.deepEqual(values(), [1, 3, 2]);
+});
+
+test("a node that cannot take writes just now is asked again, or left for another", async () => {
+  const { notes, node, pool } = await watching([]);
+  notes.put("tea", 1);
+  await settle();
+  node.say(problem(node.of("write")[0].id, "disk-full", 507));
+  assert.equal(pool.queued, 1);
+  assert.equal(node.of("write").length, 1);
+  mock.timers.tick(1_000);
+  assert.equal(node.of("write").length, 2);
+  pools.pop().close();
+
+  const several = open({}, URLS);
+  several.collection("notes").put("tea", 1);
+  await settle();
+  const first = net.last.welcome();
+  await settle();
+  first.say(problem(first.of("write")[0].id, "overloaded", 503));
+  mock.timers.tick(1_000);
+  const second = comeBack();
+  assert.equal(second.url, "ws://b:2/v1/ws");
+  assert.equal(second.of("write").length, 1);
+});
+
+test("a write that can never succeed rejects, leaves the queue, and vanishes with a notice", async () => {
+  const notices = [];
+  const storage = new MemoryStorage();
+  const { notes, node, told, pool } = await watching([], { storage, onrejected: (error, { commands }) => notices.push([error.slug, commands[0].put.id]) });
+  const write = notes.put("tea", 1, { ifVersion: "0123" });
+  await settle();
+  mock.timers.tick(1);
+  const [sent] = node.of("write");
+  assert.deepEqual(sent.guards, [{ version: { collection: "notes", id: "tea", version: "0123" } }]);
+  node.say(problem(sent.id, "guard-failed", 409));
+  await assert.rejects(write, { slug: "guard-failed", status: 409, uncertain: false });
+  mock.timers.tick(1);
+  assert.deepEqual(notices, [["guard-failed", "tea"]]);
+  assert.deepEqual([told.at(-1).shown, pool.queued, await storage.load()], [{}, 0, []]);
+});
+
+test("a refusal says if another node, that never answered, may have taken the write", async () => {
+  const { notes, node } = await watching([]);
+  const write = notes.add({ n: 1 });
+  await settle();
+  node.drop();
+  const again = comeBack();
+  again.say(problem(write.key, "guard-failed", 409));
+  await assert.rejects(write, { uncertain: true });
+});
+
+test("a problem without an id is of the first write that waits", async () => {
+  const { notes, node } = await watching([]);
+  const write = notes.put("deep", 1);
+  await settle();
+  node.say(problem(undefined, "too-deep", 400));
+  await assert.rejects(write, { slug: "too-deep" });
+});
+
+test("the queue is bounded, and its error names the way out", async () => {
+  const pool = open({ queueMax: 2 });
+  const notes = pool.collection("notes");
+  notes.put("a", 1);
+  notes.put("b", 1);
+  await assert.rejects(notes.put("c", 1), { slug: "queue-full", message: /await pool\.settled\(\)/ });
+  await assert.rejects(open().collection("notes").put("big", "x".repeat(4 << 20)), { slug: "too-large" });
+});
+
+test("what is accepted but not final is asked for again, on another node too", async () => {
+  const { notes, node } = await watching([]);
+  const write = notes.put("tea", 1);
+  await settle();
+  node.say(receipt(node.of("write")[0], 11));
+  const first = await write;
+  node.drop();
+  const again = comeBack();
+  assert.deepEqual(again.of("write"), node.of("write"));
+  again.say(problem(write.key, "guard-failed", 409));
+  again.say(receipt(again.of("write")[0], 11, "final"));
+  assert.equal((await write.final).status, "final");
+  assert.equal(await first.final, await write.final);
+});
+
+test("a receipt too old for its key to be remembered is not asked for again", async () => {
+  const { notes, node } = await watching([]);
+  const write = notes.put("tea", 1);
+  await settle();
+  node.say(receipt(node.of("write")[0], 11));
+  node.drop();
+  assert.equal(comeBack("9000000").of("write").length, 0);
+  await assert.rejects(write.final, { slug: "verdict-unknown", message: /\/v1\/ops\/a\.11/ });
+});
+
+test("a write that loses its place is told of by its final receipt and by the notice", async () => {
+  const notices = [];
+  const { notes, node } = await watching([], { onrejected: (error) => notices.push(error.message) });
+  const write = notes.put("tea", 1, { ifAbsent: true });
+  await settle();
+  const [sent] = node.of("write");
+  node.say(receipt(sent, 11), receipt(sent, 11, "rejected", { reason: "tea is there" }));
+  assert.equal((await write).status, "tentative");
+  assert.equal((await write.final).status, "rejected");
+  assert.match(notices[0], /final place.*tea is there/);
+});
+
+test("with wait the promise is kept when the receipt is final, or enough members hold the write", async () => {
+  const { notes, node } = await watching([]);
+  const final = notes.put("a", 1, { wait: "final" });
+  const held = notes.put("b", 1, { wait: 2 });
+  await settle();
+  const [one, two] = node.of("write");
+  assert.deepEqual([one.wait, two.wait], ["final", 2]);
+  node.say(receipt(one, 11), receipt(two, 12), receipt(one, 11, "final"), receipt(two, 12, "tentative", { held_by: 2 }));
+  assert.equal((await final).status, "final");
+  assert.equal((await held).held_by, 2);
+});
+
+test("a closed pool refuses what it had not sent, and its storage keeps it", async () => {
+  const storage = new MemoryStorage();
+  const pool = open({ storage });
+  const write = pool.collection("notes").put("tea", 1);
+  await settle();
+  pool.close();
+  await assert.rejects(write, { slug: "closed" });
+  assert.equal((await storage.load()).length, 1);
+});
+
+// ---- The optimistic view ----
+
+test("queued writes show at once and give way to the node's word, an increment without being counted twice", async () => {
+  const { notes, node, told } = await watching([doc("tea", { cups: 1 })]);
+  notes.patch("tea", [{ op: "increment", path: "/cups", by: 1 }]);
+  mock.timers.tick(1);
+  assert.deepEqual(told.at(-1), { shown: { "tea…": { cups: 2 } }, changes: ["changed tea"] });
+  await settle();
+  node.say(receipt(node.of("write")[0], 11));
+  mock.timers.tick(1);
+  assert.equal(told.length, 2, "no flicker between the receipt and the change");
+  node.say({ type: "change", id: "q1", doc: doc("tea", { cups: 2 }, 11), cursor: "c1" });
+  mock.timers.tick(1);
+  node.pong();
+  mock.timers.tick(1);
+  assert.deepEqual(told.slice(2), [{ shown: { tea: { cups: 2 } }, changes: ["changed tea"] }]);
+});
+
+test("put, merge, patch and delete show on one document in their order", async () => {
+  const { notes, node, live } = await watching([doc("tea", { a: 1, b: 2 }), doc("oil", 1)]);
+  notes.merge("tea", { b: null, c: 3 });
+  notes.patch("tea", [{ op: "test", path: "/a", value: 1 }, { op: "replace", path: "/a", value: [] }, { op: "add", path: "/a/-", value: 7 }]);
+  notes.put("new", "n");
+  notes.delete("oil");
+  assert.deepEqual(brief(live.docs), { "new…": "n", "tea…": { a: [7], c: 3 } });
+  notes.delete("new");
+  notes.merge("new", { not: "there" });
+  assert.deepEqual(brief(live.docs), { "tea…": { a: [7], c: 3 } });
+  await settle();
+  assert.deepEqual(node.of("write").map(({ commands }) => Object.keys(commands[0])[0]), ["merge", "put", "delete"]);
+});
+
+test("a write that does not fit as things stand shows as pending, and without effect", async () => {
+  const { notes, live } = await watching([doc("tea", 1)]);
+  notes.put("tea", 2, { ifAbsent: true });
+  notes.patch("tea", [{ op: "test", path: "", value: 9 }, { op: "replace", path: "", value: 3 }]);
+  assert.deepEqual(brief(live.docs), { "tea…": 1 });
+});
+
+test("a queued write moves a document into a filter and out of it", async () => {
+  const { notes, live } = await watching([doc("a", { done: false })], {}, { filter: { done: false } });
+  notes.put("b", { done: false });
+  notes.put("c", { done: true });
+  notes.merge("a", { done: true });
+  assert.deepEqual(brief(live.docs), { "b…": { done: false } });
+});
+
+test("while another node's snapshot comes in, an accepted write goes on showing", async () => {
+  const { notes, node, live } = await watching([]);
+  notes.put("tea", 1);
+  await settle();
+  node.say(receipt(node.of("write")[0], 11));
+  node.drop();
+  const other = comeBack();
+  other.say({ type: "resync", id: "q1" });
+  other.pong();
+  assert.deepEqual(brief(live.docs), { "tea…": 1 });
+  other.say({ type: "snapshot", id: "q1", docs: [doc("tea", 1, 11)], cursor: "d0", more: false });
+  assert.deepEqual(brief(live.docs), { tea: 1 });
+});
+
+test("one document is read with the queued writes on it, offline from a live query", async () => {
+  const answers = { tea: [200, "1"], oil: [404, '{"type":"urn:lamplight:problem:not-found","status":404}'] };
+  const fetch = async (url) => {
+    const [status, body] = answers[url.split("/").at(-1)];
+    return { ok: status === 200, status, text: async () => body, headers: new Headers({ ETag: '"v1"', "Lamplight-Stamp": "5@a", "Lamplight-Status": "final" }) };
+  };
+  const { notes, node, pool } = await watching([doc("tea", 1)], { fetch });
+  assert.deepEqual(await notes.get("tea"), { collection: "notes", id: "tea", version: "v1", stamp: "5@a", status: "final", value: 1, pending: false });
+  assert.equal(await notes.get("oil"), null);
+  notes.put("oil", 2);
+  assert.equal((await notes.get("oil")).pending, true);
+  node.drop();
+  assert.equal((await notes.get("tea")).value, 1);
+  await assert.rejects(pool.collection("other").get("x"), { slug: "offline" });
+});
+
+// ---- Tabs ----
+
+test("of two tabs one sends for both, and the other takes over when it goes", async () => {
+  mock.timers.reset();
+  const storage = new MemoryStorage();
+  storage.isShared = true;
+  const locks = fakeLocks();
+  const had = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+  Object.defineProperty(globalThis, "navigator", { value: { locks }, configurable: true });
+  try {
+    const [one, two] = [open({ storage, name: "tabs" }), open({ storage, name: "tabs" })];
+    await settle();
+    const [first, second] = net.dials.map((dial) => dial.welcome());
+    const write = two.collection("notes").put("tea", 1);
+    await untilTrue(() => first.of("write").length === 1);
+    assert.equal(second.of("write").length, 0);
+    first.say(receipt(first.of("write")[0], 11), receipt(first.of("write")[0], 11, "final"));
+    assert.equal((await write).stamp, "11@a");
+    assert.equal((await write.final).status, "final");
+
+    const late = two.collection("notes").put("oil", 2);
+    one.close();
+    await untilTrue(() => second.of("write").length === 1);
+    second.say(receipt(second.of("write")[0], 12));
+    await late;
+    assert.deepEqual(await storage.load(), []);
+  } finally {
+    for (const pool of pools) pool.close();
+    delete globalThis.navigator;
+    if (had) Object.defineProperty(globalThis, "navigator", had);
+  }
+});
+
+function fakeLocks() {
+  let turn = Promise.resolve();
+  return {
+    request(_name, { signal }, hold) {
+      const held = turn.then(() => (signal.aborted ? undefined : hold()));
+      turn = held.catch(() => {});
+      return held;
+    },
+  };
+}
+
+async function untilTrue(condition) {
+  const end = Date.now() + 5_000;
+  while (!condition()) {
+    assert.ok(Date.now() < end, `not in time: ${condition}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+// ---- Presence ----
+
+test("a room is joined again on each connection, and its peers stay until the node has told anew", () => {
+  const pool = open();
+  const seen = [];
+  const room = pool.room("kitchen").join({ name: "Ada" });
+  room.onchange = (peers) => seen.push(peers.map(({ state }) => state.name));
+  const node = net.last.welcome();
+  assert.deepEqual(node.of("presence"), [{ type: "presence", id: "p1", room: "kitchen", state: { name: "Ada" } }]);
+  const peer = (name, more) => ({ peer: name, node: "n", ...(more ?? { state: { name } }) });
+  node.say({ type: "room", id: "p1", room: "kitchen", me: "ada", peers: [peer("ada"), peer("ben")] });
+  node.say({ type: "peer", id: "p1", ...peer("cleo") }, { type: "peer", id: "p1", ...peer("ben", { gone: true }) });
+  assert.deepEqual(seen, [["ben"], ["ben", "cleo"], ["cleo"]]);
+  node.drop();
+  assert.equal(room.peers.length, 1);
+  const again = comeBack();
+  assert.equal(again.of("presence").length, 1);
+  again.say({ type: "room", id: "p1", room: "kitchen", me: "ada2", peers: [] });
+  assert.deepEqual(room.peers, []);
+  room.leave();
+  assert.deepEqual(again.of("unsubscribe"), [{ type: "unsubscribe", id: "p1" }]);
+});
+
+test("a state that changes fast is sent now and then, the last one for certain; one too large is refused", () => {
+  const room = open().room("kitchen").join({ x: 0 });
+  const node = net.last.welcome();
+  for (let x = 1; x <= 9; x += 1) room.set({ x });
+  mock.timers.tick(50);
+  assert.deepEqual(node.of("presence").map(({ state }) => state.x), [0, 9]);
+  assert.throws(() => room.set({ text: "x".repeat(5_000) }), { slug: "too-large" });
+});
