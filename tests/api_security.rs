@@ -183,6 +183,8 @@ async fn without_a_token_nothing_but_health_and_the_page_answers() {
             assert!(named.is_empty(), "{path}: {named:?}");
         }
     }
+    let large = node.call(Method::PUT, "/v1/docs/notes/a").json(&format!("\"{}\"", "x".repeat(1 << 20)));
+    large.send().await.expect_problem(401, "unauthorized");
     assert_eq!(node.ops().await, ops);
     assert_eq!(node.get("/livez").await.expect(200).json(), json!({ "status": "ok" }));
     node.get("/").await.expect(200);

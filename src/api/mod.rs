@@ -45,7 +45,7 @@ pub use access::{Access, Site};
 use axum::{
     Extension, Router,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
@@ -163,12 +163,18 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
         Ok(pass) => (pass, Ok(())),
         Err(problem) => (Pass::Stranger, Err(problem)),
     };
-    let is_stranger = api.access.asks() && matches!(pass, Pass::Stranger);
+    let is_stranger = matches!(pass, Pass::Stranger);
     if admitted.is_ok() && !is_stranger && is_data(request.uri().path()) {
         admitted = await_session(&api, request.headers().get(&SESSION).cloned()).await;
     }
     let mut response = match (admitted, api.access.site().preflight(&request)) {
-        (Err(problem), _) => problem.into_response(),
+        (Err(problem), _) => {
+            // A client that asks before it sends is answered before it does.
+            if !request.headers().contains_key(header::EXPECT) {
+                extract::linger(request.body_mut()).await;
+            }
+            problem.into_response()
+        }
         (Ok(()), Some(answer)) => answer,
         (Ok(()), None) if api.access.asks() => {
             request.extensions_mut().insert(pass.clone());

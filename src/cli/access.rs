@@ -15,11 +15,10 @@ pub struct AccessArgs {
     /// again when it changes. Without it and without --jwt-key nobody is asked for a token.
     #[arg(long, env = "LAMPLIGHT_TOKENS", value_name = "FILE")]
     tokens: Option<PathBuf>,
-    /// File of a key that JWTs may be signed with: an Ed25519 public key in PEM (`EdDSA`), or a secret of at least 32 bytes
-    /// (HS256). May be given several times; each is read again when it changes.
+    /// File of a key that JWTs may be signed with: an Ed25519 public key in PEM, or a secret of at least 32 bytes (HS256). May be given several times; each is read again when it changes.
     #[arg(long, env = "LAMPLIGHT_JWT_KEY", value_name = "FILE", value_delimiter = ',')]
     jwt_key: Vec<PathBuf>,
-    /// Another origin, such as <https://app.example.com>, whose pages may read, write and open WebSockets here; may be given
+    /// Another origin, https://app.example.com for one, whose pages may read, write and open WebSockets here; may be given
     /// several times. Without it only pages of this node may.
     #[arg(long, env = "LAMPLIGHT_ALLOW_ORIGIN", value_name = "URL", value_delimiter = ',')]
     allow_origin: Vec<String>,
