@@ -6,6 +6,7 @@
 pub mod api;
 pub mod cli;
 pub mod document;
+pub mod meter;
 pub mod node;
 pub mod op;
 pub mod plant;

@@ -129,8 +129,9 @@ export class Editor {
 
   #heard(session) {
     if (session === this.#session) return this.#plan();
-    if (session.state.unsaved > 0 && session.state.link !== "refused") return;
-    this.#left.delete(`${session.collection}/${session.id}`);
+    const target = `${session.collection}/${session.id}`;
+    if (this.#left.get(target) !== session || (session.state.unsaved > 0 && session.state.link !== "refused")) return;
+    this.#left.delete(target);
     session.destroy();
   }
 
@@ -186,7 +187,12 @@ export class Editor {
     });
     this.#part("#text-id").addEventListener("input", ({ target }) => target.setCustomValidity(idFault(target.value.trim()) ?? ""));
     this.#part(".editor-me").addEventListener("change", () => this.#rename());
-    this.#part("#user-name").addEventListener("keydown", ({ key }) => key === "Enter" && this.#withField(() => {}));
+    this.#part("#user-name").addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      // Or else the text to which the focus goes would take the line break.
+      event.preventDefault();
+      this.#withField(() => {});
+    });
     for (const event of ["online", "focus"]) addEventListener(event, () => this.#session?.connect());
     addEventListener("beforeunload", (event) => {
       if (this.#unsaved > 0) event.preventDefault();

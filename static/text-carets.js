@@ -90,7 +90,7 @@ export class TextCarets {
 function settle(label, scrollTop, width) {
   const { offsetLeft, offsetTop, dataset } = label.parentNode;
   const hasRoom = offsetLeft + label.offsetWidth + 4 < width;
-  if (dataset.ends && hasRoom) {
+  if (dataset.ends !== undefined && hasRoom) {
     Object.assign(label.style, { left: "4px", top: "0.1em" });
     return;
   }

@@ -64,6 +64,7 @@ export class TextSession {
   }
 
   destroy() {
+    this.#changed = () => {};
     this.unbind();
     this.#provider.destroy();
   }

@@ -148,6 +148,7 @@ const CALLS: &[(&str, &str, &str)] = &[
     ("GET", "/v1/changes?view=final", ""),
     ("GET", "/v1/log", ""),
     ("GET", "/v1/pool", ""),
+    ("GET", "/metrics", ""),
     ("GET", "/v1/backup", ""),
     ("GET", "/v1/yjs/notes/a", ""),
     ("GET", "/nowhere", ""),

@@ -10,6 +10,12 @@ function op(name, time, seen = {}, more = {}) {
     commands: [{ put: { collection: "notes", id: name, value: 1 } }], verdict: "applied", status: "tentative", ...more });
 }
 
+test("an edit of a text is told by its size, and can turn", () => {
+  const edit = op("a1", 1, {}, { commands: [{ text: { collection: "notes", id: "plan", update: "AAECAw==" } }] });
+  assert.deepEqual(edit.commands, [{ verb: "edit", target: "notes/plan", detail: "4 bytes" }]);
+  assert.ok(edit.canTurn);
+});
+
 const names = (entries) => entries.map(({ origin, seq }) => `${origin}${seq}`).join(" ");
 
 function historyOf(entries, max) {

@@ -494,7 +494,7 @@ test("the waits between tries grow, and a refusal ends them with its reason", ()
   while (socket().readyState !== 0) pass(1000);
   socket().open();
   socket().lose(4404, "There is no such document.");
-  assert.deepEqual([last().link, last().reason], ["refused", "There is no such document."]);
+  assert.deepEqual([last().link, last().reason, last().code], ["refused", "There is no such document.", 4404]);
   const { length } = FakeSocket.all;
   pass(60_000);
   assert.equal(FakeSocket.all.length, length);

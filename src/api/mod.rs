@@ -9,6 +9,7 @@ mod bulk;
 mod changes;
 mod docs;
 mod error;
+mod exposition;
 mod extract;
 mod feed;
 mod final_feed;
@@ -18,10 +19,13 @@ mod history;
 mod listing;
 mod log;
 mod look;
+mod meters;
+mod metrics;
 mod page;
 mod past;
 mod place;
 mod pool;
+mod process;
 mod query;
 mod receipts;
 mod rooms;
@@ -32,6 +36,7 @@ mod steps;
 mod text_docs;
 mod texts;
 mod tls;
+mod trace;
 mod tx;
 mod wait;
 mod watched;
@@ -51,12 +56,14 @@ use axum::{
     routing::{delete, get, post, put},
 };
 pub use error::Problem;
+use meters::Meters;
 use server::HEAD_BYTES_MAX;
 pub use server::{serve, serve_with};
 use texts::Texts;
 pub use tls::Tls;
 use tokio::time::{Duration, Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::{
     node::{Node, session_seqs},
@@ -86,12 +93,15 @@ pub struct Api {
     /// Who may ask it what.
     access: Access,
     texts: Arc<Texts>,
+    meters: Arc<Meters>,
 }
 
 impl Api {
     /// For a node; must be called within a runtime. Streams to clients end when `stop` is cancelled.
     pub fn new(node: Node, stop: CancellationToken) -> Api {
-        Api { texts: Texts::new(node.clone()), node, stop, access: Access::default() }
+        process::start();
+        let (texts, meters, access) = (Texts::new(node.clone()), Arc::default(), Access::default());
+        Api { texts, meters, node, stop, access }
     }
 
     /// The same, which lets in whom `access` does.
@@ -145,6 +155,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/gossip", get(gossip::accept))
         .route("/livez", get(pool::live))
         .route("/readyz", get(pool::ready))
+        .route("/metrics", get(metrics::show))
         .route("/", get(page::index))
         .route("/static/{file}", get(page::file))
         .fallback(error::no_such_path)
@@ -153,10 +164,12 @@ pub fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// What every request passes: bounds on its head, the check of its token and of where it comes from, the wait for its
-/// session, and the signature of its answer. One layer, since each costs a request some allocations; and where no tokens
-/// are asked for, the check costs none.
+/// What every request passes: its count, bounds on its head, the check of its token and of where it comes from, the wait
+/// for its session, and the signature of its answer. One layer, since each costs a request some allocations; and where no
+/// tokens are asked for, the check costs none.
 async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let call = api.meters.begin(&request);
+    let span = trace::span(request.headers(), &call);
     let reader = api.access.site().reader(request.headers());
     let checked = bound_head(&request).and_then(|()| api.access.check(&request));
     let (pass, mut admitted) = match checked {
@@ -178,15 +191,16 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
         (Ok(()), Some(answer)) => answer,
         (Ok(()), None) if api.access.asks() => {
             request.extensions_mut().insert(pass.clone());
-            pass.bound(next.run(request).await)
+            pass.bound(next.run(request).instrument(span.clone()).await)
         }
-        (Ok(()), None) => next.run(request).await,
+        (Ok(()), None) => next.run(request).instrument(span.clone()).await,
     };
     // The signature tells who the members are and how much they have written.
     if !is_stranger {
         sign(&api, response.headers_mut());
     }
     api.access.site().share(reader, response.headers_mut());
+    span.in_scope(|| trace::answered(call, response.status()));
     response
 }
 

@@ -3,6 +3,8 @@
 //! A delta says what to do to one version of a text (retain, insert, delete, in UTF-16 units, as Quill and Yjs count), so it
 //! names that version by `If-Match`. Once made, the edit is one among others: what somebody else types meanwhile stays.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -11,16 +13,17 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    Api, Problem, extract,
+    Api, Problem, docs, extract,
     past::When,
     shape,
-    texts::{Edition, Refusal, is_text},
+    texts::{Edition, Live, Refusal, is_text},
     wait::Patience,
 };
 use crate::{
     document::{
         View,
-        prose::{Prose, Step, Unfit, difference, parse_delta},
+        delta::{Step, difference, parse_delta},
+        prose::{Prose, Unfit},
     },
     op::{Command, DocKey, Edit, Guard},
     replica::{Draft, Replica},
@@ -84,7 +87,7 @@ pub async fn put(
 ) -> Result<Response, Problem> {
     no_key(headers)?;
     let text = str::from_utf8(body).map_err(|_| Problem::bad("bad-request", "text/plain is UTF-8 here"))?.to_string();
-    let guards = super::docs::conditions(headers, &doc)?;
+    let guards = docs::conditions(headers, &doc)?;
     if is_text(api, &doc).await? == Some(false) {
         return replace(api, doc, guards, text, patience).await;
     }
@@ -105,7 +108,7 @@ async fn replace(
     let update = Prose::default().edit(fastrand::u32(1..), &steps).map_err(|unfit| problem_of(&unfit))?;
     let edit = Edit { creates: true, update: update.unwrap_or_else(|| vec![0, 0]).into() };
     let commands = vec![Command::Delete(doc.clone()), Command::Text(doc, edit)];
-    let waited = super::docs::write(api, Draft { key: None, guards, commands, present: false }, patience).await?;
+    let waited = docs::write(api, Draft { key: None, guards, commands, present: false }, patience).await?;
     Ok(waited.answer(|waited| shape::written(StatusCode::OK, waited)))
 }
 
@@ -118,7 +121,7 @@ pub async fn patch(
     patience: Patience,
 ) -> Result<Response, Problem> {
     no_key(headers)?;
-    let guards = super::docs::conditions(headers, &doc)?;
+    let guards = docs::conditions(headers, &doc)?;
     if guards.is_empty() {
         let detail = "a delta edits one version of a text: name it by If-Match, with the ETag that GET gave";
         return Err(Problem::new(StatusCode::PRECONDITION_REQUIRED, "version-needed", detail));
@@ -135,7 +138,7 @@ pub fn looks_like_delta(body: &Value) -> bool {
 }
 
 /// A text as this node holds it now.
-async fn settled(api: &Api, doc: &DocKey<'static>) -> Result<std::sync::Arc<super::texts::Live>, Problem> {
+async fn settled(api: &Api, doc: &DocKey<'static>) -> Result<Arc<Live>, Problem> {
     api.texts.reach(api.read(|replica| replica.state().edits().end()).await?).await;
     api.texts.open(doc).await
 }

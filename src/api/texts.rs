@@ -21,11 +21,13 @@ use super::{Api, Problem, check_ready};
 use crate::{
     document::{
         Edited, Text,
-        prose::{Prose, Source, Unfit, marked, updates_of},
+        delta::Step,
+        prose::{Prose, Source, Unfit, is_prose, marked, updates_of},
     },
     node::{Node, Published, Stopped},
-    op::{Command, DocKey, Edit, Guard},
-    replica::{Draft, Receipt, Refused},
+    op::{Command, DocKey, Edit, Guard, Op},
+    replica::{Draft, Receipt, Refused, Replica},
+    version::Version,
 };
 
 /// So many texts that nobody edits are kept, and so long: a text that is read again soon is not worked out again.
@@ -127,6 +129,11 @@ impl Texts {
         Ok(live)
     }
 
+    /// How many are worked out.
+    pub fn count(&self) -> usize {
+        self.locked().len()
+    }
+
     /// Waits until all texts here are as far as the node was at a place in its ring of edits.
     pub async fn reach(&self, place: u64) {
         let mut reached = self.reached.subscribe();
@@ -187,7 +194,7 @@ async fn follow(texts: Weak<Texts>, mut published: watch::Receiver<Published>, n
             }
             continue;
         }
-        let look = move |replica: &crate::replica::Replica, _| {
+        let look = move |replica: &Replica, _| {
             let edits = replica.state().edits();
             match edits.since(place) {
                 Some(since) => {
@@ -207,7 +214,7 @@ async fn follow(texts: Weak<Texts>, mut published: watch::Receiver<Published>, n
                     let of =
                         |edited: &&Edited| *edited.collection == *live.doc.collection && *edited.id == *live.doc.id;
                     let entries = found.iter().enumerate().filter(|(_, edited)| of(edited));
-                    let entries: Vec<(u64, Vec<crate::op::Op>)> =
+                    let entries: Vec<(u64, Vec<Op>)> =
                         entries.map(|(at, edited)| (place + at as u64, edited.ops.clone())).collect();
                     live.take_from(entries, reached).await
                 }
@@ -301,10 +308,10 @@ impl Live {
     pub async fn edit(
         &self,
         guards: Vec<Guard<'static>>,
-        delta: impl FnOnce(&Prose) -> Result<Vec<crate::document::prose::Step>, Unfit>,
+        delta: impl FnOnce(&Prose) -> Result<Vec<Step>, Unfit>,
     ) -> Result<Edition, Refusal> {
         let mut held = self.settled_held().await?;
-        let version = held.mark.as_ref().map(|mark| crate::version::Version::of(mark.as_str()));
+        let version = held.mark.as_ref().map(|mark| Version::of(mark.as_str()));
         let fails = |guard: &Guard<'_>| match guard {
             Guard::Exists(_) => version.is_none(),
             Guard::Absent(_) => version.is_some(),
@@ -316,7 +323,7 @@ impl Live {
         }
         let steps = delta(&held.prose)?;
         let written = steps.iter().map(|step| match step {
-            crate::document::prose::Step::Insert(text, _) => text.len(),
+            Step::Insert(text, _) => text.len(),
             _ => 0,
         });
         if !held.prose.has_room(written.sum()) {
@@ -377,14 +384,14 @@ impl Live {
         timeout(SETTLE, wait).await.map_err(|_| Problem::from(Refused::NotReady))
     }
 
-    async fn take_from(&self, entries: Vec<(u64, Vec<crate::op::Op>)>, end: u64) -> Result<(), Problem> {
+    async fn take_from(&self, entries: Vec<(u64, Vec<Op>)>, end: u64) -> Result<(), Problem> {
         let from = self.held.lock().await.place;
         let unseen = entries.into_iter().filter(|(place, _)| *place >= from).map(|(_, ops)| ops).collect();
         self.take_all(unseen, end).await
     }
 
     /// Takes what came to it, up to a place in the ring.
-    async fn take_all(&self, entries: Vec<Vec<crate::op::Op>>, end: u64) -> Result<(), Problem> {
+    async fn take_all(&self, entries: Vec<Vec<Op>>, end: u64) -> Result<(), Problem> {
         let mut held = self.held.lock().await;
         if held.place >= end {
             return Ok(());
@@ -464,8 +471,7 @@ impl Problem {
 /// Whether something is a text for this node, for handlers that treat both kinds.
 pub async fn is_text(api: &Api, doc: &DocKey<'static>) -> Result<Option<bool>, Problem> {
     let doc = doc.clone();
-    let look =
-        api.read(move |replica| replica.state().text(&doc.collection, &doc.id).map(crate::document::prose::is_prose));
+    let look = api.read(move |replica| replica.state().text(&doc.collection, &doc.id).map(is_prose));
     look.await
 }
 

@@ -157,6 +157,7 @@ impl Api {
 
     /// The receipt once it is as the patience wants it, or as it stands when that has ended or the node is to stop.
     pub(super) async fn awaited(&self, receipt: Receipt, patience: Patience) -> Result<Waited, Problem> {
+        tracing::debug!(op = %receipt.op, stamp = %receipt.stamp, "the receipt of an op");
         let Patience(Some((goal, patience))) = patience else {
             return Ok(Waited { receipt, held_by: None, outcome: Outcome::AtOnce });
         };

@@ -36,7 +36,7 @@ use super::{
     steps::{self, Fields},
     wait::{self, ASK_EVERY},
 };
-use crate::{document::json as strict, node::Published};
+use crate::{document::json as strict, meter::Head, node::Published};
 
 /// Subscriptions of one connection at once.
 const SUBSCRIPTIONS_MAX: usize = 64;
@@ -82,6 +82,7 @@ pub async fn open(
             match admitted(&api, pass, &mut socket).await {
                 Ok(pass) => {
                     drop(waits);
+                    let _one = api.meters.clients.enter();
                     Connection::new(api, tail, rooms, pass, socket).run().await;
                 }
                 Err(problem) => refuse(socket, &problem).await,
@@ -150,6 +151,7 @@ struct Subscription {
     feed: Feed,
     /// A message to send before anything of the feed.
     first: Option<String>,
+    _counted: Head,
 }
 
 /// Why a connection ends: what its close frame says.
@@ -304,7 +306,12 @@ impl Connection {
             Some(cursor) if !feed.resume(&cursor)? => Some(resync(id)),
             _ => None,
         };
-        self.subscriptions.push(Subscription { id: id.to_string(), feed, first });
+        self.subscriptions.push(Subscription {
+            id: id.to_string(),
+            feed,
+            first,
+            _counted: self.api.meters.subscriptions.enter(),
+        });
         Ok(())
     }
 

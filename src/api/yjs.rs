@@ -92,6 +92,7 @@ pub async fn open(
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX)
         .on_upgrade(move |socket| async move {
+            let _one = api.meters.editors.enter();
             run(api, rooms, pass, socket, doc.key()).await;
             drop(hold);
         }))

@@ -74,12 +74,7 @@ pub async fn members(args: MembersArgs) -> Result<(), Failure> {
     }
     let heading = ["NAME", "ID", "STATE", "HEAD", "CLOCK", "FINALITY"].map(String::from);
     let row = |member: &Value| {
-        let state = match () {
-            () if member["evicted"] == true => "evicted",
-            () if member["self"] == true => text(&pool, "state"),
-            () if member["alive"] == true => "alive",
-            () => "silent",
-        };
+        let state = state(&pool, member);
         let (head, waits) = (text(&member["head"], "seq"), holds_back(&pool, member).unwrap_or_default());
         [text(member, "name"), text(member, "id"), state, head, text(member, "clock"), &waits].map(String::from)
     };
@@ -133,8 +128,18 @@ fn told(receipt: &Value, what: &str, json: bool) -> Result<(), Failure> {
     output::line(&format!("{what} {}", output::op(receipt)))
 }
 
+/// How a member is, in a word.
+pub fn state<'a>(pool: &'a Value, member: &Value) -> &'a str {
+    match () {
+        () if member["evicted"] == true => "evicted",
+        () if member["self"] == true => text(pool, "state"),
+        () if member["alive"] == true => "alive",
+        () => "silent",
+    }
+}
+
 /// How a member holds finality back, if it does.
-fn holds_back(pool: &Value, member: &Value) -> Option<String> {
+pub fn holds_back(pool: &Value, member: &Value) -> Option<String> {
     let holder = list(pool, "held_back_by").iter().find(|holder| holder["member"] == member["id"])?;
     Some(format!("held back: {}", describe(holder)))
 }

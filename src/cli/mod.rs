@@ -30,23 +30,22 @@ mod final_watch;
 mod history;
 mod leaving;
 mod load;
+mod logging;
 mod members;
 mod output;
 mod serve;
 mod size;
 mod status;
+mod status_watch;
 mod tx;
 mod watch;
 mod wire;
 
-use std::{
-    io::{self, IsTerminal},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use logging::{Log, LogArgs};
 use serde_json::{Value, json};
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// A leaderless live database: write to any node, cut the network, converge.
 #[derive(Debug, Parser)]
@@ -104,6 +103,15 @@ enum Command {
 }
 
 impl Command {
+    /// What a command that runs nodes says of the log.
+    fn log(&self) -> Option<&LogArgs> {
+        match self {
+            Command::Serve(args) => Some(&args.log),
+            Command::Demo(args) => Some(&args.log),
+            _ => None,
+        }
+    }
+
     /// Whether what is said is for a program.
     fn json(&self) -> bool {
         match self {
@@ -175,18 +183,13 @@ impl Failure {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).with_env_var("LAMPLIGHT_LOG");
-    tracing_subscriber::fmt()
-        .with_env_filter(filter.from_env_lossy())
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    let log = Log::begin(cli.command.log());
     let json = cli.command.json();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Failure::new(format!("the runtime does not start: {error}")), json),
     };
-    let outcome = runtime.block_on(run(cli.command));
+    let outcome = runtime.block_on(run(cli.command, log));
     // A thread that waits for standard input or for a reader of standard output does not keep the program.
     runtime.shutdown_background();
     match outcome {
@@ -195,7 +198,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> Result<(), Failure> {
+async fn run(command: Command, log: Log) -> Result<(), Failure> {
+    if command.log().is_some() {
+        log.follow_signals()?;
+    }
     match command {
         Command::Serve(args) => serve::serve(args).await,
         Command::Demo(args) => serve::demo(args).await,

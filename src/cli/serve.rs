@@ -20,6 +20,7 @@ use super::{
     catching_up,
     data::{self, Data, Keeping, Mark, Sync},
     leaving,
+    logging::LogArgs,
     size::Size,
 };
 use crate::{
@@ -84,6 +85,8 @@ pub struct ServeArgs {
     #[arg(long, env = "LAMPLIGHT_LEAVE")]
     leave: bool,
     #[command(flatten)]
+    pub(super) log: LogArgs,
+    #[command(flatten)]
     access: AccessArgs,
 }
 
@@ -93,6 +96,8 @@ pub struct DemoArgs {
     /// Port of the first node; the others take the next two.
     #[arg(long, default_value_t = 7171)]
     port: u16,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
 }
 
 /// Runs a node until it is told to stop.

@@ -8,6 +8,7 @@ use super::{
     client::{Client, Target},
     members,
     output::{self, text},
+    status_watch,
 };
 
 /// Flags of `status`.
@@ -16,13 +17,20 @@ use super::{
     "  lamplight status
   lamplight status --url http://127.0.0.1:7172 --json | jq '.members[].head'
   lamplight status --ready && echo 'it takes reads and writes'
+  lamplight status --watch
 
+With --watch it shows the pool again each second, with the operations that came meanwhile; with --json as one object a
+line, {\"problem\":{…}} while no node answers. It ends with code 0 on Ctrl-C or when nobody reads on.
 With --ready: 0 ready, 1 not ready or not reached, as health checks have it. Else:"
 ))]
 pub struct StatusArgs {
     /// Print nothing; succeed if the node takes reads and writes.
     #[arg(long)]
     ready: bool,
+    /// Show it again each second, as long as it is not interrupted: who holds finality back, and how much each member
+    /// writes.
+    #[arg(long, conflicts_with = "ready")]
+    watch: bool,
     #[command(flatten)]
     pub(super) target: Target,
 }
@@ -34,12 +42,25 @@ pub async fn status(args: StatusArgs) -> Result<(), Failure> {
         // Docker reserves all codes of a health check but 0 and 1.
         return client.ready().await.map(drop).map_err(|failure| Failure { code: 1, ..failure });
     }
+    if args.watch {
+        return status_watch::watch(client, args.target.json).await;
+    }
     let pool = client.get("/v1/pool").await?.json()?;
     output::line(&if args.target.json { pool.to_string() } else { described(&pool) })
 }
 
 /// What `GET /v1/pool` says, for people.
 fn described(pool: &Value) -> String {
+    let mut lines = headed(pool);
+    lines.push(String::new());
+    let heading = ["NAME", "LINK", "ALIVE", "CLOCK", "HEAD", "HEARD", "NODE", "URL"].map(String::from);
+    let rows: Vec<_> = std::iter::once(heading).chain(list(pool, "members").iter().map(member)).collect();
+    lines.extend(aligned(&rows));
+    lines.join("\n")
+}
+
+/// The lines of that which are not about one member.
+pub fn headed(pool: &Value) -> Vec<String> {
     let mut lines = vec![match &pool["pool"] {
         Value::Null => "pool   none yet".into(),
         known => format!("pool   {} ({})", text(known, "name"), text(known, "id")),
@@ -63,11 +84,7 @@ fn described(pool: &Value) -> String {
     for problem in list(pool, "problems") {
         lines.push(format!("cannot link to {}: {}", text(problem, "url"), text(problem, "detail")));
     }
-    lines.push(String::new());
-    let heading = ["NAME", "LINK", "ALIVE", "CLOCK", "HEAD", "HEARD", "NODE", "URL"].map(String::from);
-    let rows: Vec<_> = std::iter::once(heading).chain(list(pool, "members").iter().map(member)).collect();
-    lines.extend(aligned(&rows));
-    lines.join("\n")
+    lines
 }
 
 fn member(member: &Value) -> [String; 8] {

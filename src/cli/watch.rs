@@ -72,7 +72,8 @@ pub async fn watch(args: WatchArgs) -> Result<(), Failure> {
     until_interrupted(follower.run(args.target.urls)).await
 }
 
-async fn until_interrupted(
+/// Follows something until it ends, the user interrupts it, or nobody reads on.
+pub(super) async fn until_interrupted(
     following: impl Future<Output = Result<(), Failure>> + Send + 'static,
 ) -> Result<(), Failure> {
     // A task of its own: a reader that is slow to take lines must not keep Ctrl-C from being noticed.

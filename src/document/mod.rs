@@ -7,6 +7,7 @@ mod base;
 mod changes;
 mod check;
 mod claim;
+pub mod delta;
 mod diff;
 mod edits;
 mod history;

@@ -14,12 +14,13 @@ use yrs::{
     Any, Doc, GetString, OffsetKind, Options, Out, ReadTxn, StateVector, Text as _, TextRef, Transact, Update,
     any::Number,
     block::ClientID,
-    types::{Attrs, text::YChange},
+    types::text::YChange,
     updates::{decoder::Decode, encoder::Encode},
 };
 
 use super::{
     Text,
+    delta::{Step, apply_delta, check_delta},
     update::{Clocks, Malformed, Shape},
 };
 use crate::op::{Command, DocKey, Op};
@@ -404,111 +405,6 @@ impl Prose {
     }
 }
 
-/// A step of a delta.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Step {
-    /// Leave so many UTF-16 units, and mark them so.
-    Retain(u32, Option<Attrs>),
-    /// Write this, marked so.
-    Insert(String, Option<Attrs>),
-    /// Take so many UTF-16 units away.
-    Delete(u32),
-}
-
-/// Reads a delta: a list of steps, or an object with such a list as `ops`.
-pub fn parse_delta(value: &Value) -> Result<Vec<Step>, Unfit> {
-    let steps = value.get("ops").unwrap_or(value).as_array();
-    let steps = steps.ok_or_else(|| Unfit::Delta("a delta is a list of steps: retain, insert, delete".into()))?;
-    steps.iter().enumerate().map(|(index, step)| parse_step(index, step)).collect()
-}
-
-fn parse_step(index: usize, step: &Value) -> Result<Step, Unfit> {
-    let wrong = |why: &str| Unfit::Delta(format!("step {index} of the delta: {why}"));
-    let members = step.as_object().ok_or_else(|| wrong("it is no object"))?;
-    let attributes = match members.get("attributes") {
-        None => None,
-        Some(Value::Object(marks)) => {
-            Some(marks.iter().map(|(name, value)| (name.as_str().into(), any_of(value))).collect::<Attrs>())
-        }
-        Some(_) => return Err(wrong("\"attributes\" is no object")),
-    };
-    let others = members.len() - usize::from(attributes.is_some());
-    let count = |value: &Value| {
-        let count = value.as_u64().filter(|count| *count > 0).and_then(|count| u32::try_from(count).ok());
-        count.ok_or_else(|| wrong("a count is a whole number above 0, in UTF-16 units"))
-    };
-    match (members.get("retain"), members.get("insert"), members.get("delete")) {
-        (Some(value), None, None) if others == 1 => Ok(Step::Retain(count(value)?, attributes)),
-        (None, Some(Value::String(text)), None) if others == 1 => Ok(Step::Insert(text.clone(), attributes)),
-        (None, Some(_), None) => Err(wrong("only text can be inserted here")),
-        (None, None, Some(value)) if members.len() == 1 => Ok(Step::Delete(count(value)?)),
-        _ => Err(wrong("it must be one of {\"retain\": n}, {\"insert\": \"…\"}, {\"delete\": n}")),
-    }
-}
-
-/// The delta that makes one text of another, without touching what they begin and end with alike.
-pub fn difference(before: &str, after: &str) -> Vec<Step> {
-    let units = |text: &str| text.encode_utf16().count() as u32;
-    let begin: usize =
-        before.chars().zip(after.chars()).take_while(|(one, other)| one == other).map(|(one, _)| one.len_utf8()).sum();
-    let (old, new) = (&before[begin..], &after[begin..]);
-    let alike = old.chars().rev().zip(new.chars().rev()).take_while(|(one, other)| one == other);
-    let end: usize = alike.map(|(one, _)| one.len_utf8()).sum();
-    let (old, new) = (&old[..old.len() - end], &new[..new.len() - end]);
-    let mut steps = Vec::new();
-    if begin > 0 {
-        steps.push(Step::Retain(units(&before[..begin]), None));
-    }
-    if !old.is_empty() {
-        steps.push(Step::Delete(units(old)));
-    }
-    if !new.is_empty() {
-        steps.push(Step::Insert(new.to_string(), None));
-    }
-    steps
-}
-
-/// Whether a delta stays within a text, and out of its characters' middles.
-fn check_delta(text: &[u16], delta: &[Step]) -> Result<(), Unfit> {
-    let mut at = 0_usize;
-    for (index, step) in delta.iter().enumerate() {
-        let (Step::Retain(count, _) | Step::Delete(count)) = step else { continue };
-        at += *count as usize;
-        if at > text.len() {
-            let why = format!("step {index} of the delta goes past the end: the text has {} UTF-16 units", text.len());
-            return Err(Unfit::Delta(why));
-        }
-        let splits = at > 0 && (0xd800..0xdc00).contains(&text[at - 1]) && at < text.len();
-        if splits && (0xdc00..0xe000).contains(&text[at]) {
-            let why = format!("step {index} of the delta ends within a character (a surrogate pair), at {at}");
-            return Err(Unfit::Delta(why));
-        }
-    }
-    Ok(())
-}
-
-fn apply_delta(text: &TextRef, transaction: &mut yrs::TransactionMut<'_>, delta: &[Step]) {
-    let mut at = 0;
-    for step in delta {
-        match step {
-            Step::Retain(count, marks) => {
-                if let Some(marks) = marks {
-                    text.format(transaction, at, *count, marks.clone());
-                }
-                at += count;
-            }
-            Step::Insert(written, marks) => {
-                match marks {
-                    Some(marks) => text.insert_with_attributes(transaction, at, written, marks.clone()),
-                    None => text.insert(transaction, at, written),
-                }
-                at += written.encode_utf16().count() as u32;
-            }
-            Step::Delete(count) => text.remove_range(transaction, at, *count),
-        }
-    }
-}
-
 /// Whether bytes are a state vector: pairs of client and clock, as many as they say.
 fn is_vector(bytes: &[u8]) -> bool {
     let mut numbers = Vec::new();
@@ -549,19 +445,80 @@ fn value_of(any: &Any) -> Value {
     }
 }
 
-fn any_of(value: &Value) -> Any {
-    match value {
-        Value::Null => Any::Null,
-        Value::Bool(value) => Any::Bool(*value),
-        Value::Number(value) => match (value.as_i64(), value.as_f64()) {
-            (Some(value), _) => Any::Number(Number::Int(value)),
-            (None, Some(value)) => Any::Number(Number::Float(value)),
-            (None, None) => Any::Null,
-        },
-        Value::String(text) => Any::String(text.as_str().into()),
-        Value::Array(items) => Any::Array(items.iter().map(any_of).collect()),
-        Value::Object(members) => {
-            Any::Map(std::sync::Arc::new(members.iter().map(|(name, value)| (name.clone(), any_of(value))).collect()))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::delta::difference;
+
+    /// The updates of a text that was written word by word.
+    fn updates(words: usize) -> (Vec<Vec<u8>>, String) {
+        let (mut prose, mut text, mut updates) = (Prose::default(), String::new(), Vec::new());
+        for word in 0..words {
+            let after = format!("{text}w{word} ");
+            updates.extend(prose.edit(word as u32 + 1, &difference(&text, &after)).unwrap());
+            text = after;
         }
+        (updates, text)
+    }
+
+    #[test]
+    fn updates_are_merged_as_they_grow_and_stay_the_same_text() {
+        let (all, text) = updates(500);
+        let mut kept = Updates::default();
+        for update in &all {
+            kept.push(update);
+            assert!(kept.parts.len() <= 4 * PARTS_MAX, "{}", kept.parts.len());
+        }
+        assert!(kept.parts.len() < all.len());
+        assert_eq!(Prose::of(kept.iter()).unwrap().plain(), Ok(text));
+    }
+
+    #[test]
+    fn a_part_of_a_snapshot_is_read_as_it_was_written() {
+        let (all, _) = updates(5);
+        let mut kept = Updates::default();
+        all.iter().for_each(|update| kept.push(update));
+        let written = kept.write(&Text::own(mark(7)));
+        let (mark, read) = Updates::read(&written).unwrap();
+        assert_eq!((sum_of(&mark), mark_of(&written)), (7, mark.as_str()));
+        assert_eq!(read.parts, kept.parts);
+        for cut in 0..written.len() {
+            // It may end between two updates; else it is none.
+            if let Some((_, read)) = Updates::read(&written[..cut]) {
+                assert!(kept.parts.starts_with(&read.parts));
+            }
+        }
+        assert!(Updates::read("{}").is_none());
+    }
+
+    #[test]
+    fn what_an_editor_sends_again_brings_nothing_new() {
+        let (all, text) = updates(3);
+        let mut prose = Prose::default();
+        assert!(prose.take(&all).unwrap().is_some());
+        assert_eq!(prose.take(&all), Ok(None));
+        let whole = prose.encode(&[]).unwrap();
+        assert_eq!(prose.take(&[whole]), Ok(None));
+        assert_eq!(prose.plain(), Ok(text));
+    }
+
+    #[test]
+    fn what_does_not_fit_changes_nothing() {
+        let (all, _) = updates(3);
+        let mut prose = Prose::default();
+        assert_eq!(prose.take(&all[1..]), Err(Unfit::Early));
+        assert_eq!(prose.take(&[all[0].clone(), vec![9]]), Err(Unfit::Malformed(Malformed::Form)));
+        assert_eq!((prose.plain(), prose.clocks().len()), (Ok(String::new()), 0));
+        assert!(prose.take(&all).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_state_vector_that_is_none_is_refused() {
+        let (all, _) = updates(2);
+        let prose = Prose::of(all.iter().map(|update| &**update)).unwrap();
+        for bad in [&[1_u8][..], &[0xff; 9], &[2, 1, 1], &[1, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 1]] {
+            assert!(prose.encode(bad).is_err(), "{bad:?}");
+        }
+        assert!(prose.encode(&prose.vector()).is_ok());
     }
 }

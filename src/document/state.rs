@@ -246,6 +246,11 @@ impl State {
         self.rejected.iter()
     }
 
+    /// How many ops are without effect, of those that are kept.
+    pub fn rejected_count(&self) -> usize {
+        self.rejected.len()
+    }
+
     pub(super) fn view(&self, collection: &Arc<str>, id: &CompactString, document: &Document) -> Option<View> {
         let text = document.text.clone()?;
         let (stamp, latest) = (document.stamp(&self.rejected), document.latest());

@@ -24,7 +24,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::next_link;
+use super::{Meters, next_link};
 use crate::{
     replica::{Event, LinkId},
     wire::{self, FRAME_BYTES_MAX, Message},
@@ -93,12 +93,18 @@ pub(super) enum LinkInput {
 pub(super) struct Links {
     inputs: mpsc::Sender<LinkInput>,
     counter: Arc<AtomicU64>,
+    meters: Arc<Meters>,
     running: TaskTracker,
 }
 
 impl Links {
-    pub(super) fn new(inputs: mpsc::Sender<LinkInput>, counter: Arc<AtomicU64>) -> Links {
-        Links { inputs, counter, running: TaskTracker::new() }
+    pub(super) fn new(inputs: mpsc::Sender<LinkInput>, meters: Arc<Meters>) -> Links {
+        Links { inputs, counter: Arc::new(AtomicU64::new(1)), meters, running: TaskTracker::new() }
+    }
+
+    /// How many messages wait for the node's task, and how many may.
+    pub(super) fn queue(&self) -> (usize, usize) {
+        super::queue(&self.inputs)
     }
 
     /// Dials a node and runs the link until it ends.
@@ -120,14 +126,15 @@ impl Links {
     /// Runs a link until it ends.
     pub(super) async fn run(&self, transport: impl Transport, dialled: Option<String>) {
         let link = next_link(&self.counter);
+        let _open = self.meters.links.enter();
         let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
         if self.inputs.send(LinkInput::Opened(link, dialled, outgoing)).await.is_err() {
             return;
         }
         let (sink, stream) = transport.split();
-        let write = self.running.track_future(write(sink, queue, link, self.inputs.clone()));
+        let write = self.running.track_future(write(sink, queue, link, self));
         let ended = tokio::select! {
-            why = read(stream, link, &self.inputs) => why,
+            why = read(stream, link, self) => why,
             why = write => why,
         };
         tracing::debug!(link = link.0, why = ended, "link ended");
@@ -142,31 +149,29 @@ impl Links {
     }
 }
 
-async fn read<R>(mut stream: R, link: LinkId, inputs: &mpsc::Sender<LinkInput>) -> String
+async fn read<R>(mut stream: R, link: LinkId, links: &Links) -> String
 where
     R: Stream<Item = Result<Bytes, String>> + Unpin,
 {
     while let Some(frame) = stream.next().await {
         let event = match frame {
-            Ok(bytes) => match wire::decode(&bytes) {
-                Ok(message) => Event::Heard(link, message),
-                Err(error) => Event::Broken(link, error),
-            },
+            Ok(bytes) => {
+                links.meters.received_bytes.add(bytes.len() as u64);
+                match wire::decode(&bytes) {
+                    Ok(message) => Event::Heard(link, message),
+                    Err(error) => Event::Broken(link, error),
+                }
+            }
             Err(why) => return why,
         };
-        if inputs.send(LinkInput::Event(event)).await.is_err() {
+        if links.inputs.send(LinkInput::Event(event)).await.is_err() {
             return "the node has stopped".into();
         }
     }
     "closed by the peer".into()
 }
 
-async fn write<W>(
-    mut sink: W,
-    mut queue: mpsc::Receiver<Outgoing>,
-    link: LinkId,
-    inputs: mpsc::Sender<LinkInput>,
-) -> String
+async fn write<W>(mut sink: W, mut queue: mpsc::Receiver<Outgoing>, link: LinkId, links: &Links) -> String
 where
     W: Sink<Bytes, Error = String> + Unpin,
 {
@@ -175,13 +180,15 @@ where
             Message::Presence(_) => Some(Event::Shown(link)),
             _ => message.is_batch().then_some(Event::Flushed(link)),
         };
-        match timeout(WRITE_TIMEOUT, sink.send(wire::encode(&message).into())).await {
-            Ok(Ok(())) => {}
+        let frame = Bytes::from(wire::encode(&message));
+        let bytes = frame.len() as u64;
+        match timeout(WRITE_TIMEOUT, sink.send(frame)).await {
+            Ok(Ok(())) => links.meters.sent_bytes.add(bytes),
             Ok(Err(why)) => return why,
             Err(_) => return "the peer does not read".into(),
         }
         if let Some(event) = left
-            && inputs.send(LinkInput::Event(event)).await.is_err()
+            && links.inputs.send(LinkInput::Event(event)).await.is_err()
         {
             return "the node has stopped".into();
         }

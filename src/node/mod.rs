@@ -8,6 +8,7 @@
 
 mod journal;
 mod link;
+mod meters;
 mod published;
 
 use std::{
@@ -20,6 +21,7 @@ use std::{
 };
 
 pub use link::{Network, Tcp, Transport, authority};
+pub use meters::Meters;
 pub use published::{Published, session_seqs};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -64,6 +66,7 @@ struct Handle {
     published: watch::Receiver<Published>,
     presence_end: watch::Receiver<u64>,
     links: Links,
+    meters: Arc<Meters>,
     stopping: CancellationToken,
     stopped: watch::Receiver<Option<Result<(), String>>>,
 }
@@ -75,14 +78,14 @@ pub struct Stopped;
 /// Looks at the replica, and gives the answer's way out.
 type Reading = Box<dyn FnOnce(&Replica, Now) -> Answer + Send>;
 type Answer = Box<dyn FnOnce() + Send>;
-/// Looks at what clients show of themselves, and answers at once.
-type Look = Box<dyn FnOnce(&Presence) + Send>;
+/// Looks at what need not be stored, and answers at once.
+type Look = Box<dyn FnOnce(&Replica, Now) + Send>;
 
 enum Request {
     Submit(Draft, oneshot::Sender<Result<Receipt, Refused>>),
     Read(Reading),
     Present(Showing, oneshot::Sender<Result<(), Refused>>),
-    Presence(Look),
+    Look(Look),
     Command(Event),
 }
 
@@ -107,7 +110,8 @@ impl Node {
         let (publisher, published) = watch::channel(latest.clone());
         let (presence_publisher, presence_end) = watch::channel(replica.presence().end());
         let (stopping, (stopper, stopped)) = (CancellationToken::new(), watch::channel(None));
-        let links = Links::new(link_inputs, Arc::new(AtomicU64::new(1)));
+        let meters = Arc::new(Meters::new(store.as_ref()));
+        let links = Links::new(link_inputs, Arc::clone(&meters));
         let task = Task {
             replica,
             journal: Journal::new(store),
@@ -115,6 +119,7 @@ impl Node {
             told: false,
             network: Arc::new(network),
             links: links.clone(),
+            meters: Arc::clone(&meters),
             outgoing: BTreeMap::new(),
             receipts: Vec::new(),
             waiting: BTreeMap::new(),
@@ -128,7 +133,8 @@ impl Node {
             stopping: stopping.clone(),
         };
         tokio::spawn(async move { stopper.send(Some(task.run(request_inbox, link_inbox).await)) });
-        Node(Arc::new(Handle { run: Uuid::new_v4(), requests, published, presence_end, links, stopping, stopped }))
+        let run = Uuid::new_v4();
+        Node(Arc::new(Handle { run, requests, published, presence_end, links, meters, stopping, stopped }))
     }
 
     /// Its id.
@@ -188,10 +194,32 @@ impl Node {
         T: Send + 'static,
         F: FnOnce(&Presence) -> T + Send + 'static,
     {
+        self.look(move |replica, _| reading(replica.presence())).await
+    }
+
+    /// The same, at anything: for figures about the node. What it sees of the data may not be stored yet, and is not to be
+    /// told as such.
+    pub async fn look<T, F>(&self, reading: F) -> Result<T, Stopped>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Replica, Now) -> T + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
-        let look: Look = Box::new(move |presence| drop(answer.send(reading(presence))));
-        self.0.requests.send(Request::Presence(look)).await.map_err(|_| Stopped)?;
+        let look: Look = Box::new(move |replica, now| drop(answer.send(reading(replica, now))));
+        self.0.requests.send(Request::Look(look)).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)
+    }
+
+    /// What it has counted.
+    pub fn meters(&self) -> &Meters {
+        &self.0.meters
+    }
+
+    /// What waits for its task, and for its disk: the name of the queue, how many are in it, and how many may be.
+    pub fn queues(&self) -> [(&'static str, usize, usize); 3] {
+        let ((requests, requests_max), (heard, heard_max)) = (queue(&self.0.requests), self.0.links.queue());
+        let outbox = self.0.meters.outbox.read() as usize;
+        [("requests", requests, requests_max), ("heard", heard, heard_max), ("outbox", outbox, WAITING_MAX)]
     }
 
     /// The place behind the newest change of what clients show. It is no part of [`Published`]: whoever waits for documents is
@@ -269,6 +297,7 @@ struct Task<N> {
     outbox: Outbox<Out>,
     network: Arc<N>,
     links: Links,
+    meters: Arc<Meters>,
     outgoing: BTreeMap<LinkId, mpsc::Sender<Outgoing>>,
     /// Whether this turn has led to anything that is in the outbox.
     told: bool,
@@ -335,6 +364,7 @@ impl<N: Network> Task<N> {
     fn on_request(&mut self, request: Request) {
         match request {
             Request::Submit(_, answer) if !self.journal.has_room() => {
+                self.meters.refuse(&Refused::DiskFull);
                 self.receipts.push((answer, Err(Refused::DiskFull)));
             }
             Request::Submit(draft, answer) => {
@@ -355,7 +385,7 @@ impl<N: Network> Task<N> {
                 // Whoever has gone away since need not know.
                 let _ = answer.send(admitted);
             }
-            Request::Presence(look) => look(self.replica.presence()),
+            Request::Look(look) => look(&self.replica, self.now()),
             Request::Command(event) => self.event(event),
         }
     }
@@ -379,9 +409,11 @@ impl<N: Network> Task<N> {
 
     fn event(&mut self, event: Event) {
         let before = self.replica.counters();
+        self.meters.see_event(&event);
         let effects = self.replica.handle(self.now(), event);
         self.report(before);
         for effect in effects {
+            self.meters.see_effect(&effect, self.replica.node());
             match effect {
                 Effect::Store(record) => self.journal.append(&record),
                 effect if effect.waits() => {
@@ -439,6 +471,7 @@ impl<N: Network> Task<N> {
                 Out::Turn(news) => self.publish(news),
             }
         }
+        self.meters.outbox.set(self.outbox.len() as u64);
     }
 
     /// Puts the news of this turn behind what it has led to.
@@ -488,6 +521,7 @@ impl<N: Network> Task<N> {
         let Some(outgoing) = self.outgoing.get(&link) else { return };
         if outgoing.try_send(message).is_err() {
             self.outgoing.remove(&link);
+            self.meters.links_overrun.count();
             tracing::warn!(link = link.0, "a link that does not take its messages is closed");
         }
     }
@@ -496,6 +530,11 @@ impl<N: Network> Task<N> {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { mono_ms: self.started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as u64 }
     }
+}
+
+/// How many are in a queue, and how many may be.
+fn queue<T>(sender: &mpsc::Sender<T>) -> (usize, usize) {
+    (sender.max_capacity() - sender.capacity(), sender.max_capacity())
 }
 
 /// Hands out link ids.

@@ -150,6 +150,11 @@ impl Presence {
         self.entries.iter().filter(|(_, entry)| entry.state.is_some()).map(|(key, entry)| seen(key, entry))
     }
 
+    /// How many entries there are, and how many bytes they take.
+    pub fn size(&self) -> (usize, usize) {
+        (self.owners.values().map(|owner| owner.entries).sum(), self.bytes)
+    }
+
     /// Who is in a room.
     pub fn room(&self, room: &str) -> impl Iterator<Item = Seen> {
         let room: Arc<str> = room.into();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{chance, plan::Mix};
 use crate::{
-    document::prose::difference,
+    document::delta::difference,
     op::{Command, DocKey, Edit, Guard},
     replica::{Draft, Replica},
     version::Version,

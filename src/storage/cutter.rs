@@ -27,6 +27,11 @@ impl Cutter {
         self.segments.push_back((number, start));
     }
 
+    /// How many segments hold anything.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
     /// Where the journal begins, if it holds anything.
     pub fn start(&self) -> Option<u64> {
         self.segments.front().map(|(_, start)| *start)

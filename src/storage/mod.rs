@@ -11,6 +11,7 @@ mod error;
 mod format;
 mod found;
 mod mender;
+mod meters;
 mod reader;
 mod writer;
 
@@ -33,6 +34,7 @@ pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::StoreError;
 pub use format::PAYLOAD_BYTES_MAX as RECORD_BYTES_MAX;
 pub use found::{DAMAGE_MAX, Damage, Found, Torn, Why};
+pub use meters::Meters;
 use writer::{Cut, Marks, Pending, Segment, Shared, Writer};
 
 use crate::{op::OP_BYTES_MAX, record::Record, snapshot::Part};
@@ -255,6 +257,11 @@ impl Store {
     /// How far it is, as it changes.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// What it has counted since it was opened.
+    pub fn meters(&self) -> Arc<Meters> {
+        Arc::clone(&self.shared.meters)
     }
 
     /// Writes all that was appended, puts it on the disk in every [`SyncMode`], and ends the thread. Waits for that.

@@ -21,6 +21,7 @@ use super::{
     cutter::Cutter,
     disk::{Disk, DiskFile, is_full},
     format::{self, HEAD_BYTES, HEADER_BYTES, Header},
+    meters::Meters,
 };
 
 /// How long to wait before trying again on a full disk.
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     work: Condvar,
     /// Up to this position there is space that is the journal's own.
     pub limit: AtomicU64,
+    pub meters: Arc<Meters>,
 }
 
 #[derive(Debug, Default)]
@@ -76,7 +78,7 @@ impl Marks {
 
 impl Shared {
     pub fn new() -> Shared {
-        Shared { queue: Mutex::default(), work: Condvar::new(), limit: AtomicU64::new(0) }
+        Shared { queue: Mutex::default(), work: Condvar::new(), limit: AtomicU64::new(0), meters: Arc::default() }
     }
 
     /// Hands frames over, and leaves an empty buffer.
@@ -309,6 +311,7 @@ impl Writer {
             let segment = self.current.as_mut().expect("a run is of frames that fit");
             let bytes = &self.pending.frames[self.pending.written..self.pending.written + run];
             segment.file.write_at(bytes, segment.offset).map_err(trouble("write to", &segment.path))?;
+            self.shared.meters.written_bytes.add(run as u64);
             segment.offset += run as u64;
             self.position += run as u64;
             self.pending.written += run;
@@ -372,7 +375,9 @@ impl Writer {
         let Some(segment) = self.current.as_ref() else { return Ok(()) };
         if self.position > self.synced || segment.offset == HEADER_BYTES as u64 {
             // Want of space is no excuse here: what a failed sync has lost, the next one does not bring back.
+            let began = Instant::now();
             segment.file.sync().map_err(|error| failed("sync", &segment.path, &error))?;
+            self.shared.meters.syncs.observe(began.elapsed());
             self.synced = self.position;
         }
         Ok(())
@@ -418,6 +423,7 @@ impl Writer {
         // A frame lies in one segment, so the two do not add up.
         let limit = self.position + here.max(next);
         self.shared.limit.store(limit, Ordering::Release);
+        self.shared.meters.segments.set(self.cutter.segments() as u64);
         let pending = self.pending.frames.len() - self.pending.written + self.shared.queue().frames.len();
         let length = self.position - self.cutter.start().unwrap_or(self.position);
         let stored = if self.mode == SyncMode::Always { self.synced } else { self.position };

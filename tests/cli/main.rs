@@ -8,7 +8,9 @@
 mod commands;
 mod documents;
 mod failures;
+mod logging;
 mod past;
 mod program;
 mod serving;
+mod status_watching;
 mod watching;

@@ -6,6 +6,7 @@
 // Each test file is a crate of its own and uses a part of this.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
+pub mod exposition;
 pub mod feeds;
 
 use axum::body::Body;
@@ -20,6 +21,7 @@ use lamplight::{
     node::{Node, Tcp},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
+    storage::Store,
 };
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -89,7 +91,24 @@ async fn start(name: &str, join: Option<String>) -> TestNode {
     start_with(name, join, Retention::default(), Access::default()).await
 }
 
+/// Starts a node that founds a pool of its own and keeps its data in a new journal, and waits until it serves.
+pub async fn start_on(store: Store) -> TestNode {
+    let node = start_in("node-0", None, Retention::default(), Some(store), Access::default()).await;
+    until(&node.node, |replica| replica.standing() == Standing::Member).await;
+    node
+}
+
 async fn start_with(name: &str, join: Option<String>, retention: Retention, access: Access) -> TestNode {
+    start_in(name, join, retention, None, access).await
+}
+
+async fn start_in(
+    name: &str,
+    join: Option<String>,
+    retention: Retention,
+    store: Option<Store>,
+    access: Access,
+) -> TestNode {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let config = Config {
@@ -103,7 +122,7 @@ async fn start_with(name: &str, join: Option<String>, retention: Retention, acce
         seed: fastrand::u64(..),
         retention,
     };
-    let (node, stop) = (Node::start(config, Tcp), CancellationToken::new());
+    let (node, stop) = (Node::resume(Replica::new(config), store, Tcp), CancellationToken::new());
     let router = api::router(Api::new(node.clone(), stop.clone()).guarded(access));
     let serving = tokio::spawn(api::serve(listener, router, stop.clone()));
     let client = Client::builder(TokioExecutor::new()).build_http();

@@ -1,0 +1,133 @@
+//! What the node counts of itself, by looking at events and effects as they pass; the replica counts for itself what only
+//! it can see ([`crate::replica::Counters`]).
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::{
+    meter::{Counter, Gauge, Headcount},
+    op::NodeId,
+    record::Record,
+    replica::{Effect, Event, Refused},
+    storage::{self, Status, Store},
+    wire::Message,
+};
+
+/// Why an op was not issued, in the words of [`Meters::refused`].
+const REFUSALS: [&str; 9] =
+    ["not-ready", "retired", "absent", "rejected", "key-reused", "fault", "too-large", "disk-full", "membership"];
+
+/// What a node has counted since it was started.
+#[derive(Debug)]
+pub struct Meters {
+    /// Ops of this node that came into the log.
+    pub issued: Counter,
+    /// Ops of other nodes that did.
+    pub heard: Counter,
+    refused: [Counter; REFUSALS.len()],
+    /// Links that are open.
+    pub links: Headcount,
+    /// Links that came about because this node dialled.
+    pub links_dialled: Counter,
+    /// Links that came about because a peer did.
+    pub links_accepted: Counter,
+    /// Links that this node refused, and says why to the peer.
+    pub links_refused: Counter,
+    /// Links that the peer refused.
+    pub links_refused_by_peer: Counter,
+    /// Links that were closed because the peer did not take its messages.
+    pub links_overrun: Counter,
+    /// Dials that came to nothing.
+    pub dials_failed: Counter,
+    /// Bytes of frames that came in on links.
+    pub received_bytes: Counter,
+    /// Bytes of frames that went out on links.
+    pub sent_bytes: Counter,
+    /// What waits for the disk.
+    pub outbox: Gauge,
+    /// How far the journal is, and what it has counted; none where the data is in memory only.
+    pub journal: Option<(watch::Receiver<Status>, Arc<storage::Meters>)>,
+}
+
+impl Meters {
+    pub(super) fn new(store: Option<&Store>) -> Meters {
+        Meters {
+            issued: Counter::default(),
+            heard: Counter::default(),
+            refused: Default::default(),
+            links: Headcount::default(),
+            links_dialled: Counter::default(),
+            links_accepted: Counter::default(),
+            links_refused: Counter::default(),
+            links_refused_by_peer: Counter::default(),
+            links_overrun: Counter::default(),
+            dials_failed: Counter::default(),
+            received_bytes: Counter::default(),
+            sent_bytes: Counter::default(),
+            outbox: Gauge::default(),
+            journal: store.map(|store| (store.status(), store.meters())),
+        }
+    }
+
+    /// How many ops were not issued, by why.
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        REFUSALS.into_iter().zip(&self.refused).map(|(why, counter)| (why, counter.read()))
+    }
+
+    pub(super) fn refuse(&self, refused: &Refused) {
+        let why = match refused {
+            Refused::NotReady => 0,
+            Refused::Retired => 1,
+            Refused::Absent => 2,
+            Refused::Rejected(_) => 3,
+            Refused::KeyReused(_) => 4,
+            Refused::Fault(_) => 5,
+            Refused::Op(_) => 6,
+            Refused::DiskFull => 7,
+            Refused::Membership(..) => 8,
+            // That is no op.
+            Refused::Unseen(_) => return,
+        };
+        self.refused[why].count();
+    }
+
+    /// Counts an event before the replica takes it.
+    pub(super) fn see_event(&self, event: &Event) {
+        match event {
+            Event::Opened(link, Some(url)) => {
+                tracing::debug!(link = link.0, url, "link opened, dialled by this node");
+                self.links_dialled.count();
+            }
+            Event::Opened(link, None) => {
+                tracing::debug!(link = link.0, "link opened, dialled by the peer");
+                self.links_accepted.count();
+            }
+            Event::Heard(link, Message::Refusal(refusal)) => {
+                tracing::info!(link = link.0, why = refusal.detail, "the peer refuses the link");
+                self.links_refused_by_peer.count();
+            }
+            Event::DialFailed(..) => self.dials_failed.count(),
+            _ => {}
+        }
+    }
+
+    /// Counts an effect before it is carried out by the node of this id.
+    pub(super) fn see_effect(&self, effect: &Effect, node: NodeId) {
+        match effect {
+            Effect::Store(Record::Op(op)) => {
+                tracing::trace!(op = %op.id(), stamp = %op.stamp(), "op taken into the log");
+                if op.origin() == node { &self.issued } else { &self.heard }.count();
+            }
+            Effect::Send(link, Message::Refusal(refusal)) => {
+                tracing::info!(link = link.0, why = refusal.detail, "this node refuses the link");
+                self.links_refused.count();
+            }
+            Effect::Receipt(_, Err(refused)) => {
+                tracing::debug!(?refused, "an op is not issued");
+                self.refuse(refused);
+            }
+            _ => {}
+        }
+    }
+}
