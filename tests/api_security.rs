@@ -67,10 +67,11 @@ impl Drop for Dir {
 
 fn tokens() -> Value {
     let digest = ring::digest::digest(&ring::digest::SHA256, WRITE.as_bytes());
-    let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    // Only for its way of writing 32 bytes.
+    let sha256 = blake3::Hash::from_slice(digest.as_ref()).unwrap().to_hex();
     json!({ "tokens": [
         { "name": "reader", "role": "read", "collections": ["*"], "token": READ },
-        { "name": "writer", "role": "write", "collections": ["*"], "sha256": sha256 },
+        { "name": "writer", "role": "write", "collections": ["*"], "sha256": sha256.as_str() },
         { "name": "admin", "role": "admin", "blake3": blake3::hash(ADMIN.as_bytes()).to_hex().as_str() },
         { "name": "limited", "role": "write", "collections": ["notes", "notes.*"], "token": LIMITED },
     ] })
@@ -768,6 +769,8 @@ async fn a_listener_speaks_tls_and_takes_up_a_new_certificate() {
     assert!(code == Some(1) && said.contains("has the role read") && !said.contains(READ), "{said}");
     let (code, out, said) = run(&["bench", "--seconds", "1", "--connections", "2", "--ca", ca, "--url", &url], WRITE);
     assert!(code == Some(0) && out.contains("to the event on the WebSocket"), "{out} {said}");
+    let (code, _, said) = run(&["watch", "notes", "--ca", ca], "token-of-nobody-00000");
+    assert!(code == Some(1) && said.contains("no such token"), "{said}");
     let (code, _, said) = run(&["get", "notes", "a"], READ);
     assert!(code == Some(5) && said.contains("--ca FILE"), "{code:?} {said}");
     let (code, _, said) = run(&["get", "notes", "a", "--ca", ca], "with a\nbreak");

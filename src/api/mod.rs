@@ -101,7 +101,7 @@ impl Api {
     pub fn new(node: Node, stop: CancellationToken) -> Api {
         process::start();
         let (texts, meters, access) = (Texts::new(node.clone()), Arc::default(), Access::default());
-        Api { texts, meters, node, stop, access }
+        Api { node, stop, access, texts, meters }
     }
 
     /// The same, which lets in whom `access` does.

@@ -96,7 +96,6 @@ async fn follow<T: Send + Sync + 'static>(
         known = marks;
         let files = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
         match read {
-            None => {}
             Some(Ok(read)) => {
                 *held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
                 complaint = None;
@@ -106,7 +105,8 @@ async fn follow<T: Send + Sync + 'static>(
                 tracing::error!(files, why, "it has changed and cannot be used: what it said before stays in force");
                 complaint = Some(why);
             }
-            Some(Err(_)) => {}
+            // Nothing has changed, or the same complaint was made before.
+            None | Some(Err(_)) => {}
         }
     }
 }

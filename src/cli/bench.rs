@@ -115,7 +115,7 @@ async fn puts(args: &BenchArgs, collection: &str) -> Result<(Latencies, Duration
 async fn events(args: &BenchArgs, second: &Base, collection: &str) -> Result<Latencies, Failure> {
     let (first, means) = (&args.target.urls[0], args.target.means());
     let mut writer = Writer::open((first, &means), collection, args.connections, args.size as usize).await?;
-    let mut socket = open_socket(second, &means).await.map_err(|why| unreachable(second, &why))?;
+    let mut socket = open_socket(second, &means).await?;
     let subscribe = json!({ "type": "subscribe", "id": "bench", "collection": collection }).to_string();
     let sent = socket.send(Message::text(subscribe)).await;
     sent.map_err(|error| unreachable(second, &root(&error)))?;

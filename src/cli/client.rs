@@ -77,7 +77,7 @@ pub struct Target {
     /// Print JSON for programs; what goes wrong comes as a problem document on standard error.
     #[arg(long)]
     pub json: bool,
-    /// Token to show to nodes that ask for one. Others on this machine see what is typed here: LAMPLIGHT_TOKEN is hidden
+    /// Token to show to nodes that ask for one. Others on this machine see what is typed here: the environment is hidden
     /// from them.
     #[arg(long, env = "LAMPLIGHT_TOKEN", hide_env_values = true, value_name = "TOKEN", value_parser = TokenParser)]
     token: Option<Token>,
@@ -355,26 +355,26 @@ pub fn joined(failures: Vec<Failure>) -> Failure {
 }
 
 /// Opens the clients' WebSocket of a node.
-pub async fn open_socket(base: &Base, means: &Means) -> Result<WebSocketStream<Wire>, String> {
+pub async fn open_socket(base: &Base, means: &Means) -> Result<WebSocketStream<Wire>, Failure> {
+    let lost = |error: &(dyn Error + 'static)| unreachable(base, &root(error));
     let opened = async {
-        let stream = means.dial(base).await.map_err(|error| root(&error))?;
-        let mut request = base.ws_at("/v1/ws").into_client_request().map_err(|error| root(&error))?;
+        let stream = means.dial(base).await.map_err(|error| lost(&error))?;
+        let mut request = base.ws_at("/v1/ws").into_client_request().map_err(|error| lost(&error))?;
         request.headers_mut().extend(means.authorization().map(|token| (header::AUTHORIZATION, token)));
         // The default buffer is filled with zeros at every read.
         let config = WebSocketConfig::default().read_buffer_size(SOCKET_READ_BYTES);
         let opened = client_async_with_config(request, stream, Some(config)).await;
-        Ok(opened.map_err(|error| refused(&error))?.0)
+        Ok(opened.map_err(|error| refused(&error).unwrap_or_else(|| lost(&error)))?.0)
     };
-    let late = || format!("no WebSocket came about within {} s", CONNECT_TIMEOUT.as_secs());
+    let late = || unreachable(base, &format!("no WebSocket came about within {} s", CONNECT_TIMEOUT.as_secs()));
     timeout(CONNECT_TIMEOUT, opened).await.unwrap_or_else(|_| Err(late()))
 }
 
-/// Why a node opens no WebSocket: in its own words, if it gave any.
-fn refused(error: &tungstenite::Error) -> String {
-    let body = if let tungstenite::Error::Http(answer) = error { answer.body().as_deref() } else { None };
-    let problem = body.and_then(|body| serde_json::from_slice::<Value>(body).ok());
-    let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
-    detail.map_or_else(|| root(error), Into::into)
+/// Why a node opens no WebSocket, in its own words; none if it gave none.
+fn refused(error: &tungstenite::Error) -> Option<Failure> {
+    let tungstenite::Error::Http(answer) = error else { return None };
+    let problem = serde_json::from_slice::<Value>(answer.body().as_deref()?).ok()?;
+    problem["detail"].is_string().then(|| refusal(problem))
 }
 
 /// The cause at the bottom of an error: what lies above it only names our own layers.

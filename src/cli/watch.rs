@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{
     Failure,
-    client::{Base, Target, joined, open_socket, refusal, root, unreachable},
+    client::{Base, Target, joined, open_socket, refusal, root},
     final_watch::FinalFollower,
     output,
     wire::Means,
@@ -136,7 +136,8 @@ impl Follower {
         let lost = |why: &str| End::Lost(Failure::unreachable(format!("lost {base}: {why}")));
         let mut socket = match open_socket(base, &self.means).await {
             Ok(socket) => socket,
-            Err(why) => return End::Lost(unreachable(base, &why)),
+            Err(failure) if failure.code == 5 => return End::Lost(failure),
+            Err(failure) => return End::Failed(failure),
         };
         // Where nothing has changed since the cursor, only the answer to the ping tells that the node follows.
         for message in [self.subscribe(), json!({ "type": "ping" }).to_string()] {

@@ -112,7 +112,7 @@ impl Means {
         let connected = TlsConnector::from(config).connect(name, stream).await;
         let stream = connected.map_err(|error| {
             io::Error::other(format!(
-                "TLS failed: {error}. The node's certificate must be for {host}, from an authority that this system knows, \
+                "no TLS came about: {error}. The node's certificate must be for {host}, from an authority that this system knows, \
                  or from that of --ca FILE"
             ))
         })?;

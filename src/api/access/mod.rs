@@ -34,7 +34,7 @@ use self::{
 };
 use super::{Problem, watched::Watched};
 
-/// The subprotocol of the clients' WebSockets, and what stands before a token among those that are offered.
+/// The subprotocol of a client's WebSocket, and what stands before a token among those that are offered.
 pub const SUBPROTOCOL: &str = "lamplight.v1";
 const BEARER_PROTOCOL: &str = "bearer.";
 /// Names of query parameters under which others take tokens.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
     response::{IntoResponse, Response},
 };
 
@@ -59,7 +59,7 @@ impl Site {
         Ok(())
     }
 
-    /// Lets pages of an origin write, open WebSockets and read what they are answered.
+    /// Lets pages of an origin write, open web sockets and read what they are answered.
     pub fn add_origin(&mut self, text: &str) -> Result<(), String> {
         let origin = text.trim_end_matches('/').to_ascii_lowercase();
         let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://")).unwrap_or_default();
@@ -101,8 +101,7 @@ impl Site {
             return Err(Problem::bad_header("Host must be there once"));
         }
         // Who sends none is no browser. A URI with an authority counts for more than the header (RFC 9112, section 3.2.2).
-        let named =
-            [host.map(|host| host.to_str().unwrap_or("?")), uri.authority().map(|authority| authority.as_str())];
+        let named = [host.map(|host| host.to_str().unwrap_or("?")), uri.authority().map(Authority::as_str)];
         match named.into_iter().flatten().find(|authority| !self.knows(name_of(authority))) {
             None => Ok(()),
             Some(unknown) => {

@@ -152,7 +152,8 @@ mod tests {
     #[test]
     fn a_token_is_found_in_clear_and_by_its_hashes_and_no_other() {
         let sha256 = digest::digest(&digest::SHA256, TOKEN.as_bytes());
-        let sha256: String = sha256.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        // Only for its way of writing 32 bytes.
+        let sha256 = Hash::from_slice(sha256.as_ref()).unwrap().to_hex();
         let blake3 = blake3::hash(TOKEN.as_bytes()).to_hex();
         for member in
             [format!(r#""token":"{TOKEN}""#), format!(r#""sha256":"{sha256}""#), format!(r#""blake3":"{blake3}""#)]
