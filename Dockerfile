@@ -18,6 +18,8 @@ RUN cargo build --release --locked --bin lamplight \
     && ldd target/release/lamplight | grep -o '/[^ ]*' | xargs cp -L --parents -t /rootfs \
     && mkdir -p /owned/data
 
+# In a container it listens on all addresses, so it starts with --tokens or --jwt-key only, or with --insecure where nobody
+# else reaches it (docs/security.md). With tokens the health check needs one, of any role, in LAMPLIGHT_TOKEN.
 FROM scratch
 LABEL org.opencontainers.image.title="Lamplight" \
       org.opencontainers.image.description="A leaderless live database: write to any node, cut the network, converge." \

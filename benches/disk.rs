@@ -121,7 +121,7 @@ async fn put_timed(address: &str, writers: usize) -> Vec<Duration> {
     let body = format!("{{\"text\":\"{}\"}}", "x".repeat(85));
     let request = |writer: usize, n: u64| {
         format!(
-            "PUT /v1/docs/bench/{writer}-{} HTTP/1.1\r\nHost: bench\r\nContent-Length: {}\r\n\r\n{body}",
+            "PUT /v1/docs/bench/{writer}-{} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
             n % 1000,
             body.len()
         )

@@ -178,8 +178,10 @@ async fn events() {
     let mut times = Vec::with_capacity(EVENTS);
     for n in 0..EVENTS {
         let body = format!("{{\"n\":{n}}}");
-        let request =
-            format!("PUT /v1/docs/bench/event HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let request = format!(
+            "PUT /v1/docs/bench/event HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         let began = Instant::now();
         stream.write_all(request.as_bytes()).await.expect("it reads");
         while next(&mut socket).await["doc"]["value"]["n"] != n {}

@@ -1,6 +1,7 @@
 // The talk with the node that served the page: one WebSocket that comes back by itself, and plain requests.
 // It knows nothing of documents or views; messages go to the handlers it was given.
 import { parse } from "./json.js";
+import { TokenSocket, askForToken, authorization } from "./token.js";
 
 const FIRST_WAIT_MS = 400;
 const LONGEST_WAIT_MS = 15_000;
@@ -33,8 +34,7 @@ export class Connection {
     this.#handlers.onState("connecting");
     const address = new URL("/v1/ws", location.href);
     address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-    // No subprotocol is asked for: a browser drops the connection if the server does not repeat it.
-    const socket = new WebSocket(address);
+    const socket = new TokenSocket(address);
     this.#socket = socket;
     socket.onopen = () => {
       this.#failures = 0;
@@ -105,7 +105,7 @@ export class Connection {
 /// A request to this node; answers the body (JSON, or a text as it is) and the headers, or throws the problem.
 export async function request(path, { method = "GET", body, type = "application/json", headers = {} } = {}) {
   const described = body === undefined ? {} : { "Content-Type": type };
-  const answer = await fetch(path, { method, body, headers: { ...described, ...headers }, cache: "no-store", signal: AbortSignal.timeout(REQUEST_WITHIN_MS) });
+  const answer = await fetch(path, { method, body, headers: { ...described, ...authorization(), ...headers }, cache: "no-store", signal: AbortSignal.timeout(REQUEST_WITHIN_MS) });
   const text = await answer.text();
   let content = null;
   try {
@@ -114,6 +114,7 @@ export async function request(path, { method = "GET", body, type = "application/
   } catch {
     throw { status: answer.status, detail: `The node answered ${answer.status} with something that is not JSON.` };
   }
+  if (answer.status === 401) askForToken(content?.detail);
   if (!answer.ok) throw { status: answer.status, ...content };
   return { content, headers: answer.headers };
 }

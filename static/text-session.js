@@ -3,6 +3,7 @@
 import { Text } from "./text.js";
 import { TextArea } from "./text-area.js";
 import { TextProvider } from "./text-provider.js";
+import { TokenSocket } from "./token.js";
 
 export class TextSession {
   collection;
@@ -24,7 +25,7 @@ export class TextSession {
       this.#changed(this);
     };
     // Only the node that served the page: its content policy lets the page connect to no other.
-    this.#provider = new TextProvider({ text: this.text, nodes: [location.origin], collection, id, onState });
+    this.#provider = new TextProvider({ text: this.text, nodes: [location.origin], collection, id, onState, Socket: TokenSocket });
     this.#provider.presence.subscribe(() => this.#changed(this));
     this.#changed = changed;
   }

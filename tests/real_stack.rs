@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use lamplight::{
-    api::{self, Api},
+    api::{self, Access, Api, Site},
     node::{Network, Node, PoolSecret},
     op::NodeId,
     replica::{Config, Replica},
@@ -104,7 +104,10 @@ async fn serve(host: &'static str, seed: u64, start: u64) -> turmoil::Result {
     let secret = if seed.is_multiple_of(3) { PoolSecret::new(b"known to all three")? } else { PoolSecret::none() };
     let node = Node::guarded(Replica::new(config), None, Simulated, secret);
     let stop = CancellationToken::new();
-    api::serve(listener, api::router(Api::new(node, stop.clone())), stop).await;
+    let mut site = Site::default();
+    HOSTS.iter().try_for_each(|host| site.add_host(host))?;
+    let access = Access::open(None, Vec::new(), site)?;
+    api::serve(listener, api::router(Api::new(node, stop.clone()).guarded(access)), stop).await;
     Ok(())
 }
 

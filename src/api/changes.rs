@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Api, Problem,
+    access::{Pass, Reach},
     feed::{Feed, Scope, Step, Tail},
     final_feed::{self, FinalFeed},
     query::{self, Query},
 };
-use crate::document::check_collection;
 
 /// An answer ends early once its documents have passed this.
 pub(super) const ANSWER_BYTES: usize = 4 << 20;
@@ -33,6 +33,7 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub async fn show(
     State(api): State<Api>,
     Extension(tail): Extension<Arc<Tail>>,
+    pass: Pass,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -42,12 +43,13 @@ pub async fn show(
     });
     let known = ["since", "collection", "view", "limit", "feed", "timeout"];
     let mut query = Query::of(&uri, if as_events { &known[..3] } else { &known })?;
+    let reach = Reach::new(&pass, query.take("collection"))?;
     match query.take("view").as_deref() {
         None => {}
-        Some("final") => return show_final(api, query, &headers, as_events).await,
+        Some("final") => return show_final(api, reach, query, &headers, as_events).await,
         Some(_) => return Err(Problem::bad("bad-query", "view is final, or left out")),
     }
-    let mut feed = Feed::new(&api.node, &tail, Scope::new(query.take("collection"), None)?);
+    let mut feed = Feed::new(&api.node, &tail, Scope::new(reach, None)?);
     // Asked first, for the head of an event stream says that it is well.
     api.read(|_| ()).await?;
     if as_events {
@@ -63,17 +65,21 @@ pub async fn show(
 }
 
 /// The same of the final feed.
-async fn show_final(api: Api, mut query: Query, headers: &HeaderMap, as_events: bool) -> Result<Response, Problem> {
-    let collection = query.take("collection");
-    collection.as_deref().map_or(Ok(()), check_collection)?;
+async fn show_final(
+    api: Api,
+    reach: Reach,
+    mut query: Query,
+    headers: &HeaderMap,
+    as_events: bool,
+) -> Result<Response, Problem> {
     let since = query.take("since");
     if as_events {
         let since = last_event_id(headers)?.or(since);
-        let feed = FinalFeed::open(&api, collection, since.as_deref()).await?;
+        let feed = FinalFeed::open(&api, reach, since.as_deref()).await?;
         return Ok(final_feed::events(feed, api.stop));
     }
     let (limit, wait) = (query.limit()?, wait(&mut query)?);
-    let feed = FinalFeed::open(&api, collection, since.as_deref()).await?;
+    let feed = FinalFeed::open(&api, reach, since.as_deref()).await?;
     final_feed::page(feed, limit, wait, &api.stop).await
 }
 

@@ -139,6 +139,15 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::SERVICE_UNAVAILABLE && self.slug != "retired" {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        if self.status == StatusCode::UNAUTHORIZED {
+            // RFC 6750, section 3: who showed no token is told no error.
+            let asks = if self.more.contains_key("error") {
+                "Bearer realm=\"lamplight\", error=\"invalid_token\""
+            } else {
+                "Bearer realm=\"lamplight\""
+            };
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(asks));
+        }
         response
     }
 }

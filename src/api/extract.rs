@@ -10,7 +10,7 @@ use axum::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::timeout;
 
-use super::{BODY_BYTES_MAX, Problem};
+use super::{Api, BODY_BYTES_MAX, Problem, access::Pass};
 use crate::{
     document::{check_collection, check_id},
     op::{DocKey, Guard, NodeId, OpId},
@@ -25,10 +25,10 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 const LINGER_FRAMES_MAX: usize = 4096;
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A collection named in the path.
+/// A collection named in the path, which the client's token is for.
 pub struct CollectionPath(pub String);
 
-/// A document named in the path.
+/// A document named in the path, whose collection the client's token is for.
 #[derive(Clone)]
 pub struct DocPath {
     /// Its collection.
@@ -50,24 +50,26 @@ impl DocPath {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for CollectionPath {
+impl FromRequestParts<Api> for CollectionPath {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<CollectionPath, Problem> {
-        let name = parameter(parts, state).await?;
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<CollectionPath, Problem> {
+        let name = parameter(parts, api).await?;
         check_collection(&name)?;
+        Pass::from_request_parts(parts, api).await?.check_collection(&name)?;
         Ok(CollectionPath(name))
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for DocPath {
+impl FromRequestParts<Api> for DocPath {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<DocPath, Problem> {
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<DocPath, Problem> {
         let Path((collection, id)): Path<(String, String)> =
-            Path::from_request_parts(parts, state).await.map_err(|_| not_utf8())?;
+            Path::from_request_parts(parts, api).await.map_err(|_| not_utf8())?;
         check_collection(&collection)?;
         check_id(&id)?;
+        Pass::from_request_parts(parts, api).await?.check_collection(&collection)?;
         Ok(DocPath { collection, id })
     }
 }

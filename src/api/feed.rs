@@ -15,18 +15,19 @@ use tokio::sync::{OnceCell, watch};
 
 use super::{
     Problem,
+    access::Reach,
     look::{Chunk, Content, Doc, Look, News},
     place::{Place, Walk},
 };
 use crate::{
-    document::{check_collection, selector::Selector},
+    document::selector::Selector,
     node::{Node, Published, Stopped},
 };
 
 /// Which documents a feed is about.
 #[derive(Debug, Default)]
 pub struct Scope {
-    collection: Option<String>,
+    reach: Reach,
     filter: Option<Selector>,
     /// Tells scopes apart in cursors of feeds that still walk: the walk of one is no beginning of the walk of another.
     mark: u32,
@@ -34,24 +35,22 @@ pub struct Scope {
 
 impl Scope {
     /// The documents of a collection, or of all, that match a filter, if there is one.
-    pub fn new(collection: Option<String>, filter: Option<&Value>) -> Result<Scope, Problem> {
-        if let Some(name) = &collection {
-            check_collection(name)?;
-        }
-        let text = serde_json::to_string(&(&collection, filter)).expect("plain data is written to memory");
+    pub fn new(reach: Reach, filter: Option<&Value>) -> Result<Scope, Problem> {
+        let text = serde_json::to_string(&(reach.only(), filter, reach.limits()));
+        let text = text.expect("plain data is written to memory");
         let mark = u32::from_le_bytes(*blake3::hash(text.as_bytes()).as_bytes().first_chunk().expect("32 bytes"));
         let selector = filter.map(Selector::parse).transpose();
         let filter = selector.map_err(|error| Problem::bad("bad-filter", error.to_string()))?;
-        Ok(Scope { collection, filter, mark })
+        Ok(Scope { reach, filter, mark })
     }
 
     fn matches(&self, content: Option<&Content>) -> bool {
         content.is_some_and(|content| self.filter.as_ref().is_none_or(|filter| filter.matches(content.value())))
     }
 
-    /// What there is to tell about a document that is in the collection; nothing if it was never in the filter.
+    /// What there is to tell about a document; nothing if it is out of reach, or was never in the filter.
     fn news(&self, doc: &Doc, from: &Place) -> Option<News> {
-        if self.collection.as_deref().is_some_and(|name| *name != *doc.collection) {
+        if !self.reach.covers(&doc.collection) {
             return None;
         }
         if self.matches(doc.now.as_ref()) {
@@ -162,7 +161,7 @@ impl Feed {
     /// Begins with all documents again.
     pub fn restart(&mut self) {
         let ring = self.published.borrow().changes_end;
-        let collection = self.scope.collection.clone().unwrap_or_default();
+        let collection = self.scope.reach.only().unwrap_or_default().to_string();
         let walk = Some(Walk { scope: self.scope.mark, collection, id: None });
         self.place = Place { ring, known: ring, torn: 0, walk };
     }
@@ -218,15 +217,15 @@ impl Feed {
         if !self.is_walking()
             && let Some(slot) = self.tail.slot(self.place.ring)
         {
-            let look = slot.look.get_or_try_init(|| self.look_alone(None)).await?;
+            let look = slot.look.get_or_try_init(|| self.look_alone(Reach::default())).await?;
             return Ok(look.clone());
         }
-        self.look_alone(self.scope.collection.clone()).await
+        self.look_alone(self.scope.reach.clone()).await
     }
 
-    async fn look_alone(&self, only: Option<String>) -> Result<Look, Problem> {
+    async fn look_alone(&self, reach: Reach) -> Result<Look, Problem> {
         let place = self.place.clone();
-        Ok(self.node.read(move |replica, _| Look::take(replica, &place, only.as_deref())).await??)
+        Ok(self.node.read(move |replica, _| Look::take(replica, &place, &reach)).await??)
     }
 
     /// The documents of a chunk that are in the scope. `before` is the place from which the look was taken.

@@ -26,9 +26,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Api, Problem,
+    access::Reach,
     changes::{ANSWER_BYTES, KEEP_ALIVE, RESYNC},
     check_ready,
     final_place::Place,
+    look::next_collection,
 };
 use crate::{
     document::{Past, State, Text, prose::is_prose},
@@ -162,7 +164,7 @@ pub struct FinalFeed {
     node: Node,
     published: watch::Receiver<Published>,
     pool: PoolId,
-    collection: Option<String>,
+    reach: Reach,
     place: Place,
     /// Whether it begins here, without a cursor.
     fresh: bool,
@@ -172,14 +174,14 @@ pub struct FinalFeed {
 }
 
 impl FinalFeed {
-    /// A feed of one collection or of all, from a cursor or from the beginning of what is kept.
-    pub async fn open(api: &Api, collection: Option<String>, since: Option<&str>) -> Result<FinalFeed, Problem> {
+    /// A feed of the collections in reach, from a cursor or from the beginning of what is kept.
+    pub async fn open(api: &Api, reach: Reach, since: Option<&str>) -> Result<FinalFeed, Problem> {
         let look = |replica: &Replica| (replica.pool().map(|(pool, _)| *pool), replica.horizon());
         let (pool, horizon) = api.read(look).await?;
         let pool = pool.ok_or(Refused::NotReady)?;
         let (node, published) = (api.node.clone(), api.node.published());
         let place = since.map(|since| Place::parse(since, pool)).transpose()?.unwrap_or(Place::first(horizon));
-        Ok(FinalFeed { node, published, pool, collection, place, fresh: since.is_none(), more: true, frontier: 0 })
+        Ok(FinalFeed { node, published, pool, reach, place, fresh: since.is_none(), more: true, frontier: 0 })
     }
 
     /// Begins afresh.
@@ -238,9 +240,9 @@ impl FinalFeed {
     }
 
     async fn look(&self) -> Result<Result<Found, Problem>, Problem> {
-        let (place, only, pool) = (self.place.clone(), self.collection.clone(), self.pool);
+        let (place, reach, pool) = (self.place.clone(), self.reach.clone(), self.pool);
         let look = move |replica: &Replica| match replica.pool() {
-            Some((now, _)) if *now == pool => take(replica, place, only.as_deref()),
+            Some((now, _)) if *now == pool => take(replica, place, &reach),
             _ => Err(Problem::from(Stopped)),
         };
         Ok(self.node.read(move |replica, _| check_ready(replica.standing()).map(|()| look(replica))).await??)
@@ -248,27 +250,25 @@ impl FinalFeed {
 }
 
 /// Looks from a place on.
-fn take(replica: &Replica, place: Place, only: Option<&str>) -> Result<Found, Problem> {
+fn take(replica: &Replica, place: Place, reach: &Reach) -> Result<Found, Problem> {
     if place.is_gone(replica.horizon()) {
         return Err(Place::gone(replica.horizon()));
     }
     let frontier = replica.frontier();
     match place {
-        Place::Snapshot { time, collection, id } => Ok(walk(replica, time, (collection, id), only)),
-        place => Ok(follow(replica, place, only, frontier)),
+        Place::Snapshot { time, collection, id } => Ok(walk(replica, time, (collection, id), reach)),
+        place => Ok(follow(replica, place, reach, frontier)),
     }
 }
 
-/// The next documents as they were at `time`, behind a key.
-fn walk(replica: &Replica, time: u64, key: (String, Option<String>), only: Option<&str>) -> Found {
+/// The next documents as they were at `time`, behind a key. A cursor may come from a reader who sees more: what is out of
+/// reach there is passed over.
+fn walk(replica: &Replica, time: u64, key: (String, Option<String>), reach: &Reach) -> Found {
     let (state, frontier) = (replica.state(), replica.frontier());
     let (mut collection, mut id) = key;
-    if let Some(only) = only.filter(|_| collection.is_empty()) {
-        collection = only.into();
-    }
     let mut entries = Vec::new();
     // The collection without a name, where a walk over all begins, is none of the users'.
-    if !collection.is_empty() {
+    if reach.covers(&collection) && !collection.is_empty() {
         let (views, last) = state.scan_at(&collection, id.as_deref(), time, LOOK_ENTRIES);
         let name = CompactString::new(&collection);
         entries.extend(views.into_iter().map(|view| Entry {
@@ -280,9 +280,9 @@ fn walk(replica: &Replica, time: u64, key: (String, Option<String>), only: Optio
         }));
         id = last.map(Into::into);
     }
-    if id.is_none() {
-        let next = state.collections_after(&collection).map(|(name, _)| name.to_string()).next();
-        let Some(next) = next.filter(|_| only.is_none()) else {
+    if id.is_none() || !reach.covers(&collection) {
+        id = None;
+        let Some(next) = next_collection(state, &collection, reach) else {
             let more = is_final_beyond(replica, time);
             return Found { entries, place: Place::behind_time(time), more, frontier };
         };
@@ -297,7 +297,7 @@ fn is_final_beyond(replica: &Replica, time: u64) -> bool {
 }
 
 /// What the next final ops wrote.
-fn follow(replica: &Replica, place: Place, only: Option<&str>, frontier: u64) -> Found {
+fn follow(replica: &Replica, place: Place, reach: &Reach, frontier: u64) -> Found {
     let state = replica.state();
     let (mut past, mut decoded) = (state.past(), 0);
     let behind = place.behind();
@@ -331,7 +331,7 @@ fn follow(replica: &Replica, place: Place, only: Option<&str>, frontier: u64) ->
             }
             let place =
                 if index + 1 == docs.len() { behind.clone() } else { Place::Amid(op.stamp(), index as u32 + 1) };
-            if only.is_none_or(|only| only == doc.collection) {
+            if reach.covers(&doc.collection) {
                 let entry = entry(&mut past, op, doc, place.clone());
                 bytes += entry.text.as_ref().map_or(0, Text::len);
                 found.entries.push(entry);

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Api, Problem,
+    access::Pass,
     error::describe,
     extract::DocPath,
     log::{ANSWER_BYTES, CommandBody, FIRST, GuardBody, LAST, command, guard, rfc3339},
@@ -83,7 +84,7 @@ struct Window {
 }
 
 /// `GET /v1/docs/{collection}/{id}/history`.
-pub async fn show(State(api): State<Api>, doc: DocPath, uri: Uri) -> Result<Json<Page>, Problem> {
+pub async fn show(State(api): State<Api>, doc: DocPath, pass: Pass, uri: Uri) -> Result<Json<Page>, Problem> {
     let wanted = Wanted::parse(doc.key(), &uri)?;
     let asked = wanted.clone();
     let Some(mut window) = api.read(move |replica| asked.look(replica)).await?? else {
@@ -98,7 +99,8 @@ pub async fn show(State(api): State<Api>, doc: DocPath, uri: Uri) -> Result<Json
             Some(kinship) => (Some(kinship.concurrent(at)), Some(kinship.overwrote(at))),
             None => (None, None),
         };
-        ops.push(wanted.to_json(&window.members[at], window.frontier, concurrent, overwrote, text.as_ref()));
+        let shown = (window.frontier, pass.covers_op(&window.members[at].op.body()));
+        ops.push(wanted.to_json(&window.members[at], shown, concurrent, overwrote, text.as_ref()));
         tokio::task::yield_now().await;
     }
     let last = if wanted.newest_first { window.page.start } else { window.page.end.saturating_sub(1) };
@@ -193,7 +195,7 @@ impl Wanted {
     fn to_json(
         &self,
         member: &Member,
-        frontier: u64,
+        (frontier, covered): (u64, bool),
         concurrent: Option<Named>,
         overwrote: Option<Named>,
         text: Option<&Text>,
@@ -213,7 +215,8 @@ impl Wanted {
             commands: commands.iter().map(|its| command(its)).collect(),
             others: body.guards.len() + body.commands.len() - guards.len() - commands.len(),
             verdict: shape::verdict(verdict),
-            reason: verdict.as_ref().err().map(describe),
+            // It may name the version of a document that the reader's token is not for.
+            reason: verdict.as_ref().err().filter(|_| covered).map(describe),
             status: shape::op_status(verdict, op.time() <= frontier),
             concurrent: concurrent.ops,
             concurrent_more: concurrent.more,

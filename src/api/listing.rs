@@ -13,7 +13,14 @@ use compact_str::CompactString;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Api, Problem, extract::CollectionPath, past::When, query::Query, shape::DocBody};
+use super::{
+    Api, Problem,
+    access::{Pass, Reach},
+    extract::CollectionPath,
+    past::When,
+    query::Query,
+    shape::DocBody,
+};
 use crate::document::{
     View,
     json::{self, excerpt},
@@ -50,8 +57,9 @@ struct Collection {
 }
 
 /// `GET /v1/collections`.
-pub async fn collections(State(api): State<Api>, uri: Uri) -> Result<Json<Collections>, Problem> {
+pub async fn collections(State(api): State<Api>, pass: Pass, uri: Uri) -> Result<Json<Collections>, Problem> {
     Query::of(&uri, &[])?;
+    let reach = Reach::new(&pass, None)?;
     // Behind the collection without a name, which is none of the users', come all of theirs.
     let (mut collections, mut behind) = (Vec::new(), String::new());
     loop {
@@ -61,7 +69,7 @@ pub async fn collections(State(api): State<Api>, uri: Uri) -> Result<Json<Collec
         });
         let counted = chunk.await?;
         let last = counted.last().map(|(name, _)| name.to_string());
-        let kept = counted.into_iter().filter(|(_, docs)| *docs > 0);
+        let kept = counted.into_iter().filter(|(name, docs)| *docs > 0 && reach.covers(name));
         collections.extend(kept.map(|(name, docs)| Collection { name: name.to_string(), docs }));
         match last {
             Some(last) => behind = last,

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    access::Reach,
     check_ready,
     place::{Place, Walk},
     shape::{self, DocBody},
@@ -178,8 +179,8 @@ pub struct Chunk {
 }
 
 impl Look {
-    /// Looks from a place on, in one collection or in all.
-    pub fn take(replica: &Replica, place: &Place, only: Option<&str>) -> Result<Look, Refused> {
+    /// Looks from a place on, at the collections in reach.
+    pub fn take(replica: &Replica, place: &Place, reach: &Reach) -> Result<Look, Refused> {
         check_ready(replica.standing())?;
         let state = replica.state();
         let Some(ring) = state.changes().since(place.ring) else { return Ok(Look::Gone) };
@@ -187,8 +188,7 @@ impl Look {
         let mut found: Vec<Doc> = Vec::new();
         let mut index: HashMap<(&str, &str), usize> = HashMap::new();
         for (at, change) in (place.ring..).zip(ring.take(LOOK_MAX)) {
-            let foreign = only.is_some_and(|only| *only != *change.collection);
-            if !foreign && place.walk.as_ref().is_none_or(|walk| walk.has_passed(change)) {
+            if reach.covers(&change.collection) && place.walk.as_ref().is_none_or(|walk| walk.has_passed(change)) {
                 let doc = match index.entry((&*change.collection, &*change.id)) {
                     Entry::Vacant(_) if bytes >= LOOK_BYTES => break,
                     Entry::Occupied(entry) => *entry.get(),
@@ -207,7 +207,7 @@ impl Look {
         found.sort_by_key(|doc| doc.before.last().map(|(place, _)| *place));
         let (walked, walk) = match &place.walk {
             // What is walked now must be of the same moment as the changes, so these come first, to their end.
-            Some(walk) if behind == end => walk_on(state, walk.clone(), only.is_some()),
+            Some(walk) if behind == end => walk_on(state, walk.clone(), reach),
             walk => (Vec::new(), walk.clone()),
         };
         let changed = found.into_iter().map(Arc::new).collect();
@@ -216,8 +216,9 @@ impl Look {
     }
 }
 
-/// The next documents of a walk, and how far it is then.
-fn walk_on(state: &State, mut walk: Walk, one_collection: bool) -> (Vec<View>, Option<Walk>) {
+/// The next documents of a walk, and how far it is then. It only ever comes to collections in reach, for cursors name where
+/// it is.
+fn walk_on(state: &State, mut walk: Walk, reach: &Reach) -> (Vec<View>, Option<Walk>) {
     let (mut found, mut bytes, mut left) = (Vec::new(), 0, LOOK_MAX);
     loop {
         // The collection without a name, where a walk over all begins, is none of the users'.
@@ -237,8 +238,7 @@ fn walk_on(state: &State, mut walk: Walk, one_collection: bool) -> (Vec<View>, O
                 return (found, Some(walk));
             }
         }
-        let next = state.collections_after(&walk.collection).map(|(name, _)| name.to_string()).next();
-        match next.filter(|_| !one_collection) {
+        match next_collection(state, &walk.collection, reach) {
             None => return (found, None),
             Some(next) => (walk.collection, walk.id) = (next, None),
         }
@@ -246,4 +246,9 @@ fn walk_on(state: &State, mut walk: Walk, one_collection: bool) -> (Vec<View>, O
             return (found, Some(walk));
         }
     }
+}
+
+/// The collection in reach behind another.
+pub fn next_collection(state: &State, behind: &str, reach: &Reach) -> Option<String> {
+    reach.next(behind, |behind| state.collections_after(behind).next().map(|(name, _)| name.to_string()))
 }

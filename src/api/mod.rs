@@ -2,6 +2,7 @@
 //!
 //! Rests on `node`. What each call takes and answers is written in docs/API.md; here is how.
 
+mod access;
 mod awareness;
 mod backup;
 mod bulk;
@@ -34,18 +35,22 @@ mod shape;
 mod steps;
 mod text_docs;
 mod texts;
+mod tls;
 mod trace;
 mod tx;
 mod wait;
+mod watched;
 mod ws;
 mod yjs;
 
 use std::sync::Arc;
 
+use access::Pass;
+pub use access::{Access, Site};
 use axum::{
     Extension, Router,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
@@ -53,8 +58,9 @@ use axum::{
 pub use error::Problem;
 use meters::Meters;
 use server::HEAD_BYTES_MAX;
-pub use server::serve;
+pub use server::{serve, serve_with};
 use texts::Texts;
+pub use tls::Tls;
 use tokio::time::{Duration, Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -84,6 +90,8 @@ pub struct Api {
     pub node: Node,
     /// Cancelled when streams to clients are to end.
     pub stop: CancellationToken,
+    /// Who may ask it what.
+    access: Access,
     texts: Arc<Texts>,
     meters: Arc<Meters>,
 }
@@ -92,7 +100,14 @@ impl Api {
     /// For a node; must be called within a runtime. Streams to clients end when `stop` is cancelled.
     pub fn new(node: Node, stop: CancellationToken) -> Api {
         process::start();
-        Api { texts: Texts::new(node.clone()), meters: Arc::default(), node, stop }
+        let (texts, meters, access) = (Texts::new(node.clone()), Arc::default(), Access::default());
+        Api { node, stop, access, texts, meters }
+    }
+
+    /// The same, which lets in whom `access` does.
+    #[must_use]
+    pub fn guarded(self, access: Access) -> Api {
+        Api { access, ..self }
     }
 
     /// Reads from a node that holds the pool's data; of one that does not, a read would show a part of it.
@@ -150,21 +165,42 @@ pub fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// What every request passes: its count, bounds on its head, the wait for its session, and the signature of its answer.
-/// One layer, since each costs a request some allocations.
-async fn door(State(api): State<Api>, request: Request, next: Next) -> Response {
+/// What every request passes: its count, bounds on its head, the check of its token and of where it comes from, the wait
+/// for its session, and the signature of its answer. One layer, since each costs a request some allocations; and where no
+/// tokens are asked for, the check costs none.
+async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let call = api.meters.begin(&request);
     let span = trace::span(request.headers(), &call);
-    let admitted = match bound_head(&request, HEAD_BYTES_MAX) {
-        Ok(()) if is_data(request.uri().path()) => await_session(&api, request.headers().get(&SESSION).cloned()).await,
-        Ok(()) => Ok(()),
-        Err(problem) => Err(problem),
+    let reader = api.access.site().reader(request.headers());
+    let checked = bound_head(&request, HEAD_BYTES_MAX).and_then(|()| api.access.check(&request));
+    let (pass, mut admitted) = match checked {
+        Ok(pass) => (pass, Ok(())),
+        Err(problem) => (Pass::Stranger, Err(problem)),
     };
-    let mut response = match admitted {
-        Ok(()) => next.run(request).instrument(span.clone()).await,
-        Err(problem) => problem.into_response(),
+    let is_stranger = matches!(pass, Pass::Stranger);
+    if admitted.is_ok() && !is_stranger && is_data(request.uri().path()) {
+        admitted = await_session(&api, request.headers().get(&SESSION).cloned()).await;
+    }
+    let mut response = match (admitted, api.access.site().preflight(&request)) {
+        (Err(problem), _) => {
+            // A client that asks before it sends is answered before it does.
+            if !request.headers().contains_key(header::EXPECT) {
+                extract::linger(request.body_mut()).await;
+            }
+            problem.into_response()
+        }
+        (Ok(()), Some(answer)) => answer,
+        (Ok(()), None) if api.access.asks() => {
+            request.extensions_mut().insert(pass.clone());
+            pass.bound(next.run(request).instrument(span.clone()).await)
+        }
+        (Ok(()), None) => next.run(request).instrument(span.clone()).await,
     };
-    sign(&api, response.headers_mut());
+    // The signature tells who the members are and how much they have written.
+    if !is_stranger {
+        sign(&api, response.headers_mut());
+    }
+    api.access.site().share(reader, response.headers_mut());
     span.in_scope(|| trace::answered(call, response.status()));
     response
 }

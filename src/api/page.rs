@@ -73,6 +73,7 @@ const FILES: &[File] = &files![
     "text-update.js",
     "text-waiting.js",
     "text.js",
+    "token.js",
     "user.js",
     "view-documents.js",
     "view-editor.js",

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Problem,
+    access::Pass,
     rooms::{Follower, News, Peer, Rooms, Seat},
     steps::Fields,
 };
@@ -68,7 +69,7 @@ impl Seats {
     }
 
     /// Joins a room, or shows something else in one.
-    pub async fn show(&mut self, id: &str, members: Map<String, Value>) -> Result<(), Problem> {
+    pub async fn show(&mut self, id: &str, members: Map<String, Value>, pass: &Pass) -> Result<(), Problem> {
         let mut fields = Fields::open("presence", members.into(), &["room", "state"])?;
         let (name, state) = (fields.text("room")?, state(fields.take("state")?)?);
         if let Some(taken) = self.taken.iter_mut().find(|taken| taken.id == id) {
@@ -86,6 +87,7 @@ impl Seats {
             let detail = format!("a room has a name of 1 to {NAME_BYTES_MAX} bytes without control characters");
             return Err(Problem::bad("bad-name", detail));
         }
+        pass.check_room(&name)?;
         if self.taken.len() == ROOMS_MAX {
             let detail = format!("a connection is in at most {ROOMS_MAX} rooms: unsubscribe one");
             return Err(Problem::bad("bad-request", detail));

@@ -1,14 +1,15 @@
 //! The HTTP server: axum's router behind hyper, with the limits that `axum::serve` does not set.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use axum::{Router, extract::Request, serve::Listener};
-use hyper::server::conn::http1;
+use axum::{Router, extract::Request, response::Response, serve::Listener};
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
@@ -16,7 +17,9 @@ use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
+
+use super::Tls;
 
 /// Connections at once; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16_384;
@@ -36,8 +39,16 @@ pub struct Hold {
     _running: TaskTrackerToken,
 }
 
-/// Serves until `stop` is cancelled, then lets answers finish.
-pub async fn serve<L>(mut listener: L, router: Router, stop: CancellationToken)
+/// Serves in clear until `stop` is cancelled, then lets answers finish.
+pub async fn serve<L>(listener: L, router: Router, stop: CancellationToken)
+where
+    L: Listener,
+{
+    serve_with(listener, router, None, stop).await;
+}
+
+/// The same, over TLS if that is there: then nobody is answered in clear.
+pub async fn serve_with<L>(mut listener: L, router: Router, tls: Option<Tls>, stop: CancellationToken)
 where
     L: Listener,
 {
@@ -54,24 +65,17 @@ where
             request.extensions_mut().insert(hold.clone());
             request
         }));
-        let stop = stop.clone();
+        let (stop, tls) = (stop.clone(), tls.clone());
         connections.spawn(async move {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(2 * HEAD_BYTES_MAX)
-                .serve_connection(TokioIo::new(io), service)
-                .with_upgrades();
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
+            let Some(tls) = tls else { return talk(io, service, stop).await };
+            // A task of each connection, so that a slow handshake keeps nobody else waiting.
+            let secured = tokio::select! {
+                secured = tls.accept(io) => secured,
+                () = stop.cancelled() => return,
             };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "connection ended");
+            match secured {
+                Ok(io) => talk(io, service, stop).await,
+                Err(error) => tracing::debug!(%error, "no TLS came about"),
             }
         });
     }
@@ -79,5 +83,31 @@ where
     connections.close();
     if timeout(FAREWELL, connections.wait()).await.is_err() {
         tracing::warn!("some clients did not take their answers in time");
+    }
+}
+
+/// Answers the requests of a connection until it ends.
+async fn talk<Io, S>(io: Io, service: TowerToHyperService<S>, stop: CancellationToken)
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(2 * HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
     }
 }

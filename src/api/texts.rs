@@ -271,6 +271,11 @@ impl Live {
         self.held.lock().await.prose.vector()
     }
 
+    /// Whether an update brings nothing new.
+    pub async fn holds(&self, update: &[u8]) -> bool {
+        self.held.lock().await.prose.has(update)
+    }
+
     /// Reads it once the edits made here have come back; with the mark that it has there.
     pub async fn read<T>(
         &self,

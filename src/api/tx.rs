@@ -11,7 +11,9 @@ use axum::{
 use serde_json::Value;
 
 use super::{
-    Api, Problem, docs,
+    Api, Problem,
+    access::Pass,
+    docs,
     extract::{self, OpPath},
     shape::ReceiptBody,
     steps,
@@ -20,7 +22,7 @@ use super::{
 use crate::{document::json, op::OpId, replica::Replica};
 
 /// `POST /v1/tx`: one op over many documents.
-pub async fn post(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
+pub async fn post(State(api): State<Api>, pass: Pass, request: Request) -> Result<Response, Problem> {
     let (Parts { headers, uri, .. }, body) = request.into_parts();
     docs::json_only(&headers)?;
     let patience = api.patience(&uri).await?;
@@ -28,6 +30,7 @@ pub async fn post(State(api): State<Api>, request: Request) -> Result<Response, 
         return Err(Problem::bad("bad-request", "a transaction is an object: {\"guards\":[…],\"commands\":[…]}"));
     };
     let mut draft = steps::parse(members)?;
+    pass.check_write(&draft)?;
     let key = extract::idempotency_key(&headers)?;
     if key.is_some() && draft.key.is_some() && key != draft.key {
         return Err(Problem::bad("bad-request", "\"key\" and the header Idempotency-Key differ: send one of them"));
@@ -39,12 +42,27 @@ pub async fn post(State(api): State<Api>, request: Request) -> Result<Response, 
 }
 
 /// `GET /v1/ops/{op}`: the receipt as it stands, or as it is waited for. It is shown whatever it says.
-pub async fn op(State(api): State<Api>, OpPath(op): OpPath, uri: Uri) -> Result<Response, Problem> {
+pub async fn op(State(api): State<Api>, OpPath(op): OpPath, pass: Pass, uri: Uri) -> Result<Response, Problem> {
     let patience = api.patience(&uri).await?;
     match api.awaited_op(op, patience).await? {
-        Some(waited) => Ok(waited.answer(shown)),
+        Some(waited) => {
+            check_op(&api, &pass, waited.receipt.op).await?;
+            Ok(waited.answer(shown))
+        }
         None => Err(api.node.read(move |replica, _| no_op(replica, op)).await?),
     }
+}
+
+/// Refuses an op that names documents which the token is not for: its receipt tells their names, versions, and which guard
+/// failed.
+async fn check_op(api: &Api, pass: &Pass, op: OpId) -> Result<(), Problem> {
+    let asked = pass.clone();
+    let look = move |replica: &Replica, _| replica.log().get(op).is_some_and(|op| asked.covers_op(&op.body()));
+    if pass.check_all().is_ok() || api.node.read(look).await? {
+        return Ok(());
+    }
+    let detail = format!("the op {op} names documents of collections that your token is not for: use one for these");
+    Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail))
 }
 
 fn no_op(replica: &Replica, op: OpId) -> Problem {

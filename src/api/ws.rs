@@ -12,7 +12,7 @@ use axum::{
         State, WebSocketUpgrade,
         ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code, rejection::WebSocketUpgradeRejection},
     },
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{StatusCode, Uri},
     response::Response,
 };
 use futures_util::SinkExt;
@@ -26,6 +26,7 @@ use tokio_tungstenite::tungstenite;
 
 use super::{
     Api, Problem,
+    access::{self, Pass, Reach, SUBPROTOCOL, UNAUTHORIZED},
     feed::{Feed, Item, Scope, Step, Tail},
     query::Query,
     receipts::{self, Receipts},
@@ -61,8 +62,8 @@ pub async fn open(
     Extension(tail): Extension<Arc<Tail>>,
     Extension(rooms): Extension<Arc<Rooms>>,
     hold: Option<Extension<Hold>>,
+    pass: Pass,
     uri: Uri,
-    headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     Query::of(&uri, &[])?;
@@ -70,40 +71,71 @@ pub async fn open(
         let detail = "this is a WebSocket: connect to it with the scheme ws, or use GET /v1/changes";
         Problem::bad("bad-request", detail)
     })?;
-    check_origin(&headers)?;
+    // Who has shown no token yet is asked for it, if there is room to wait.
+    let waits = if matches!(pass, Pass::Stranger) { Some(api.access.lobby().enter()?) } else { None };
     Ok(upgrade
-        .protocols(["lamplight.v1"])
+        .protocols([SUBPROTOCOL])
         .read_buffer_size(4096)
         .write_buffer_size(WRITE_BUFFER.0)
         .max_write_buffer_size(WRITE_BUFFER.1)
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX)
-        .on_upgrade(move |socket| async move {
-            let _one = api.meters.clients.enter();
-            Connection::new(api, tail, rooms, socket).run().await;
+        .on_upgrade(move |mut socket| async move {
+            match admitted(&api, pass, &mut socket).await {
+                Ok(pass) => {
+                    drop(waits);
+                    let _one = api.meters.clients.enter();
+                    Connection::new(api, tail, rooms, pass, socket).run().await;
+                }
+                Err(problem) => refuse(socket, &problem).await,
+            }
             drop(hold);
         }))
 }
 
-/// A browser lets any page open a WebSocket to any address, and says in `Origin` which page it was. Only pages of this
-/// node may: others could read and write what the user's browser can reach. Programs send no `Origin`.
-pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default();
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    match origin.split_once("://") {
-        Some((_, from)) if from.eq_ignore_ascii_case(host) => Ok(()),
-        _ => {
-            let detail =
-                format!("a page of {origin} may not connect to {host}: serve it from there, or through a proxy");
-            Err(Problem::new(StatusCode::FORBIDDEN, "other-origin", detail))
-        }
+/// What the client may do; who has shown no token yet must show it first, and is told that it was taken.
+async fn admitted(api: &Api, pass: Pass, socket: &mut WebSocket) -> Result<Pass, Problem> {
+    if !matches!(pass, Pass::Stranger) {
+        return Ok(pass);
     }
+    let pass = tokio::select! {
+        pass = access::greet(&api.access, socket) => pass?,
+        () = api.stop.cancelled() => return Err(Problem::from(crate::node::Stopped)),
+    };
+    let told = socket.send(Message::Text(authenticated(None).into()));
+    // If that does not come about, nor does anything else.
+    let _ = taken(api, told).await;
+    Ok(pass)
+}
+
+/// Tells why, and closes.
+async fn refuse(mut socket: WebSocket, problem: &Problem) {
+    let code = if problem.status() == StatusCode::UNAUTHORIZED { UNAUTHORIZED } else { close_code::AWAY };
+    let close = CloseFrame { code, reason: Utf8Bytes::from_static("show a token first") };
+    let told = async {
+        socket.send(Message::Text(error(None, problem).into())).await?;
+        socket.send(Message::Close(Some(close))).await
+    };
+    let _ = timeout(CLOSE_TIMEOUT, told).await;
+}
+
+/// How a connection ends whose token is void.
+pub(super) fn lapsed() -> End {
+    End::new(UNAUTHORIZED, "the token has expired, or was taken back: come again with another")
+}
+
+fn authenticated(id: Option<&str>) -> String {
+    let mut answer = json!({ "type": "authenticated" });
+    if let Some(id) = id {
+        answer["id"] = id.into();
+    }
+    answer.to_string()
 }
 
 struct Connection {
     api: Api,
     tail: Arc<Tail>,
+    pass: Pass,
     socket: WebSocket,
     published: watch::Receiver<Published>,
     subscriptions: Vec<Subscription>,
@@ -136,12 +168,13 @@ impl End {
 }
 
 impl Connection {
-    fn new(api: Api, tail: Arc<Tail>, rooms: Arc<Rooms>, socket: WebSocket) -> Connection {
+    fn new(api: Api, tail: Arc<Tail>, rooms: Arc<Rooms>, pass: Pass, socket: WebSocket) -> Connection {
         let published = api.node.published();
         let pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         Connection {
             api,
             tail,
+            pass,
             socket,
             published,
             subscriptions: Vec::new(),
@@ -170,6 +203,7 @@ impl Connection {
         tokio::select! {
             biased;
             () = self.api.stop.cancelled() => return Err(End::new(close_code::AWAY, "the node is stopping")),
+            () = self.pass.lapsed() => return Err(lapsed()),
             message = self.socket.recv() => self.on_message(message).await?,
             _ = self.pings.tick() => self.ping().await?,
             _ = self.asks.tick(), if self.receipts.asks() => {
@@ -239,11 +273,19 @@ impl Connection {
             (Some("write"), Some(id)) => self.submit(id, members).await.map(Some),
             (Some("presence"), Some(id)) => self.show(id, members).await.map(|()| None),
             (Some("unsubscribe"), Some(id)) => self.unsubscribe(id, members).map(Some),
+            // A client may send it without knowing whether it is asked for.
+            (Some("auth"), id) if matches!(self.pass, Pass::Open) => Ok(Some(authenticated(id.as_deref()))),
+            (Some("auth"), _) => {
+                Err(Problem::bad("bad-request", "this connection has a token: open another for another"))
+            }
             (Some("ping"), id) => self.pong(id.as_deref(), members).map(Some),
             (Some("subscribe" | "write" | "presence" | "unsubscribe"), None) => {
                 Err(Problem::bad("bad-request", "the message needs an \"id\", a string that its answers repeat"))
             }
-            _ => Err(Problem::bad("bad-request", "\"type\" is one of subscribe, write, presence, unsubscribe, ping")),
+            _ => {
+                let detail = "\"type\" is one of subscribe, write, presence, unsubscribe, ping, auth";
+                Err(Problem::bad("bad-request", detail))
+            }
         };
         answered.unwrap_or_else(|problem| Some(error(id.as_deref(), &problem)))
     }
@@ -259,8 +301,9 @@ impl Connection {
             let detail = format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions: unsubscribe one");
             return Err(Problem::bad("bad-request", detail));
         }
+        let reach = Reach::new(&self.pass, collection)?;
         self.api.read(|_| ()).await?;
-        let mut feed = Feed::new(&self.api.node, &self.tail, Scope::new(collection, filter.as_ref())?);
+        let mut feed = Feed::new(&self.api.node, &self.tail, Scope::new(reach, filter.as_ref())?);
         let first = match since {
             Some(cursor) if !feed.resume(&cursor)? => Some(resync(id)),
             _ => None,
@@ -291,7 +334,7 @@ impl Connection {
             return Err(taken_id());
         }
         self.api.read(|_| ()).await?;
-        self.seats.show(id, members).await?;
+        self.seats.show(id, members, &self.pass).await?;
         if self.pings.period() != GUEST_PING_EVERY {
             self.pings = interval_at(Instant::now() + GUEST_PING_EVERY, GUEST_PING_EVERY);
         }
@@ -320,6 +363,7 @@ impl Connection {
             }
         }
         let draft = steps::parse(members)?;
+        self.pass.check_write(&draft)?;
         if let Some(number) = number {
             let checked = self.api.node.read(move |replica, _| wait::check_number(replica, number)).await?;
             checked.map_err(|detail| Problem::bad("bad-request", detail))?;

@@ -13,7 +13,7 @@ use axum::{
         State, WebSocketUpgrade,
         ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code, rejection::WebSocketUpgradeRejection},
     },
-    http::{HeaderMap, Uri},
+    http::Uri,
     response::Response,
 };
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{
     Api, Problem,
+    access::{Pass, Role, SUBPROTOCOL, UNAUTHORIZED},
     awareness::{Awareness, Fault},
     extract::DocPath,
     query::Query,
@@ -51,8 +52,9 @@ const EARLY_MAX: (usize, usize) = (1_024, TEXT_BYTES_MAX);
 const PING_EVERY: Duration = Duration::from_secs(30);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Codes upon which an editor does not come back by itself: what HTTP says with 400, 409, 410 and 413.
+/// Codes upon which an editor does not come back by itself: what HTTP says with 400, 403, 409, 410 and 413.
 const BAD: u16 = 4400;
+const FORBIDDEN: u16 = 4403;
 const NO_TEXT: u16 = 4409;
 const GONE: u16 = 4410;
 const TOO_LARGE: u16 = 4413;
@@ -71,8 +73,8 @@ pub async fn open(
     hold: Option<Extension<Hold>>,
     Extension(rooms): Extension<Arc<Rooms>>,
     doc: DocPath,
+    pass: Pass,
     uri: Uri,
-    headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     Query::of(&uri, &[])?;
@@ -81,9 +83,9 @@ pub async fn open(
                       collection/id, or read the text with GET /v1/docs/{collection}/{id}";
         Problem::bad("bad-request", detail)
     })?;
-    ws::check_origin(&headers)?;
     api.read(|_| ()).await?;
     Ok(upgrade
+        .protocols([SUBPROTOCOL])
         .read_buffer_size(4096)
         .write_buffer_size(WRITE_BUFFER.0)
         .max_write_buffer_size(WRITE_BUFFER.1)
@@ -91,12 +93,12 @@ pub async fn open(
         .max_frame_size(MESSAGE_BYTES_MAX)
         .on_upgrade(move |socket| async move {
             let _one = api.meters.editors.enter();
-            run(api, rooms, socket, doc.key()).await;
+            run(api, rooms, pass, socket, doc.key()).await;
             drop(hold);
         }))
 }
 
-async fn run(api: Api, rooms: Arc<Rooms>, mut socket: WebSocket, doc: DocKey<'static>) {
+async fn run(api: Api, rooms: Arc<Rooms>, pass: Pass, mut socket: WebSocket, doc: DocKey<'static>) {
     let opened = match api.texts.open(&doc).await {
         Ok(live) => Awareness::follow(&rooms, &doc).await.map(|awareness| (live, awareness)).map_err(Problem::from),
         Err(problem) => Err(problem),
@@ -108,6 +110,9 @@ async fn run(api: Api, rooms: Arc<Rooms>, mut socket: WebSocket, doc: DocKey<'st
                 live,
                 awareness,
                 api,
+                reads_only: pass.check_role(Role::Write).is_err(),
+                has_answered: false,
+                pass,
                 socket: &mut socket,
                 early: VecDeque::new(),
                 early_bytes: 0,
@@ -138,6 +143,10 @@ struct Connection<'s> {
     live: Arc<Live>,
     awareness: Awareness,
     news: broadcast::Receiver<News>,
+    pass: Pass,
+    reads_only: bool,
+    /// Whether one who only reads has said what it has.
+    has_answered: bool,
     socket: &'s mut WebSocket,
     /// Updates that came before what they build on.
     early: VecDeque<Vec<u8>>,
@@ -183,6 +192,7 @@ impl Connection<'_> {
         tokio::select! {
             biased;
             () = self.api.stop.cancelled() => return Err(End::new(close_code::AWAY, "the node is stopping")),
+            () = self.pass.lapsed() => return Err(ws::lapsed()),
             Some(receipt) = self.under_way.next() => self.on_receipt(receipt).await?,
             news = self.news.recv() => self.on_news(news).await?,
             () = self.awareness.changed() => {
@@ -223,6 +233,7 @@ impl Connection<'_> {
             bytes += frame.len();
             let Some(said) = read(&frame) else { return Err(End::new(BAD, "this is no message of y-websocket")) };
             match said {
+                Said::Update(update) if self.reads_only => self.check_unchanged(update, frame[1] == STEP_2).await?,
                 Said::Update(update) => updates.push(update.to_vec()),
                 Said::Vector(vector) => {
                     self.edit(std::mem::take(&mut updates)).await?;
@@ -238,6 +249,15 @@ impl Connection<'_> {
             }
         }
         self.edit(updates).await
+    }
+
+    /// Refuses an edit of one who only reads. Asked on opening what it has, it answers with what it was given before; that
+    /// is looked at once, for it takes some work.
+    async fn check_unchanged(&mut self, update: &[u8], is_answer: bool) -> Result<(), End> {
+        const NOTHING: [u8; 2] = [0, 0];
+        let known = update == NOTHING
+            || is_answer && !std::mem::replace(&mut self.has_answered, true) && self.live.holds(update).await;
+        if known { Ok(()) } else { Err(End::new(FORBIDDEN, "your token is for reading only: the edit was not taken")) }
     }
 
     /// Makes updates an op. One that came before what it builds on waits for that; it comes soon, or never.
@@ -365,6 +385,8 @@ impl From<Refusal> for End {
 impl From<Problem> for End {
     fn from(problem: Problem) -> End {
         let code = match problem.status().as_u16() {
+            401 => UNAUTHORIZED,
+            403 => FORBIDDEN,
             409 if problem.is("not-a-text") => NO_TEXT,
             409 => GONE,
             413 => TOO_LARGE,

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{task::JoinSet, time::timeout};
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 use uuid::Uuid;
 
@@ -19,6 +19,7 @@ use super::{
     Failure,
     client::{Base, Client, Target, doc_path, open_socket, refusal, root, unreachable},
     output,
+    wire::{Means, Wire},
 };
 
 /// Documents that one connection writes in turn, so that the node's memory grows by its operations only.
@@ -54,7 +55,7 @@ pub async fn bench(args: BenchArgs) -> Result<(), Failure> {
     let BenchArgs { connections, seconds, size, .. } = args;
     let collection = format!("bench-{}", Uuid::new_v4());
     for base in args.target.urls.iter().take(2) {
-        Client::of(vec![base.clone()]).ready().await?;
+        Client::of(vec![base.clone()], args.target.means()).ready().await?;
     }
     let first = &args.target.urls[0];
     people(format!(
@@ -79,9 +80,9 @@ pub async fn bench(args: BenchArgs) -> Result<(), Failure> {
 
 /// Writes through all connections at once; how long each write took, and all of them.
 async fn puts(args: &BenchArgs, collection: &str) -> Result<(Latencies, Duration), Failure> {
-    let mut writers = Vec::new();
+    let (mut writers, means) = (Vec::new(), args.target.means());
     for number in 0..args.connections {
-        writers.push(Writer::open(&args.target.urls[0], collection, number, args.size as usize).await?);
+        writers.push(Writer::open((&args.target.urls[0], &means), collection, number, args.size as usize).await?);
     }
     let begun = Instant::now();
     let end = begun + Duration::from_secs(args.seconds);
@@ -112,8 +113,9 @@ async fn puts(args: &BenchArgs, collection: &str) -> Result<(Latencies, Duration
 
 /// Writes on the first node, and waits for each write's event on the second.
 async fn events(args: &BenchArgs, second: &Base, collection: &str) -> Result<Latencies, Failure> {
-    let mut writer = Writer::open(&args.target.urls[0], collection, args.connections, args.size as usize).await?;
-    let mut socket = open_socket(second).await.map_err(|why| unreachable(second, &why))?;
+    let (first, means) = (&args.target.urls[0], args.target.means());
+    let mut writer = Writer::open((first, &means), collection, args.connections, args.size as usize).await?;
+    let mut socket = open_socket(second, &means).await?;
     let subscribe = json!({ "type": "subscribe", "id": "bench", "collection": collection }).to_string();
     let sent = socket.send(Message::text(subscribe)).await;
     sent.map_err(|error| unreachable(second, &root(&error)))?;
@@ -133,7 +135,7 @@ async fn events(args: &BenchArgs, second: &Base, collection: &str) -> Result<Lat
 }
 
 /// Waits for the event of the write with a number; when it came.
-async fn event(socket: &mut WebSocketStream<TcpStream>, base: &Base, number: u64) -> Result<Instant, Failure> {
+async fn event(socket: &mut WebSocketStream<Wire>, base: &Base, number: u64) -> Result<Instant, Failure> {
     let awaited = async {
         loop {
             let message = match socket.next().await {
@@ -166,6 +168,7 @@ async fn event(socket: &mut WebSocketStream<TcpStream>, base: &Base, number: u64
 /// One keep-alive connection, and the documents that it writes in turn.
 struct Writer {
     base: Base,
+    means: Means,
     requests: http1::SendRequest<Full<Bytes>>,
     collection: String,
     number: u64,
@@ -175,16 +178,21 @@ struct Writer {
 }
 
 impl Writer {
-    async fn open(base: &Base, collection: &str, number: u64, size: usize) -> Result<Writer, Failure> {
-        let stream = TcpStream::connect(base.authority()).await.map_err(|error| unreachable(base, &root(&error)))?;
-        stream.set_nodelay(true).map_err(|error| unreachable(base, &root(&error)))?;
+    async fn open(
+        (base, means): (&Base, &Means),
+        collection: &str,
+        number: u64,
+        size: usize,
+    ) -> Result<Writer, Failure> {
+        let stream = means.dial(base).await.map_err(|error| unreachable(base, &root(&error)))?;
         let (requests, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(base, &root(&error)))?;
         // Its end shows in the next request.
         tokio::spawn(connection);
         // `{"n":…,"pad":"…"}` around them takes about so many bytes.
         let padding = "x".repeat(size.saturating_sub(20));
-        Ok(Writer { base: base.clone(), requests, collection: collection.into(), number, padding, docs: 0 })
+        let (base, means) = (base.clone(), means.clone());
+        Ok(Writer { base, means, requests, collection: collection.into(), number, padding, docs: 0 })
     }
 
     async fn put(&mut self, n: u64) -> Result<(), Failure> {
@@ -201,13 +209,14 @@ impl Writer {
     }
 
     async fn send(&mut self, method: Method, doc: u64, body: String) -> Result<(), Failure> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(doc_path(&self.collection, &format!("{}-{doc}", self.number)))
             .header(header::HOST, self.base.authority())
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::from(body))
             .map_err(|error| Failure::new(error.to_string()))?;
+        request.headers_mut().extend(self.means.authorization().map(|token| (header::AUTHORIZATION, token)));
         let broken = |error: hyper::Error| unreachable(&self.base, &root(&error));
         self.requests.ready().await.map_err(broken)?;
         let (parts, body) = self.requests.send_request(request).await.map_err(broken)?.into_parts();

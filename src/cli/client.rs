@@ -1,6 +1,6 @@
 //! A small HTTP client of a pool: it asks the nodes it was given in turn, and says in words what went wrong.
 //!
-//! Rests on hyper-util's pooled client. It speaks plain HTTP only, follows no redirects, and knows no proxies.
+//! Rests on hyper-util's pooled client and on `wire`. It follows no redirects, and knows no proxies.
 
 use std::{
     error::Error,
@@ -16,7 +16,7 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{
     HeaderMap, Method, Request, StatusCode, Uri,
     body::Incoming,
-    header::{HeaderName, HeaderValue},
+    header::{self, HeaderName, HeaderValue},
 };
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
@@ -24,11 +24,18 @@ use hyper_util::{
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use tokio::{net::TcpStream, time::timeout};
-use tokio_tungstenite::{WebSocketStream, client_async_with_config, tungstenite::protocol::WebSocketConfig};
+use tokio::time::timeout;
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{self, client::IntoClientRequest, protocol::WebSocketConfig},
+};
 use uuid::Uuid;
 
-use super::{Failure, output, serve::LISTEN};
+use super::{
+    Failure, output,
+    serve::LISTEN,
+    wire::{Connector, Means, Roots, Token, TokenParser, Wire},
+};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,9 +77,23 @@ pub struct Target {
     /// Print JSON for programs; what goes wrong comes as a problem document on standard error.
     #[arg(long)]
     pub json: bool,
+    /// Token to show to nodes that ask for one. Others on this machine see what is typed here: the environment is hidden
+    /// from them.
+    #[arg(long, env = "LAMPLIGHT_TOKEN", hide_env_values = true, value_name = "TOKEN", value_parser = TokenParser)]
+    token: Option<Token>,
+    /// Certificates of the authority that vouches for nodes at https:// URLs, in PEM; those of the system if left out.
+    #[arg(long, env = "LAMPLIGHT_CA", value_name = "FILE", value_parser = Roots::read)]
+    ca: Option<Roots>,
 }
 
-/// Where a node is: `http://host:port`, maybe with a path before `/v1`.
+impl Target {
+    /// How it speaks.
+    pub fn means(&self) -> Means {
+        Means::new(self.token.clone(), self.ca.clone())
+    }
+}
+
+/// Where a node is: `http://host:port` or `https://…`, maybe with a path before `/v1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base(String);
 
@@ -87,8 +108,8 @@ impl Base {
             _ if uri.host().is_none_or(str::is_empty) || uri.query().is_some() => {
                 Err("a URL looks like http://127.0.0.1:7171".into())
             }
-            Some("http") => Ok(Base(url)),
-            _ => Err("this program speaks http only: a URL looks like http://127.0.0.1:7171".into()),
+            Some("http" | "https") => Ok(Base(url)),
+            _ => Err("this program speaks http and https: a URL looks like http://127.0.0.1:7171".into()),
         }
     }
 
@@ -104,10 +125,26 @@ impl Base {
 
     /// Its `host:port`.
     pub fn authority(&self) -> String {
-        let rest = self.0.trim_start_matches("http://");
-        let authority = rest.split('/').next().unwrap_or(rest);
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        if has_port { authority.into() } else { format!("{authority}:80") }
+        let authority = self.named();
+        let port = if self.is_secure() { 443 } else { 80 };
+        if authority.len() > self.host().len() { authority.into() } else { format!("{authority}:{port}") }
+    }
+
+    /// Its host, an IPv6 address in brackets.
+    pub fn host(&self) -> &str {
+        let authority = self.named();
+        let port = |rest: &str| rest.parse::<u16>().is_ok();
+        authority.rsplit_once(':').filter(|(_, rest)| port(rest)).map_or(authority, |(host, _)| host)
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_secure(&self) -> bool {
+        self.0.starts_with("https://")
+    }
+
+    fn named(&self) -> &str {
+        let rest = self.0.split_once("://").map_or(&*self.0, |(_, rest)| rest);
+        rest.split('/').next().unwrap_or(rest)
     }
 }
 
@@ -187,7 +224,8 @@ struct Lost {
 /// A client of the nodes at some URLs.
 #[derive(Debug)]
 pub struct Client {
-    http: legacy::Client<HttpConnector, Body>,
+    http: legacy::Client<Connector, Body>,
+    means: Means,
     bases: Vec<Base>,
     timeout: Duration,
 }
@@ -195,16 +233,19 @@ pub struct Client {
 impl Client {
     /// A client that asks `target`'s nodes.
     pub fn new(target: &Target) -> Client {
-        Client::of(target.urls.clone())
+        Client::of(target.urls.clone(), target.means())
     }
 
     /// A client that asks the nodes at these URLs.
-    pub fn of(bases: Vec<Base>) -> Client {
+    pub fn of(bases: Vec<Base>, means: Means) -> Client {
         let mut connector = HttpConnector::new();
+        // What is not http is secured by `wire`.
+        connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
+        let connector = Connector { tcp: connector, means: means.clone() };
         let http = legacy::Client::builder(TokioExecutor::new()).build(connector);
-        Client { http, bases, timeout: ANSWER_TIMEOUT }
+        Client { http, means, bases, timeout: ANSWER_TIMEOUT }
     }
 
     /// One that is asked to wait, if it is, waits for its answers longer.
@@ -261,7 +302,8 @@ impl Client {
     }
 
     /// Sends a stream to one node, and gives its answer as it comes.
-    pub async fn stream(&self, base: &Base, request: Request<Body>) -> Result<Incoming, Failure> {
+    pub async fn stream(&self, base: &Base, mut request: Request<Body>) -> Result<Incoming, Failure> {
+        self.authorize(request.headers_mut());
         let no_answer =
             |error: &(dyn Error + 'static)| Failure::unreachable(format!("{base} gave no answer: {}", root(error)));
         let (parts, body) = self.http.request(request).await.map_err(|error| no_answer(&error))?.into_parts();
@@ -276,6 +318,7 @@ impl Client {
         let (mut parts, body) = request.clone().into_parts();
         let path = parts.uri.to_string();
         parts.uri = base.at(&path).parse().map_err(|_| Lost { why: "the URL is too long".into(), sent: false })?;
+        self.authorize(&mut parts.headers);
         let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
         let answered = async {
             let sent = self.http.request(Request::from_parts(parts, body)).await;
@@ -286,6 +329,12 @@ impl Client {
         };
         let late = Lost { why: format!("nothing came within {} s", self.timeout.as_secs()), sent: true };
         timeout(self.timeout, answered).await.unwrap_or(Err(late))
+    }
+}
+
+impl Client {
+    fn authorize(&self, headers: &mut HeaderMap) {
+        self.means.authorization().into_iter().for_each(|token| drop(headers.insert(header::AUTHORIZATION, token)));
     }
 }
 
@@ -306,17 +355,26 @@ pub fn joined(failures: Vec<Failure>) -> Failure {
 }
 
 /// Opens the clients' WebSocket of a node.
-pub async fn open_socket(base: &Base) -> Result<WebSocketStream<TcpStream>, String> {
+pub async fn open_socket(base: &Base, means: &Means) -> Result<WebSocketStream<Wire>, Failure> {
+    let lost = |error: &(dyn Error + 'static)| unreachable(base, &root(error));
     let opened = async {
-        let stream = TcpStream::connect(base.authority()).await.map_err(|error| root(&error))?;
-        stream.set_nodelay(true).map_err(|error| root(&error))?;
+        let stream = means.dial(base).await.map_err(|error| lost(&error))?;
+        let mut request = base.ws_at("/v1/ws").into_client_request().map_err(|error| lost(&error))?;
+        request.headers_mut().extend(means.authorization().map(|token| (header::AUTHORIZATION, token)));
         // The default buffer is filled with zeros at every read.
         let config = WebSocketConfig::default().read_buffer_size(SOCKET_READ_BYTES);
-        let opened = client_async_with_config(base.ws_at("/v1/ws"), stream, Some(config)).await;
-        Ok(opened.map_err(|error| root(&error))?.0)
+        let opened = client_async_with_config(request, stream, Some(config)).await;
+        Ok(opened.map_err(|error| refused(&error).unwrap_or_else(|| lost(&error)))?.0)
     };
-    let late = || format!("no WebSocket came about within {} s", CONNECT_TIMEOUT.as_secs());
+    let late = || unreachable(base, &format!("no WebSocket came about within {} s", CONNECT_TIMEOUT.as_secs()));
     timeout(CONNECT_TIMEOUT, opened).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Why a node opens no WebSocket, in its own words; none if it gave none.
+fn refused(error: &tungstenite::Error) -> Option<Failure> {
+    let tungstenite::Error::Http(answer) = error else { return None };
+    let problem = serde_json::from_slice::<Value>(answer.body().as_deref()?).ok()?;
+    problem["detail"].is_string().then(|| refusal(problem))
 }
 
 /// The cause at the bottom of an error: what lies above it only names our own layers.

@@ -14,6 +14,7 @@ use super::{
     client::{Base, Client, encoded, joined, root},
     output,
     watch::{PAUSE, SILENCE_MAX},
+    wire::Means,
 };
 
 /// A reader of the final feed that outlives its connections.
@@ -26,8 +27,8 @@ pub struct FinalFollower {
 
 impl FinalFollower {
     /// Follows until it fails for good.
-    pub async fn run(mut self, bases: Vec<Base>) -> Result<(), Failure> {
-        let client = Client::of(bases.clone());
+    pub async fn run(mut self, bases: Vec<Base>, means: Means) -> Result<(), Failure> {
+        let client = Client::of(bases.clone(), means);
         let (mut turn, mut pause, mut failures, mut begun) = (0, PAUSE.0, Vec::new(), false);
         loop {
             let base = &bases[turn % bases.len()];

@@ -16,6 +16,7 @@ macro_rules! examples {
     };
 }
 
+mod access;
 mod audit;
 mod backup;
 mod bench;
@@ -39,6 +40,7 @@ mod status;
 mod status_watch;
 mod tx;
 mod watch;
+mod wire;
 
 use std::process::ExitCode;
 

@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Failure, catching_up,
+    Failure,
+    access::AccessArgs,
+    catching_up,
     data::{self, Data, Keeping, Mark, Sync},
     leaving,
     logging::LogArgs,
@@ -23,7 +25,7 @@ use super::{
     size::Size,
 };
 use crate::{
-    api::{self, Api},
+    api::{self, Access, Api, Tls},
     node::{Node, PoolSecret, Tcp},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
@@ -36,7 +38,7 @@ pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 /// Flags of `serve`.
 #[derive(Args, Debug)]
 pub struct ServeArgs {
-    /// Address to listen on.
+    /// Address to listen on. One that other machines reach needs --tokens or --jwt-key, or --insecure.
     #[arg(long, env = "LAMPLIGHT_LISTEN", default_value_t = LISTEN)]
     listen: SocketAddr,
     /// URL at which other nodes reach this one; made from the listen address if left out.
@@ -87,6 +89,8 @@ pub struct ServeArgs {
     pub(super) log: LogArgs,
     #[command(flatten)]
     secret: SecretArgs,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// Flags of `demo`.
@@ -104,7 +108,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let secret = args.secret.load()?;
     let listener = bind(args.listen).await?;
     let bound = listener.local_addr().map_err(|error| Failure::new(error.to_string()))?;
-    let url = args.advertise.unwrap_or_else(|| url_of(bound));
+    let url = args.advertise.unwrap_or_else(|| url_of(args.access.scheme(), bound));
     let config = Config {
         node: NodeId(Uuid::new_v4()),
         name: args.name.unwrap_or_else(|| format!("node-{}", bound.port())),
@@ -118,6 +122,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
             bytes: usize::try_from(args.retain_bytes.0).unwrap_or(usize::MAX),
         },
     };
+    let (access, tls) = args.access.open(bound, &config.urls, secret.is_set())?;
     let keeping = Keeping { sync: args.sync, snapshot_bytes: args.snapshot_bytes.0 };
     let stop = stop_on_signal()?;
     let (replica, data) = if args.memory {
@@ -129,7 +134,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let kept = data.as_ref().map_or("in memory only".into(), |data| data.dir().display().to_string());
     tracing::info!(node = %replica.node(), name = replica.config().name, url, data = kept, pool_secret = secret.is_set(), "serving");
-    run(listener, replica, data, secret, args.leave, stop).await
+    run(listener, replica, data, Door { access, tls, secret, leaves: args.leave }, stop).await
 }
 
 /// Runs three linked nodes until told to stop.
@@ -149,10 +154,19 @@ pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
             seed: fastrand::u64(..),
             retention: Retention::default(),
         };
-        nodes.spawn(run(listener, Replica::new(config), None, PoolSecret::none(), false, stop.clone()));
+        let door = Door { access: Access::default(), tls: None, secret: PoolSecret::none(), leaves: false };
+        nodes.spawn(run(listener, Replica::new(config), None, door, stop.clone()));
     }
     println!("Three nodes are running. Open {first}/?side and cut one of them off. Ctrl-C ends them.");
     nodes.join_all().await.into_iter().collect()
+}
+
+/// How clients and peers come in, and whether the node leaves its pool with the last of them.
+struct Door {
+    access: Access,
+    tls: Option<Tls>,
+    secret: PoolSecret,
+    leaves: bool,
 }
 
 /// Serves a node on a listener; then clients get their answers, peers what they lack, and links are told.
@@ -160,15 +174,14 @@ async fn run(
     listener: TcpListener,
     replica: Replica,
     data: Option<Data>,
-    secret: PoolSecret,
-    leaves: bool,
+    door: Door,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let name = replica.config().name.clone();
     let (store, mark) = data.map(Data::into_parts).unzip();
     let mark = Arc::new(mark.flatten());
     let settled = Arc::clone(&mark);
-    let node = Node::guarded(replica, store, Tcp, secret);
+    let node = Node::guarded(replica, store, Tcp, door.secret);
     let (mut published, starting) = (node.published(), node.clone());
     let readiness = tokio::spawn(async move {
         let ready = tokio::select! {
@@ -190,9 +203,10 @@ async fn run(
             stopping.cancel();
         }
     });
-    let router = api::router(Api::new(node.clone(), stop.clone()));
-    api::serve(axum::serve::ListenerExt::tap_io(listener, |io| drop(io.set_nodelay(true))), router, stop).await;
-    if leaves {
+    let router = api::router(Api::new(node.clone(), stop.clone()).guarded(door.access));
+    let listener = axum::serve::ListenerExt::tap_io(listener, |io| drop(io.set_nodelay(true)));
+    api::serve_with(listener, router, door.tls, stop).await;
+    if door.leaves {
         leaving::leave(&node).await;
     }
     let advice =
@@ -212,12 +226,12 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-fn url_of(bound: SocketAddr) -> String {
+fn url_of(scheme: &str, bound: SocketAddr) -> String {
     if !bound.ip().is_unspecified() {
-        return format!("http://{bound}");
+        return format!("{scheme}://{bound}");
     }
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".into());
-    format!("http://{}:{}", host.trim(), bound.port())
+    format!("{scheme}://{}:{}", host.trim(), bound.port())
 }
 
 fn stop_on_signal() -> Result<CancellationToken, Failure> {

@@ -14,9 +14,10 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{
     Failure,
-    client::{Base, Target, joined, open_socket, refusal, root, unreachable},
+    client::{Base, Target, joined, open_socket, refusal, root},
     final_watch::FinalFollower,
     output,
+    wire::Means,
 };
 
 /// A node pings its clients every 30 s. One that is silent for longer than two pings hangs, or is cut off.
@@ -60,13 +61,14 @@ pub struct WatchArgs {
 
 /// Follows changes until interrupted.
 pub async fn watch(args: WatchArgs) -> Result<(), Failure> {
+    let means = args.target.means();
     if args.is_final {
         let follower = FinalFollower { collection: args.collection, cursor: args.since };
-        return until_interrupted(follower.run(args.target.urls)).await;
+        return until_interrupted(follower.run(args.target.urls, means)).await;
     }
     let filter = args.filter.map(RawValue::from_string).transpose();
     let filter = filter.map_err(|error| Failure::usage(format!("--filter is not JSON: {error}")))?;
-    let follower = Follower { collection: args.collection, filter, cursor: args.since, heard: false };
+    let follower = Follower { collection: args.collection, filter, cursor: args.since, means, heard: false };
     until_interrupted(follower.run(args.target.urls)).await
 }
 
@@ -88,6 +90,7 @@ struct Follower {
     collection: Option<String>,
     filter: Option<Box<RawValue>>,
     cursor: Option<String>,
+    means: Means,
     /// Whether the last connection told of anything.
     heard: bool,
 }
@@ -131,9 +134,10 @@ impl Follower {
     /// Follows one node until the connection ends.
     async fn follow(&mut self, base: &Base) -> End {
         let lost = |why: &str| End::Lost(Failure::unreachable(format!("lost {base}: {why}")));
-        let mut socket = match open_socket(base).await {
+        let mut socket = match open_socket(base, &self.means).await {
             Ok(socket) => socket,
-            Err(why) => return End::Lost(unreachable(base, &why)),
+            Err(failure) if failure.code == 5 => return End::Lost(failure),
+            Err(failure) => return End::Failed(failure),
         };
         // Where nothing has changed since the cursor, only the answer to the ping tells that the node follows.
         for message in [self.subscribe(), json!({ "type": "ping" }).to_string()] {

@@ -148,9 +148,12 @@ pub fn check_newcomer(newcomer: &Newcomer<'_>) -> Result<(), Fault> {
         return Err(Fault::BadName(why));
     }
     let (count, len) = URLS_MAX;
-    let url_ok = |url: &String| url.len() <= len && url.starts_with("http://") && !url.chars().any(char::is_control);
+    let scheme_ok = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+    let url_ok = |url: &String| url.len() <= len && scheme_ok(url) && !url.chars().any(char::is_control);
     if newcomer.urls.len() > count || !newcomer.urls.iter().all(url_ok) {
-        return Err(Fault::BadName(format!("a node has at most {count} URLs http://host:port of {len} bytes")));
+        return Err(Fault::BadName(format!(
+            "a node has at most {count} URLs http://host:port or https://host:port of {len} bytes"
+        )));
     }
     Ok(())
 }

@@ -312,6 +312,12 @@ impl Prose {
         clocks.iter().all(|(client, clock)| self.clocks.get(client).is_some_and(|held| held >= clock))
     }
 
+    /// Whether an update brings nothing new. Found out on a copy: what it deletes the clocks do not tell.
+    pub fn has(&self, update: &[u8]) -> bool {
+        let copy = self.encode(&[]).ok().and_then(|state| Prose::of(std::iter::once(&*state)));
+        copy.is_some_and(|mut copy| copy.take(&[update.to_vec()]) == Ok(None))
+    }
+
     /// Its state vector, encoded.
     pub fn vector(&self) -> Vec<u8> {
         self.doc.transact().state_vector().encode_v1()

@@ -172,7 +172,8 @@ async fn a_body_over_its_bound_is_refused_and_the_client_sees_the_answer() {
 async fn a_client_that_asks_first_is_told_before_it_sends_a_body_that_is_too_large() {
     let node = guarded().await;
     let mut socket = TcpStream::connect(node.url.strip_prefix("http://").unwrap()).await.unwrap();
-    let head = "PUT /v1/docs/c/a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9999999\r\n\r\n";
+    let head =
+        "PUT /v1/docs/c/a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 9999999\r\n\r\n";
     socket.write_all(head.as_bytes()).await.unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();

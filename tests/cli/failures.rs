@@ -71,7 +71,7 @@ fn a_wrong_command_line_gives_code_2() {
     run(&["fetch"]).failed(2, "fetch");
     run(&["get", "notes"]).failed(2, "<ID>");
     run(&["get", "notes", ""]).failed(2, "value is required");
-    run(&["get", "notes", "milk", "--url", "https://node:7171"]).failed(2, "speaks http only");
+    run(&["get", "notes", "milk", "--url", "ftp://node:7171"]).failed(2, "speaks http and https");
     run(&["get", "notes", "milk", "--url", "http://"]).failed(2, "a URL looks like");
     run(&["list", "notes", "--all", "--limit", "3"]).failed(2, "cannot be used with");
     run(&["list", "--sort", "name"]).failed(2, "<COLLECTION>");

@@ -17,7 +17,7 @@ fn line(node: &Node, words: &str) -> Value {
 fn put(node: &Node, id: &str) -> String {
     let mut stream = node.connect();
     let trace = format!("traceparent: 00-{TRACE}-00f067aa0ba902b7-01");
-    let head = format!("PUT /v1/docs/secrets/{id} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{trace}");
+    let head = format!("PUT /v1/docs/secrets/{id} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{trace}");
     write!(stream, "{head}\r\ncontent-length: 1\r\n\r\n1").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -169,7 +169,7 @@ impl Node {
 
     fn request(&self, header: &str) -> String {
         let mut stream = self.connect();
-        write!(stream, "GET /v1/collections HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{header}\r\n").unwrap();
+        write!(stream, "GET /v1/collections HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{header}\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer

@@ -8,7 +8,8 @@ use crate::program::{Node, Running, run, run_in};
 fn an_answer_in_flight_is_finished_before_the_end() {
     let mut node = Node::start(&[]);
     let mut stream = node.connect();
-    let head = "PUT /v1/docs/notes/slow HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 7\r\n\r\n";
+    let head =
+        "PUT /v1/docs/notes/slow HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 7\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
     let mut go_on = [0; 25];
     stream.read_exact(&mut go_on).unwrap();
@@ -106,7 +107,8 @@ fn a_node_that_cannot_leave_says_so_and_ends() {
 fn cut(node: &Node) {
     let body = r#"{"cut":true}"#;
     let mut stream = node.connect();
-    let head = "POST /v1/pool/links HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    let head =
+        "POST /v1/pool/links HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n";
     write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -17,7 +17,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use lamplight::{
-    api::{self, Api},
+    api::{self, Access, Api},
     node::{Node, PoolSecret, Tcp},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
@@ -45,9 +45,16 @@ pub async fn start_node() -> TestNode {
     node
 }
 
+/// Starts a node that lets in whom `access` does, and waits until it serves.
+pub async fn start_guarded(access: Access) -> TestNode {
+    let node = start_with("node-0", None, Retention::default(), access).await;
+    until(&node.node, |replica| replica.standing() == Standing::Member).await;
+    node
+}
+
 /// Starts a node that founds a pool of its own, and forgets what is final.
 pub async fn start_forgetful_node() -> TestNode {
-    let node = start_with("node-0", None, Retention { ops: 0, bytes: 0 }).await;
+    let node = start_with("node-0", None, Retention { ops: 0, bytes: 0 }, Access::default()).await;
     until(&node.node, |replica| replica.standing() == Standing::Member).await;
     node
 }
@@ -81,23 +88,24 @@ pub async fn start_joining_to(other: &TestNode) -> TestNode {
 }
 
 async fn start(name: &str, join: Option<String>) -> TestNode {
-    start_with(name, join, Retention::default()).await
+    start_with(name, join, Retention::default(), Access::default()).await
 }
 
 /// Starts a node that founds a pool of its own and keeps its data in a new journal, and waits until it serves.
 pub async fn start_on(store: Store) -> TestNode {
-    let node = start_in("node-0", None, Retention::default(), Some(store), PoolSecret::none()).await;
+    let door = (Access::default(), PoolSecret::none());
+    let node = start_in("node-0", None, Retention::default(), Some(store), door).await;
     until(&node.node, |replica| replica.standing() == Standing::Member).await;
     node
 }
 
-async fn start_with(name: &str, join: Option<String>, retention: Retention) -> TestNode {
-    start_in(name, join, retention, None, PoolSecret::none()).await
+async fn start_with(name: &str, join: Option<String>, retention: Retention, access: Access) -> TestNode {
+    start_in(name, join, retention, None, (access, PoolSecret::none())).await
 }
 
 /// Starts a node that knows a pool secret, and joins or founds. It may never become a member.
 pub async fn start_knowing(name: &str, join: Option<String>, secret: &PoolSecret) -> TestNode {
-    start_in(name, join, Retention::default(), None, secret.clone()).await
+    start_in(name, join, Retention::default(), None, (Access::default(), secret.clone())).await
 }
 
 async fn start_in(
@@ -105,7 +113,7 @@ async fn start_in(
     join: Option<String>,
     retention: Retention,
     store: Option<Store>,
-    secret: PoolSecret,
+    (access, secret): (Access, PoolSecret),
 ) -> TestNode {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -122,7 +130,7 @@ async fn start_in(
     };
     let node = Node::guarded(Replica::new(config), store, Tcp, secret);
     let stop = CancellationToken::new();
-    let router = api::router(Api::new(node.clone(), stop.clone()));
+    let router = api::router(Api::new(node.clone(), stop.clone()).guarded(access));
     let serving = tokio::spawn(api::serve(listener, router, stop.clone()));
     let client = Client::builder(TokioExecutor::new()).build_http();
     TestNode { node, url, client, stop, serving }

@@ -1,0 +1,258 @@
+//! What browsers must not be talked into: pages of other origins, and names that lead here by a trick.
+//!
+//! A browser lets any page send requests anywhere, and says in `Origin` which page it was. Only pages of this node, and of
+//! origins that the operator has named, may write or open a WebSocket. A page can also give its own host name this node's
+//! address (DNS rebinding), and then is of the same origin to the browser: so the `Host` asked for must be a name that
+//! this node knows. Programs that are no browsers send no `Origin`, and what `Host` they like.
+
+use std::net::IpAddr;
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
+    response::{IntoResponse, Response},
+};
+
+use crate::api::Problem;
+
+/// How long a browser may remember that it may ask.
+const PREFLIGHT_AGE: &str = "600";
+const METHODS: &str = "GET, HEAD, PUT, PATCH, POST, DELETE";
+/// The request headers that have a meaning here.
+const TAKES: &str = "Authorization, Content-Type, Accept, If-Match, If-None-Match, Idempotency-Key, Lamplight-Session, \
+                     Last-Event-ID";
+/// The answer headers that a page of another origin may read.
+const SHOWS: &str = "ETag, Location, Retry-After, WWW-Authenticate, Lamplight-Node, Lamplight-Clock, Lamplight-Session, \
+                     Lamplight-Stamp, Lamplight-Status";
+
+/// The names and the origins that a node knows.
+#[derive(Clone, Debug, Default)]
+pub struct Site {
+    /// Lower-case names, without ports.
+    hosts: Vec<String>,
+    /// As browsers write them.
+    origins: Vec<String>,
+}
+
+/// From where a request comes, by its `Origin`.
+enum From {
+    /// No browser says anything else, or a page of this node.
+    Here,
+    /// A page that the operator has allowed.
+    Allowed,
+    /// A page of another origin.
+    Elsewhere,
+}
+
+impl Site {
+    /// Adds a name by which this node is asked; `host`, `host:port` or a URL.
+    pub fn add_host(&mut self, text: &str) -> Result<(), String> {
+        let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let name = name_of(authority).to_ascii_lowercase();
+        if name.is_empty() || name.contains(['@', ' ', '*', ',']) {
+            return Err(format!("{text:?} names no host: it looks like db.example.com"));
+        }
+        if !self.hosts.contains(&name) {
+            self.hosts.push(name);
+        }
+        Ok(())
+    }
+
+    /// Lets pages of an origin write, open web sockets and read what they are answered.
+    pub fn add_origin(&mut self, text: &str) -> Result<(), String> {
+        let origin = text.trim_end_matches('/').to_ascii_lowercase();
+        let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://")).unwrap_or_default();
+        if authority.is_empty() || authority.contains(['/', '?', '#', '@', '*', ' ', ',']) {
+            return Err(format!(
+                "{text:?} is no origin: it looks like https://app.example.com, with a port if it has one"
+            ));
+        }
+        self.origins.push(origin);
+        Ok(())
+    }
+
+    /// Refuses what a browser would not send if nobody had talked it into it. `is_link` is the way for peers, which are no
+    /// browsers and may know this node by names of their own.
+    pub fn check(&self, request: &Request, is_link: bool) -> Result<(), Problem> {
+        let headers = request.headers();
+        if is_link {
+            return match headers.get(header::ORIGIN) {
+                None => Ok(()),
+                Some(origin) => Err(other_origin(origin, "only nodes connect there")),
+            };
+        }
+        self.check_host(headers, request.uri())?;
+        let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD) && !headers.contains_key(header::UPGRADE);
+        match self.from(headers, origin) {
+            From::Elsewhere if !reads => Err(other_origin(
+                origin,
+                "open a page of this node itself, or start it with --allow-origin and that origin",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_host(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Problem> {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let host = hosts.next();
+        if hosts.next().is_some() {
+            return Err(Problem::bad_header("Host must be there once"));
+        }
+        // Who sends none is no browser. A URI with an authority counts for more than the header (RFC 9112, section 3.2.2).
+        let named = [host.map(|host| host.to_str().unwrap_or("?")), uri.authority().map(Authority::as_str)];
+        match named.into_iter().flatten().find(|authority| !self.knows(name_of(authority))) {
+            None => Ok(()),
+            Some(unknown) => {
+                let shown: String = unknown.chars().take(80).collect();
+                let detail = format!(
+                    "this node does not know itself as {shown:?}, and answers to names it knows only: ask it by its \
+                     address, or start it with --allow-host and that name"
+                );
+                Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", detail))
+            }
+        }
+    }
+
+    /// Whether this node goes by a name. An address always leads to who has it, whatever page is open: nobody can give it
+    /// away as a name can be.
+    fn knows(&self, name: &str) -> bool {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let is_local = name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"));
+        let is_address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+        is_local || is_address || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
+    fn from(&self, headers: &HeaderMap, origin: &HeaderValue) -> From {
+        let origin = origin.to_str().unwrap_or_default();
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        match origin.split_once("://") {
+            Some((_, from)) if !host.is_empty() && from.eq_ignore_ascii_case(host) => From::Here,
+            _ if self.origins.iter().any(|known| known.eq_ignore_ascii_case(origin)) => From::Allowed,
+            _ => From::Elsewhere,
+        }
+    }
+
+    /// The answer to a browser that asks first whether a page of another origin may send a request (the Fetch standard's
+    /// preflight); none if this is none.
+    pub fn preflight(&self, request: &Request) -> Option<Response> {
+        let headers = request.headers();
+        let asks = request.method() == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        // Whoever was not allowed was refused before.
+        let answer = [
+            (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, TAKES),
+            (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE),
+        ];
+        (asks && headers.contains_key(header::ORIGIN)).then(|| (StatusCode::NO_CONTENT, answer).into_response())
+    }
+
+    /// The origin that may read the answer to a request, if one was allowed that is not this node's.
+    pub fn reader(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        if self.origins.is_empty() {
+            return None;
+        }
+        let origin = headers.get(header::ORIGIN)?;
+        matches!(self.from(headers, origin), From::Allowed).then(|| origin.clone())
+    }
+
+    /// Tells the browser who may read an answer.
+    pub fn share(&self, reader: Option<HeaderValue>, headers: &mut HeaderMap) {
+        if self.origins.is_empty() {
+            return;
+        }
+        // A cache must not give the answer for one origin to another.
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
+        if let Some(origin) = reader {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(SHOWS));
+        }
+    }
+}
+
+/// The name in `name`, `name:port`, `[address]` or `[address]:port`.
+fn name_of(authority: &str) -> &str {
+    match (authority.rfind(':'), authority.rfind(']')) {
+        (Some(colon), Some(bracket)) if colon < bracket => authority,
+        (Some(colon), _) => &authority[..colon],
+        (None, _) => authority,
+    }
+}
+
+fn other_origin(origin: &HeaderValue, advice: &str) -> Problem {
+    let origin: String = origin.to_str().unwrap_or("?").chars().take(200).collect();
+    Problem::new(StatusCode::FORBIDDEN, "other-origin", format!("a page of {origin} may not do this: {advice}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_knows_itself_by_its_addresses_and_names() {
+        let mut site = Site::default();
+        site.add_host("http://DB.example.com:7171/").unwrap();
+        site.add_host("other").unwrap();
+        let check = |authority, expected| assert_eq!(site.knows(name_of(authority)), expected, "{authority}");
+        for known in [
+            "localhost",
+            "localhost:7171",
+            "LOCALHOST.:1",
+            "a.localhost",
+            "127.0.0.1:7171",
+            "10.1.2.3",
+            "[::1]",
+            "[::1]:7171",
+            "db.example.com",
+            "DB.Example.COM.:80",
+            "other:1",
+        ] {
+            check(known, true);
+        }
+        for unknown in [
+            "",
+            ":7171",
+            "evil.example.com",
+            "example.com",
+            "db.example.com.evil.com",
+            "xlocalhost",
+            "localhost.evil.com",
+            "127.0.0.1.evil.com",
+            "127.0.0.1@evil.com",
+            "1.2.3",
+        ] {
+            check(unknown, false);
+        }
+        for bad in ["", "http://", "a b", "*.example.com"] {
+            assert!(Site::default().add_host(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_its_own_or_an_allowed_one() {
+        let mut site = Site::default();
+        site.add_origin("https://App.example.com/").unwrap();
+        let check = |origin: &'static str, expected: &str| {
+            let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("localhost:7171"))]);
+            let found = match site.from(&headers, &HeaderValue::from_static(origin)) {
+                From::Here => "here",
+                From::Allowed => "allowed",
+                From::Elsewhere => "elsewhere",
+            };
+            assert_eq!(found, expected, "{origin}");
+        };
+        check("http://localhost:7171", "here");
+        check("https://LOCALHOST:7171", "here");
+        check("https://app.example.com", "allowed");
+        check("http://app.example.com", "elsewhere");
+        check("https://app.example.com:444", "elsewhere");
+        check("https://app.example.com.evil.com", "elsewhere");
+        check("http://localhost:7172", "elsewhere");
+        check("null", "elsewhere");
+        check("", "elsewhere");
+        for bad in ["", "*", "app.example.com", "https://", "https://a/b", "https://*.a", "ftp://a"] {
+            assert!(Site::default().add_origin(bad).is_err(), "{bad}");
+        }
+    }
+}
