@@ -493,6 +493,8 @@ async fn streams_of_a_token_for_some_collections_tell_of_these_only() {
     let (mut ws, _) = Ws::connect_with(&node, &[("authorization", &bearer(LIMITED))]).await.unwrap();
     ws.subscribe("one", "secret").await;
     ws.expect_error("forbidden").await;
+    ws.send(json!({ "type": "presence", "id": "r", "room": "secret/x", "state": { "name": "ada" } })).await;
+    ws.expect_error("forbidden").await;
     ws.send(json!({ "type": "subscribe", "id": "all" })).await;
     let mut seen = Vec::new();
     loop {

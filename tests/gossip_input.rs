@@ -10,8 +10,11 @@ use futures_util::{SinkExt, StreamExt};
 use hyper::Method;
 use lamplight::{
     op::{Body, Command, DocKey, Hash, Head, Newcomer, NodeId, Op, OpId, PoolId, TIME_MAX},
-    replica::Replica,
-    wire::{self, Announcement, Beat, Hello, Message, Pulse, Refusal, Why},
+    replica::{Presence, Replica},
+    wire::{
+        self, Announcement, Attendance, Beat, CLIENT_BYTES_MAX, Hello, Message, PRESENT_MAX, Present, Pulse,
+        ROOM_BYTES_MAX, Refusal, STATE_BYTES_MAX, Why,
+    },
 };
 use serde_json::Value;
 use support::{TestNode, start_pool, until};
@@ -126,6 +129,14 @@ impl Scene {
         a.put("/v1/docs/c/x", "1").await.expect(201);
         let docs = a.get("/v1/changes").await.expect(200).json()["changes"].clone();
         Scene { a, b, docs }
+    }
+
+    /// The same, with a document that is final: what takes long does not change that.
+    async fn settled() -> Scene {
+        let mut scene = Scene::set().await;
+        scene.a.put("/v1/docs/c/x?wait=final&timeout=60s", "1").await.expect(200);
+        scene.docs = scene.a.get("/v1/changes").await.expect(200).json()["changes"].clone();
+        scene
     }
 
     /// The node is well: its documents and clock are what they were, it takes writes, and passes them on.
@@ -309,6 +320,100 @@ async fn signs_of_life_of_others_cannot_poison_the_clock() {
     // It is heard in the order of sending, so what is wrong behind it tells that it was taken.
     peer.send_bytes(vec![77]).await;
     peer.expect_refused(Why::OtherVersion, "77").await;
+    scene.is_unharmed().await;
+}
+
+fn present(node: NodeId, room: usize, client: usize, state: usize) -> Present {
+    Present {
+        node,
+        room: "r".repeat(room).into(),
+        client: "c".repeat(client).into(),
+        version: (0, 1),
+        state: Some("s".repeat(state).into()),
+    }
+}
+
+/// What clients show at the node; waits for this many.
+async fn seen(node: &TestNode, count: usize) -> Vec<(NodeId, String)> {
+    let mut end = node.node.presence_end();
+    loop {
+        let all = |presence: &Presence| presence.all().map(|seen| (seen.node, seen.room.to_string())).collect();
+        let seen: Vec<(NodeId, String)> = node.node.presence(all).await.unwrap();
+        if seen.len() == count {
+            return seen;
+        }
+        end.changed().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn presence_over_its_bounds_is_no_message() {
+    let scene = Scene::settled().await;
+    let node = scene.b.node.id();
+    let wrong = [
+        vec![present(node, 0, 1, 1)],
+        vec![present(node, ROOM_BYTES_MAX + 1, 1, 1)],
+        vec![present(node, 1, 0, 1)],
+        vec![present(node, 1, CLIENT_BYTES_MAX + 1, 1)],
+        vec![present(node, 1, 1, STATE_BYTES_MAX + 1)],
+        vec![present(node, 1, 1, 1); PRESENT_MAX + 1],
+    ];
+    for presents in wrong {
+        let mut peer = Peer::greeted(&scene.a).await;
+        peer.send(&Message::Presence(presents)).await;
+        peer.expect_refused(Why::Broken, "no message").await;
+    }
+    let whole = wire::encode(&Message::Presence(vec![present(node, 3, 3, 3)]));
+    for end in 1..whole.len() {
+        let mut peer = Peer::greeted(&scene.a).await;
+        peer.send_bytes(whole[..end].to_vec()).await;
+        peer.expect_refused(Why::Broken, "cut short").await;
+    }
+    // It is not valid UTF-8.
+    let mut bytes = whole.clone();
+    *bytes.last_mut().unwrap() = 0xff;
+    let mut peer = Peer::greeted(&scene.a).await;
+    peer.send_bytes(bytes).await;
+    peer.expect_refused(Why::Broken, "no message").await;
+    assert_eq!(seen(&scene.a, 0).await, []);
+    scene.is_unharmed().await;
+}
+
+#[tokio::test]
+async fn presence_is_taken_from_members_only_and_of_members_that_are_heard_only() {
+    let scene = Scene::settled().await;
+    let (a, b) = (scene.a.node.id(), scene.b.node.id());
+    let of = |node: NodeId| Message::Presence(vec![present(node, 1, 1, 1)]);
+    // One that the node has greeted, but that is no member.
+    let mut stranger = Peer::greeted(&scene.a).await;
+    stranger.send(&of(b)).await;
+    stranger.send(&of(stranger.node)).await;
+    stranger.send(&Message::Attendance(vec![(b, Attendance { version: (u64::MAX, 1), digest: 7 })])).await;
+    stranger.send_bytes(vec![77]).await;
+    stranger.expect_refused(Why::OtherVersion, "77").await;
+    assert_eq!(seen(&scene.a, 0).await, []);
+
+    let mut peer = Peer::greeted(&scene.a).await;
+    // With this it is made a member, and with its pulse it is heard by those to whom it has no link.
+    peer.send(&Message::Heads(Vec::new())).await;
+    let pulses = vec![(peer.node, Pulse { count: (0, 1), said: Announcement::default() })];
+    let digest = Hash::default();
+    peer.send(&Message::Beat(Beat { clock: 1, digest, state: 0, frontier: 0, presence: 0, pulses })).await;
+    let unknown = NodeId(Uuid::new_v4());
+    // Nobody is a client of a node that is none, nor does anyone but the node itself say who its clients are; not even if it
+    // claims that the node has another life far ahead.
+    let far = Present { version: (u64::MAX, u64::MAX), ..present(a, 5, 5, 5) };
+    peer.send(&Message::Presence(vec![present(unknown, 1, 1, 1), present(a, 2, 2, 2), far])).await;
+    peer.send(&of(peer.node)).await;
+    assert_eq!(seen(&scene.a, 1).await, [(peer.node, "r".to_string())]);
+    assert_eq!(seen(&scene.b, 1).await, [(peer.node, "r".to_string())]);
+    let node = peer.node;
+    drop(peer);
+    // Its clients go with it, as soon as it counts as gone.
+    assert_eq!(seen(&scene.a, 0).await, []);
+    assert_eq!(seen(&scene.b, 0).await, []);
+    // It would hold back what is final, and the unharmed are not asked about that.
+    assert!(scene.a.node.read(move |replica, _| replica.roster().knows(node)).await.unwrap());
     scene.is_unharmed().await;
 }
 

@@ -53,6 +53,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A client that is silent for one of these is pinged, and for two of them is taken for gone.
 const PING_EVERY: Duration = Duration::from_secs(30);
+/// The same for one who is in a room: others see it there until then.
+const GUEST_PING_EVERY: Duration = Duration::from_secs(5);
 
 /// `GET /v1/ws`.
 pub async fn open(
@@ -332,7 +334,11 @@ impl Connection {
             return Err(taken_id());
         }
         self.api.read(|_| ()).await?;
-        self.seats.show(id, members, &self.pass).await
+        self.seats.show(id, members, &self.pass).await?;
+        if self.pings.period() != GUEST_PING_EVERY {
+            self.pings = interval_at(Instant::now() + GUEST_PING_EVERY, GUEST_PING_EVERY);
+        }
+        Ok(())
     }
 
     fn pong(&self, id: Option<&str>, members: Map<String, Value>) -> Result<String, Problem> {

@@ -6,6 +6,7 @@
 //! and answers to reads alike, while the next turns go on. So all that gathers while the disk is busy shares its next
 //! sync. Reads come to the data: a closure runs between two events, must be short, and takes copies out.
 
+mod handle;
 mod journal;
 mod link;
 mod meters;
@@ -20,6 +21,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+pub use handle::{Node, Stopped};
 pub use link::{Network, Tcp, Transport, authority};
 pub use meters::Meters;
 pub use published::{Published, session_seqs};
@@ -28,19 +30,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use self::{
     journal::Journal,
     link::{LinkInput, Links, Outgoing},
 };
-use crate::{
-    op::NodeId,
-    replica::{
-        Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Presence, Receipt, Refused, Replica, TICK_MS,
-    },
-    storage::Store,
-};
+use crate::replica::{Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Refused, Replica, TICK_MS};
 
 /// Most requests of clients that wait for the task; a full queue makes clients wait in turn.
 const REQUESTS_MAX: usize = 1_024;
@@ -55,25 +50,6 @@ const TURN: usize = 64;
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 /// How long a stopping node goes on sending what its peers do not hold yet.
 const FAREWELL: Duration = Duration::from_secs(5);
-
-/// Handle to a running node. Cheap to clone.
-#[derive(Clone)]
-pub struct Node(Arc<Handle>);
-
-struct Handle {
-    run: Uuid,
-    requests: mpsc::Sender<Request>,
-    published: watch::Receiver<Published>,
-    presence_end: watch::Receiver<u64>,
-    links: Links,
-    meters: Arc<Meters>,
-    stopping: CancellationToken,
-    stopped: watch::Receiver<Option<Result<(), String>>>,
-}
-
-/// The node has stopped, or is about to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stopped;
 
 /// Looks at the replica, and gives the answer's way out.
 type Reading = Box<dyn FnOnce(&Replica, Now) -> Answer + Send>;
@@ -94,193 +70,6 @@ struct Showing {
     room: String,
     client: String,
     state: Option<String>,
-}
-
-impl Node {
-    /// Starts a node that keeps its data in memory only and dials through `network`.
-    pub fn start(config: Config, network: impl Network) -> Node {
-        Node::resume(Replica::new(config), None, network)
-    }
-
-    /// Goes on with a replica, and with the journal that it came from.
-    pub fn resume(replica: Replica, store: Option<Store>, network: impl Network) -> Node {
-        let (requests, request_inbox) = mpsc::channel(REQUESTS_MAX);
-        let (link_inputs, link_inbox) = mpsc::channel(LINK_INPUTS_MAX);
-        let latest = Published::of(&replica);
-        let (publisher, published) = watch::channel(latest.clone());
-        let (presence_publisher, presence_end) = watch::channel(replica.presence().end());
-        let (stopping, (stopper, stopped)) = (CancellationToken::new(), watch::channel(None));
-        let meters = Arc::new(Meters::new(store.as_ref()));
-        let links = Links::new(link_inputs, Arc::clone(&meters));
-        let task = Task {
-            replica,
-            journal: Journal::new(store),
-            outbox: Outbox::default(),
-            told: false,
-            network: Arc::new(network),
-            links: links.clone(),
-            meters: Arc::clone(&meters),
-            outgoing: BTreeMap::new(),
-            receipts: Vec::new(),
-            waiting: BTreeMap::new(),
-            next_ticket: 0,
-            latest,
-            publisher,
-            presence_publisher,
-            slice_end: 0,
-            snapshot_asked: None,
-            started: Instant::now(),
-            stopping: stopping.clone(),
-        };
-        tokio::spawn(async move { stopper.send(Some(task.run(request_inbox, link_inbox).await)) });
-        let run = Uuid::new_v4();
-        Node(Arc::new(Handle { run, requests, published, presence_end, links, meters, stopping, stopped }))
-    }
-
-    /// Its id.
-    pub fn id(&self) -> NodeId {
-        self.0.published.borrow().node
-    }
-
-    /// Names this run of the node: places in its changes are good for no other.
-    pub fn run(&self) -> Uuid {
-        self.0.run
-    }
-
-    /// Issues an op.
-    pub async fn submit(&self, draft: Draft) -> Result<Result<Receipt, Refused>, Stopped> {
-        self.hand_in(draft).await?.await.map_err(|_| Stopped)
-    }
-
-    /// Hands a draft in, whose answer comes later: what is handed in one after the other is issued in this order. No
-    /// answer comes if the node stops before.
-    pub async fn hand_in(&self, draft: Draft) -> Result<oneshot::Receiver<Result<Receipt, Refused>>, Stopped> {
-        let (answer, answered) = oneshot::channel();
-        self.0.requests.send(Request::Submit(draft, answer)).await.map_err(|_| Stopped)?;
-        Ok(answered)
-    }
-
-    /// Runs `reading` on the replica between two events. It must be short: the whole node waits for it.
-    pub async fn read<T, F>(&self, reading: F) -> Result<T, Stopped>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Replica, Now) -> T + Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        let reading: Reading = Box::new(move |replica, now| {
-            let value = reading(replica, now);
-            Box::new(move || drop(answer.send(value)))
-        });
-        self.0.requests.send(Request::Read(reading)).await.map_err(|_| Stopped)?;
-        answered.await.map_err(|_| Stopped)
-    }
-
-    /// Shows a client of this node in a room, or takes it away. It waits for no disk, for nothing of it is stored.
-    pub async fn present(
-        &self,
-        room: String,
-        client: String,
-        state: Option<String>,
-    ) -> Result<Result<(), Refused>, Stopped> {
-        let (answer, answered) = oneshot::channel();
-        let showing = Showing { room, client, state };
-        self.0.requests.send(Request::Present(showing, answer)).await.map_err(|_| Stopped)?;
-        answered.await.map_err(|_| Stopped)
-    }
-
-    /// Looks at what clients show of themselves, between two events. It must be short. Unlike [`Node::read`] it waits for no disk.
-    pub async fn presence<T, F>(&self, reading: F) -> Result<T, Stopped>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Presence) -> T + Send + 'static,
-    {
-        self.look(move |replica, _| reading(replica.presence())).await
-    }
-
-    /// The same, at anything: for figures about the node. What it sees of the data may not be stored yet, and is not to be
-    /// told as such.
-    pub async fn look<T, F>(&self, reading: F) -> Result<T, Stopped>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Replica, Now) -> T + Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        let look: Look = Box::new(move |replica, now| drop(answer.send(reading(replica, now))));
-        self.0.requests.send(Request::Look(look)).await.map_err(|_| Stopped)?;
-        answered.await.map_err(|_| Stopped)
-    }
-
-    /// What it has counted.
-    pub fn meters(&self) -> &Meters {
-        &self.0.meters
-    }
-
-    /// What waits for its task, and for its disk: the name of the queue, how many are in it, and how many may be.
-    pub fn queues(&self) -> [(&'static str, usize, usize); 3] {
-        let ((requests, requests_max), (heard, heard_max)) = (queue(&self.0.requests), self.0.links.queue());
-        let outbox = self.0.meters.outbox.read() as usize;
-        [("requests", requests, requests_max), ("heard", heard, heard_max), ("outbox", outbox, WAITING_MAX)]
-    }
-
-    /// The place behind the newest change of what clients show. It is no part of [`Published`]: whoever waits for documents is
-    /// not woken by every hand that moves.
-    pub fn presence_end(&self) -> watch::Receiver<u64> {
-        self.0.presence_end.clone()
-    }
-
-    /// Names a place to join, or to link to.
-    pub async fn join(&self, url: String) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Join(url))).await.map_err(|_| Stopped)
-    }
-
-    /// Cuts the links, or joins them again.
-    pub async fn cut(&self, cut: bool) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Cut(cut))).await.map_err(|_| Stopped)
-    }
-
-    /// Says that somebody waits until everything up to a time is final.
-    pub async fn hurry(&self, time: u64) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Hurry(time))).await.map_err(|_| Stopped)
-    }
-
-    /// Asks the linked peers whether they hold this node's ops up to this seq. Each answers once it has stored what it was
-    /// sent; [`Published::held`] tells of answers, and [`Replica::holders`] what they come to.
-    pub async fn ask(&self, seq: u64) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Ask(seq))).await.map_err(|_| Stopped)
-    }
-
-    /// Says that somebody reads what the documents were at a time: for a while, the log keeps what comes after it.
-    pub async fn pin(&self, time: u64) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Pin(time))).await.map_err(|_| Stopped)
-    }
-
-    /// Runs a link that a peer opened, until it ends.
-    pub async fn accept(&self, transport: impl Transport) {
-        self.0.links.run(transport, None).await;
-    }
-
-    /// What the node tells everyone; changes after each turn in which something changed.
-    pub fn published(&self) -> watch::Receiver<Published> {
-        self.0.published.clone()
-    }
-
-    /// What the node told everyone last.
-    pub fn latest(&self) -> Published {
-        self.0.published.borrow().clone()
-    }
-
-    /// Stops the node once its peers hold what it holds, or after five seconds. Says what went wrong if its disk failed.
-    pub async fn stop(&self) -> Result<(), String> {
-        self.0.stopping.cancel();
-        self.stopped().await
-    }
-
-    /// Waits until the node has stopped, because it was told to or because its disk failed.
-    pub async fn stopped(&self) -> Result<(), String> {
-        let mut stopped = self.0.stopped.clone();
-        let ended = stopped.wait_for(Option::is_some).await.map(|ended| ended.clone());
-        ended.ok().flatten().unwrap_or_else(|| Err("the node's task has ended".into()))
-    }
 }
 
 /// What waits until the records that it rests on are stored.

@@ -437,3 +437,185 @@ fn seen(key: &Key, entry: &Entry) -> Seen {
         state: entry.state.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u128) -> NodeId {
+        NodeId(uuid::Uuid::from_u128(number))
+    }
+
+    fn present(client: &str, version: (u64, u64), state: Option<&str>) -> Present {
+        Present { node: node(2), room: "r".into(), client: client.into(), version, state: state.map(Into::into) }
+    }
+
+    fn take(presence: &mut Presence, present: &Present) {
+        presence.take(present, Way { link: Some(LinkId(1)), direct: true }, 0);
+    }
+
+    /// Who is there, and what each shows.
+    fn there(presence: &Presence) -> Vec<(String, String)> {
+        let shown = |seen: Seen| Some((seen.client.to_string(), seen.state?.to_string()));
+        presence.room("r").filter_map(shown).collect()
+    }
+
+    fn shows(presence: &Presence, expected: &[(&str, &str)]) {
+        let expected: Vec<(String, String)> = expected.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect();
+        assert_eq!(there(presence), expected);
+    }
+
+    /// The client, and what it shows, of each change behind a place.
+    fn told(presence: &Presence, place: u64) -> Option<Vec<(String, Option<String>)>> {
+        let told = |seen: Seen| (seen.client.to_string(), seen.state.map(|state| state.to_string()));
+        presence.since(place).map(|seen| seen.map(told).collect())
+    }
+
+    #[test]
+    fn the_newest_counts_whatever_comes_last() {
+        let mut presence = Presence::default();
+        take(&mut presence, &present("a", (0, 2), Some("two")));
+        take(&mut presence, &present("a", (0, 1), Some("one")));
+        take(&mut presence, &present("b", (0, 3), Some("three")));
+        shows(&presence, &[("a", "two"), ("b", "three")]);
+        assert_eq!(presence.end(), 2, "what is old is no change");
+    }
+
+    #[test]
+    fn who_is_gone_is_not_brought_back_by_a_late_message() {
+        let mut presence = Presence::default();
+        take(&mut presence, &present("a", (0, 1), Some("here")));
+        take(&mut presence, &present("a", (0, 2), None));
+        take(&mut presence, &present("a", (0, 1), Some("here")));
+        // Not even where the news that it is gone came first.
+        take(&mut presence, &present("b", (0, 4), None));
+        take(&mut presence, &present("b", (0, 3), Some("here")));
+        shows(&presence, &[]);
+        presence.clear(10_000, 10_001);
+        take(&mut presence, &present("a", (0, 1), Some("here")));
+        shows(&presence, &[]);
+    }
+
+    #[test]
+    fn a_node_that_has_started_anew_has_the_clients_of_its_new_run_only() {
+        let mut presence = Presence::default();
+        take(&mut presence, &present("a", (5, 70), Some("old")));
+        take(&mut presence, &present("b", (5, 71), Some("old")));
+        take(&mut presence, &present("b", (9, 1), Some("new")));
+        shows(&presence, &[("b", "new")]);
+        take(&mut presence, &present("a", (5, 72), Some("older than the start")));
+        shows(&presence, &[("b", "new")]);
+    }
+
+    #[test]
+    fn a_node_that_was_given_up_comes_back_with_what_it_showed() {
+        let mut presence = Presence::default();
+        let (here, gone) = (present("a", (0, 1), Some("here")), present("b", (0, 2), None));
+        [&here, &gone].into_iter().for_each(|present| take(&mut presence, present));
+        presence.drop_node(node(2), 0);
+        shows(&presence, &[]);
+        assert_eq!((presence.digest(), presence.owners(), presence.bytes), (0, Vec::new(), 0));
+        take(&mut presence, &here);
+        shows(&presence, &[("a", "here")]);
+    }
+
+    #[test]
+    fn a_reader_finds_each_client_once_in_its_latest_state_or_must_begin_anew() {
+        let mut presence = Presence::default();
+        for count in 1..=100 {
+            presence.set(node(1), 0, "r", "a", Some(&count.to_string()), 0);
+        }
+        let place = presence.end();
+        presence.set(node(1), 0, "r", "b", Some("b"), 0);
+        assert_eq!(told(&presence, 0), Some(vec![("a".into(), Some("100".into())), ("b".into(), Some("b".into()))]));
+        presence.set(node(1), 0, "r", "b", None, 0);
+        presence.set(node(1), 0, "r", "never there", None, 0);
+        assert_eq!(told(&presence, place), Some(vec![("b".into(), None)]));
+        assert_eq!(told(&presence, presence.end() + 1), None, "a place of another node");
+        presence.clear(1, 1);
+        assert_eq!(told(&presence, place), None, "it may not know that b is gone");
+        assert_eq!(told(&presence, presence.end()), Some(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_shown_again_is_no_change() {
+        let mut presence = Presence::default();
+        (0..2).for_each(|_| presence.set(node(1), 0, "r", "a", Some("same"), 0));
+        assert_eq!(presence.end(), 1);
+    }
+
+    #[test]
+    fn names_and_states_have_bounds() {
+        let presence = Presence::default();
+        let (room, client, state) =
+            ("r".repeat(ROOM_BYTES_MAX), "c".repeat(CLIENT_BYTES_MAX), "s".repeat(STATE_BYTES_MAX));
+        let check = |room: &str, client: &str, state: &str, expected| {
+            assert_eq!(presence.admits(node(1), room, client, Some(state)), expected);
+        };
+        check(&room, &client, &state, Ok(()));
+        check(&format!("{room}r"), &client, &state, Err(Unseen::BadRoom));
+        check("", &client, &state, Err(Unseen::BadRoom));
+        check(&room, &format!("{client}c"), &state, Err(Unseen::BadClient));
+        check(&room, "", &state, Err(Unseen::BadClient));
+        check(&room, &client, &format!("{state}s"), Err(Unseen::TooLarge));
+    }
+
+    #[test]
+    fn a_node_has_so_many_clients_and_bytes_and_no_more() {
+        let mut presence = Presence::default();
+        let state = "s".repeat(STATE_BYTES_MAX);
+        let fits = PRESENT_OF_NODE_MAX.1 / (STATE_BYTES_MAX + ENTRY_BYTES + "r".len() + 6);
+        for number in 0..fits {
+            presence.set(node(1), 0, "r", &format!("{number:06}"), Some(&state), 0);
+        }
+        let admits = |presence: &Presence, by, state: &str| presence.admits(node(by), "r", "more", Some(state));
+        assert_eq!(admits(&presence, 1, &state), Err(Unseen::Full));
+        assert_eq!(admits(&presence, 2, &state), Ok(()), "each node has its own");
+        // Who is there already can show something else, and whoever leaves makes room.
+        assert_eq!(presence.admits(node(1), "r", "000000", Some(&state)), Ok(()));
+        presence.set(node(1), 0, "r", "000000", None, 0);
+        assert_eq!(admits(&presence, 1, &state), Ok(()));
+
+        let mut presence = Presence::default();
+        for number in 0..PRESENT_OF_NODE_MAX.0 {
+            take(&mut presence, &present(&number.to_string(), (0, 1 + number as u64), Some("")));
+        }
+        let before = presence.end();
+        take(&mut presence, &present("more", (0, u64::MAX), Some("")));
+        assert_eq!((presence.end(), presence.all().count()), (before, PRESENT_OF_NODE_MAX.0));
+        let asked = presence.attendance();
+        assert_eq!(asked[0].1.version, (u64::MAX, u64::MAX), "it asks for nothing that it cannot take");
+    }
+
+    #[test]
+    fn all_nodes_together_have_so_many_bytes_and_graves_are_not_kept_without_bound() {
+        let mut presence = Presence::default();
+        let state = "s".repeat(STATE_BYTES_MAX);
+        for number in 0..20_000 {
+            let by = node(10 + number / 1_900);
+            let present = Present { node: by, ..present(&number.to_string(), (0, 1), Some(&state)) };
+            take(&mut presence, &present);
+        }
+        assert!((PRESENCE_BYTES_MAX - 8_192..=PRESENCE_BYTES_MAX).contains(&presence.bytes), "{}", presence.bytes);
+        for number in 0..=2 * GRAVES_MAX as u64 {
+            take(&mut presence, &present(&number.to_string(), (0, 1 + number), None));
+        }
+        presence.clear(0, 60_000);
+        assert_eq!(presence.graves.len(), GRAVES_MAX);
+    }
+
+    #[test]
+    fn a_client_of_this_node_that_others_only_believe_in_is_told_to_be_gone() {
+        let mut presence = Presence::default();
+        presence.set(node(2), 0, "r", "a", Some("here"), 0);
+        let mut refuted = |client: &str| {
+            let before = presence.end();
+            presence.refute(&present(client, (0, 1), Some("here")), 0, 0);
+            presence.end() > before
+        };
+        assert!(refuted("ghost"));
+        assert!(!refuted("ghost"), "once is enough");
+        assert!(!refuted("a"));
+        shows(&presence, &[("a", "here")]);
+    }
+}

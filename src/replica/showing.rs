@@ -149,3 +149,227 @@ impl Replica {
         (self.roster.knows(peer) && !self.roster.is_gone(peer)).then_some(peer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::{
+        replica::{Config, Event, Now, Retention, TICK_MS},
+        wire,
+    };
+
+    /// Replicas that are linked directly, each pair or some of them.
+    struct Pool {
+        replicas: Vec<Replica>,
+        /// The nodes at the two ends of each link, and whether it is there.
+        links: Vec<(usize, usize, bool)>,
+        now_ms: u64,
+        /// Messages about presence that went over links.
+        sent: usize,
+    }
+
+    impl Pool {
+        /// A pool in which these pairs are linked.
+        fn of(count: usize, pairs: &[(usize, usize)]) -> Pool {
+            let config = |number: usize| Config {
+                node: NodeId(uuid::Uuid::from_u128(1 + number as u128)),
+                name: "n".into(),
+                urls: Vec::new(),
+                join: Vec::new(),
+                found: number == 0,
+                pool: None,
+                seed: number as u64,
+                retention: Retention::default(),
+            };
+            let replicas = (0..count).map(|number| Replica::new(config(number))).collect();
+            let mut pool = Pool { replicas, links: Vec::new(), now_ms: 0, sent: 0 };
+            pool.run(TICK_MS);
+            pairs.iter().for_each(|pair| pool.link(*pair));
+            pool.run(5_000);
+            assert!(pool.replicas.iter().all(|replica| replica.standing() == Standing::Member));
+            pool.sent = 0;
+            pool
+        }
+
+        fn link(&mut self, (from, to): (usize, usize)) {
+            let link = LinkId(self.links.len() as u64);
+            self.links.push((from, to, true));
+            self.event(to, Event::Opened(link, None));
+            self.event(from, Event::Opened(link, Some(format!("http://n{to}:1"))));
+        }
+
+        fn event(&mut self, node: usize, event: Event) {
+            let mut events = VecDeque::from([(node, event)]);
+            while let Some((node, event)) = events.pop_front() {
+                let now = Now { mono_ms: self.now_ms, wall_ms: 0 };
+                for effect in self.replicas[node].handle(now, event) {
+                    let (link, message) = match effect {
+                        Effect::Send(link, message) => (link, message),
+                        Effect::Close(link) => {
+                            self.links[link.0 as usize].2 = false;
+                            continue;
+                        }
+                        _ => continue,
+                    };
+                    let (from, to, open) = self.links[link.0 as usize];
+                    self.sent += usize::from(matches!(message, Message::Presence(_)));
+                    match message {
+                        Message::Presence(_) => events.push_back((node, Event::Shown(link))),
+                        _ if message.is_batch() => events.push_back((node, Event::Flushed(link))),
+                        _ => {}
+                    }
+                    if open {
+                        let heard = wire::decode(&wire::encode(&message)).expect("it was encoded");
+                        events.push_back((from + to - node, Event::Heard(link, heard)));
+                    }
+                }
+            }
+        }
+
+        fn run(&mut self, for_ms: u64) {
+            let end_ms = self.now_ms + for_ms;
+            while self.now_ms < end_ms {
+                self.now_ms += TICK_MS;
+                (0..self.replicas.len()).for_each(|node| self.event(node, Event::Tick));
+            }
+        }
+
+        fn show(&mut self, node: usize, client: &str, state: Option<&str>) {
+            let state = state.map(Into::into);
+            self.event(node, Event::Present { room: "r".into(), client: client.into(), state });
+        }
+
+        /// What clients show at a node.
+        fn there(&self, node: usize) -> Vec<String> {
+            let seen = self.replicas[node].presence().room("r");
+            seen.map(|seen| seen.state.expect("it is there").to_string()).collect()
+        }
+
+        fn all_see(&self, expected: &[&str]) {
+            for node in 0..self.replicas.len() {
+                assert_eq!(self.there(node), expected, "at node {node}");
+            }
+        }
+    }
+
+    const ALL: [(usize, usize); 3] = [(0, 1), (0, 2), (1, 2)];
+
+    #[test]
+    fn what_a_client_shows_is_everywhere_at_once_and_sent_to_each_node_once() {
+        let mut pool = Pool::of(3, &ALL);
+        pool.show(0, "a", Some("1"));
+        pool.all_see(&["1"]);
+        pool.show(2, "b", Some("2"));
+        pool.all_see(&["1", "2"]);
+        assert_eq!(pool.sent, 4);
+    }
+
+    #[test]
+    fn what_changes_often_is_gathered() {
+        let mut pool = Pool::of(2, &[(0, 1)]);
+        for count in 0..100 {
+            pool.now_ms += 1;
+            pool.show(0, "a", Some(&count.to_string()));
+        }
+        pool.run(TICK_MS);
+        pool.all_see(&["99"]);
+        assert!((2..=4).contains(&pool.sent), "{} messages", pool.sent);
+    }
+
+    #[test]
+    fn where_a_pair_is_not_linked_the_others_pass_it_on() {
+        let mut pool = Pool::of(3, &[(0, 1), (1, 2)]);
+        pool.show(0, "a", Some("1"));
+        // So many nodes are linked pair by pair, as a rule: it takes some beats to see that these are not.
+        pool.run(4_000);
+        pool.all_see(&["1"]);
+        pool.show(0, "a", Some("2"));
+        pool.all_see(&["2"]);
+        pool.run(TICK_MS);
+        pool.show(0, "a", None);
+        pool.all_see(&[]);
+    }
+
+    #[test]
+    fn a_link_that_opens_brings_all_who_are_there() {
+        let mut pool = Pool::of(3, &[(0, 1), (1, 2)]);
+        pool.show(0, "a", Some("1"));
+        pool.show(1, "b", Some("2"));
+        assert_eq!(pool.there(2), ["2"]);
+        pool.link((0, 2));
+        pool.all_see(&["1", "2"]);
+    }
+
+    #[test]
+    fn the_clients_of_a_node_that_falls_silent_are_gone_and_come_back_with_it() {
+        let mut pool = Pool::of(3, &ALL);
+        (0..3).for_each(|node| pool.show(node, "c", Some(&node.to_string())));
+        pool.all_see(&["0", "1", "2"]);
+        for link in [1, 2] {
+            pool.links[link].2 = false;
+        }
+        pool.run(10_000);
+        assert_eq!([pool.there(0), pool.there(1), pool.there(2)], [vec!["0", "1"], vec!["0", "1"], vec!["2"]]);
+        pool.show(2, "c", Some("3"));
+        pool.link((0, 2));
+        pool.link((1, 2));
+        pool.run(2_000);
+        pool.all_see(&["0", "1", "3"]);
+    }
+
+    #[test]
+    fn a_lost_message_is_made_good() {
+        let mut pool = Pool::of(2, &[(0, 1)]);
+        pool.show(0, "a", Some("1"));
+        pool.show(0, "b", Some("1"));
+        pool.run(TICK_MS);
+        pool.links[0].2 = false;
+        pool.show(0, "a", Some("2"));
+        pool.show(0, "b", None);
+        pool.now_ms += SHOW_EVERY_MS;
+        pool.event(0, Event::Cut(false));
+        pool.links[0].2 = true;
+        assert_eq!(pool.there(1), ["1", "1"]);
+        pool.run(4_000);
+        pool.all_see(&["2"]);
+    }
+
+    #[test]
+    fn a_node_that_is_no_member_shows_nobody() {
+        let mut pool = Pool::of(1, &[]);
+        let config =
+            Config { node: NodeId(uuid::Uuid::from_u128(9)), found: false, ..pool.replicas[0].config().clone() };
+        pool.replicas.push(Replica::new(config));
+        assert_eq!(pool.replicas[1].may_show("r", "a", Some("1")), Err(Refused::NotReady));
+        assert_eq!(pool.replicas[1].may_show("r", "a", None), Ok(()));
+        pool.show(1, "a", Some("1"));
+        assert_eq!(pool.there(1), Vec::<String>::new());
+    }
+
+    #[test]
+    fn one_whose_earlier_life_was_later_goes_on_past_it() {
+        let mut pool = Pool::of(2, &[(0, 1)]);
+        // As if node 0 had started at the time 5 once, and its disk were a copy of before.
+        let node = pool.replicas[0].node();
+        let version = (5, 1);
+        let ghost = |client: &str| Present {
+            node,
+            room: "r".into(),
+            client: client.into(),
+            version,
+            state: Some("ghost".into()),
+        };
+        let (a, b) = (ghost("a"), ghost("b"));
+        for ghost in [&a, &b] {
+            pool.replicas[1].presence.take(ghost, Way::default(), 0);
+        }
+        assert_eq!(pool.there(1), ["ghost", "ghost"]);
+        pool.show(0, "a", Some("1"));
+        pool.run(5_000);
+        pool.all_see(&["1"]);
+        pool.show(0, "a", Some("2"));
+        pool.all_see(&["2"]);
+    }
+}
