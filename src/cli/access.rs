@@ -59,7 +59,7 @@ impl AccessArgs {
         let secrets = Secrets { clients: self.tokens.is_some() || !self.jwt_key.is_empty(), peers };
         if !self.insecure {
             check_exposure(listen, &secrets)?;
-        } else if !is_loopback(listen) && !(secrets.clients && secrets.peers) {
+        } else if check_exposure(listen, &secrets).is_err() {
             tracing::warn!(%listen, "--insecure: anybody who reaches this address may read and write everything");
         }
         if !is_loopback(listen) && secrets.clients && self.tls_cert.is_none() {
