@@ -69,8 +69,6 @@ pub enum Rule {
     EditHeld,
     /// Edits that are forgotten stay in the text.
     EditKept,
-    /// Who has left a room stays known as gone, lest a late message bring it back.
-    Graves,
     /// The clients of a node that is not heard any more are gone.
     Absent,
     /// Who lacks what clients show says so, and is sent it again.
@@ -79,7 +77,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 35] = [
+    pub const ALL: [Rule; 34] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -112,7 +110,6 @@ impl Rule {
         Rule::WholeOnly,
         Rule::EditHeld,
         Rule::EditKept,
-        Rule::Graves,
         Rule::Absent,
         Rule::Attendance,
     ];

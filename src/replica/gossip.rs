@@ -71,7 +71,10 @@ impl Replica {
 
     pub(super) fn on_heard(&mut self, link: LinkId, message: Message) {
         let Some(found) = self.links.get_mut(&link) else { return };
-        found.heard_ms = self.now.mono_ms;
+        // What waits for no disk does not show that its sender goes on.
+        if !matches!(message, Message::Presence(_) | Message::Attendance(_)) {
+            found.heard_ms = self.now.mono_ms;
+        }
         let introduced = found.peer.is_some();
         // Nothing but a hello is said to one whose hello has not come.
         found.shown.open |= introduced && !matches!(message, Message::Hello(_));

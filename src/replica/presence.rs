@@ -14,7 +14,6 @@ use std::{
 use super::link::LinkId;
 use crate::{
     op::NodeId,
-    plant::{Rule, left_out},
     wire::{Attendance, CLIENT_BYTES_MAX, Present, ROOM_BYTES_MAX, STATE_BYTES_MAX},
 };
 
@@ -200,8 +199,7 @@ impl Presence {
         let key = Key { room: Arc::clone(room), node: *node, client: Arc::clone(client) };
         let owner = self.owners.entry(*node).or_default();
         let run = owner.known.version.0;
-        let known = self.entries.get(&key).filter(|known| known.state.is_some() || !left_out(Rule::Graves));
-        if version.0 < run || known.is_some_and(|known| known.version >= *version) {
+        if version.0 < run || self.entries.get(&key).is_some_and(|known| known.version >= *version) {
             return;
         }
         if state.as_ref().is_some_and(|state| !self.has_room(&key, state)) {
