@@ -254,7 +254,9 @@ impl Mix {
         let documents = *rng.choice(&[1, 2, 4, 20]).unwrap_or(&4);
         let mut weight = || if rng.u32(..3) == 0 { 0 } else { rng.u32(1..10) };
         let (put, merge, patch, delete, tx) = (weight() + 1, weight(), weight(), weight() / 3, weight());
-        let text = weight() / 2;
+        // Aside, and in some plans only: with what seeds meant before there were texts.
+        let mut aside = fastrand::Rng::with_seed(rng.clone().u64(..) ^ 0x7465_7874);
+        let text = if aside.u32(..4) == 0 { aside.u32(1..6) } else { 0 };
         let often = |rng: &mut fastrand::Rng| *rng.choice(&[0, 50, 300]).unwrap_or(&0);
         Mix {
             collections: rng.usize(1..=3),
