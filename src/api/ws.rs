@@ -46,7 +46,7 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 const ID_BYTES_MAX: usize = 256;
 /// Bytes that wait for the socket before it is asked to take them, and at the most: a part of a feed, which may hold one
 /// document of the largest size, fits in.
-pub(super) const WRITE_BUFFER: (usize, usize) = (32 << 10, 8 << 20);
+const WRITE_BUFFER: (usize, usize) = (32 << 10, 8 << 20);
 /// How long the socket may take for one frame; a client that reads slower than this is cut off, and may come back.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the close frame may take.
@@ -73,24 +73,28 @@ pub async fn open(
     })?;
     // Who has shown no token yet is asked for it, if there is room to wait.
     let waits = if matches!(pass, Pass::Stranger) { Some(api.access.lobby().enter()?) } else { None };
-    Ok(upgrade
+    Ok(bounded(upgrade, MESSAGE_BYTES_MAX).on_upgrade(move |mut socket| async move {
+        match admitted(&api, pass, &mut socket).await {
+            Ok(pass) => {
+                drop(waits);
+                let _one = api.meters.clients.enter();
+                Connection::new(api, tail, rooms, pass, socket).run().await;
+            }
+            Err(problem) => refuse(socket, &problem).await,
+        }
+        drop(hold);
+    }))
+}
+
+/// A WebSocket of clients, with messages of so many bytes at the most.
+pub(super) fn bounded(upgrade: WebSocketUpgrade, message_bytes_max: usize) -> WebSocketUpgrade {
+    upgrade
         .protocols([SUBPROTOCOL])
         .read_buffer_size(4096)
         .write_buffer_size(WRITE_BUFFER.0)
         .max_write_buffer_size(WRITE_BUFFER.1)
-        .max_message_size(MESSAGE_BYTES_MAX)
-        .max_frame_size(MESSAGE_BYTES_MAX)
-        .on_upgrade(move |mut socket| async move {
-            match admitted(&api, pass, &mut socket).await {
-                Ok(pass) => {
-                    drop(waits);
-                    let _one = api.meters.clients.enter();
-                    Connection::new(api, tail, rooms, pass, socket).run().await;
-                }
-                Err(problem) => refuse(socket, &problem).await,
-            }
-            drop(hold);
-        }))
+        .max_message_size(message_bytes_max)
+        .max_frame_size(message_bytes_max)
 }
 
 /// What the client may do; who has shown no token yet must show it first, and is told that it was taken.

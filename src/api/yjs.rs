@@ -25,14 +25,14 @@ use tokio::{
 
 use super::{
     Api, Problem,
-    access::{Pass, Role, SUBPROTOCOL, UNAUTHORIZED},
+    access::{Pass, Role, UNAUTHORIZED},
     awareness::{Awareness, Fault},
     extract::DocPath,
     query::Query,
     rooms::Rooms,
     server::Hold,
     texts::{Live, News, Refusal},
-    ws::{self, End, WRITE_BUFFER},
+    ws::{self, End},
 };
 use crate::{
     document::prose::{TEXT_BYTES_MAX, Unfit},
@@ -84,18 +84,11 @@ pub async fn open(
         Problem::bad("bad-request", detail)
     })?;
     api.read(|_| ()).await?;
-    Ok(upgrade
-        .protocols([SUBPROTOCOL])
-        .read_buffer_size(4096)
-        .write_buffer_size(WRITE_BUFFER.0)
-        .max_write_buffer_size(WRITE_BUFFER.1)
-        .max_message_size(MESSAGE_BYTES_MAX)
-        .max_frame_size(MESSAGE_BYTES_MAX)
-        .on_upgrade(move |socket| async move {
-            let _one = api.meters.editors.enter();
-            run(api, rooms, pass, socket, doc.key()).await;
-            drop(hold);
-        }))
+    Ok(ws::bounded(upgrade, MESSAGE_BYTES_MAX).on_upgrade(move |socket| async move {
+        let _one = api.meters.editors.enter();
+        run(api, rooms, pass, socket, doc.key()).await;
+        drop(hold);
+    }))
 }
 
 async fn run(api: Api, rooms: Arc<Rooms>, pass: Pass, mut socket: WebSocket, doc: DocKey<'static>) {
