@@ -362,6 +362,12 @@ def test_bad_frames_end_only_their_own_connection(program):
             raw.send(sync(2, bytes.fromhex("0101010552c4340101010206 7331f09f98800101010101".replace(" ", ""))))
             raw.socket.send("text")
             assert raw.closed()[0] == 4400
+            # One that goes on sending, unread, is told all the same.
+            raw = Raw(a, "notes/x")
+            raw.send(b"\x09")
+            for _ in range(200):
+                raw.send(sync(0, bytes(4_000)))
+            assert raw.closed()[0] == 4400
             assert Raw(a, "notes/json").closed()[0] == 4409
             one += " still"
             await soon(lambda: str(other) == "good still", "the others go on")

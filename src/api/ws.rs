@@ -49,7 +49,7 @@ const ID_BYTES_MAX: usize = 256;
 const WRITE_BUFFER: (usize, usize) = (32 << 10, 8 << 20);
 /// How long the socket may take for one frame; a client that reads slower than this is cut off, and may come back.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the close frame may take.
+/// How long telling the end may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A client that is silent for one of these is pinged, and for two of them is taken for gone.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -115,12 +115,32 @@ async fn admitted(api: &Api, pass: Pass, socket: &mut WebSocket) -> Result<Pass,
 /// Tells why, and closes.
 async fn refuse(mut socket: WebSocket, problem: &Problem) {
     let code = if problem.status() == StatusCode::UNAUTHORIZED { UNAUTHORIZED } else { close_code::AWAY };
-    let close = CloseFrame { code, reason: Utf8Bytes::from_static("show a token first") };
+    let told = socket.send(Message::Text(error(None, problem).into()));
+    if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, told).await {
+        close(socket, End::new(code, "show a token first")).await;
+    }
+}
+
+/// Says why, and waits for the client to have read it: what it still sends is read and dropped. To end with that unread would
+/// reset the connection, and take the reason from the client (RFC 6455, section 7.1.1). One that has gone away, or does not
+/// read, is not told.
+pub(super) async fn close(mut socket: WebSocket, End(code, reason): End) {
+    let close = Message::Close(Some(CloseFrame { code, reason: Utf8Bytes::from(shortened(&reason)) }));
     let told = async {
-        socket.send(Message::Text(error(None, problem).into())).await?;
-        socket.send(Message::Close(Some(close))).await
+        socket.send(close).await?;
+        while socket.recv().await.transpose()?.is_some() {}
+        Ok::<_, axum::Error>(())
     };
     let _ = timeout(CLOSE_TIMEOUT, told).await;
+}
+
+/// A close frame has room for 123 bytes of reason (RFC 6455, section 5.5).
+fn shortened(reason: &str) -> &str {
+    let mut end = reason.len().min(123);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
 }
 
 /// How a connection ends whose token is void.
@@ -191,14 +211,12 @@ impl Connection {
     }
 
     async fn run(mut self) {
-        let End(code, reason) = loop {
+        let end = loop {
             if let Err(end) = self.turn().await {
                 break end;
             }
         };
-        let close = Message::Close(Some(CloseFrame { code, reason: Utf8Bytes::from(&*reason) }));
-        // A client that has gone away, or does not read, is not told.
-        let _ = timeout(CLOSE_TIMEOUT, self.socket.send(close)).await;
+        close(self.socket, end).await;
     }
 
     /// Takes at most one message, and moves every subscription on by at most one part: neither starves the other.

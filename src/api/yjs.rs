@@ -11,7 +11,7 @@ use axum::{
     Extension,
     extract::{
         State, WebSocketUpgrade,
-        ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code, rejection::WebSocketUpgradeRejection},
+        ws::{Message, WebSocket, close_code, rejection::WebSocketUpgradeRejection},
     },
     http::Uri,
     response::Response,
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt, stream::FuturesOrdered};
 use tokio::{
     sync::{broadcast, oneshot},
-    time::{Instant, Interval, interval_at, timeout},
+    time::{Instant, Interval, interval_at},
 };
 
 use super::{
@@ -50,7 +50,6 @@ const UNDER_WAY_MAX: usize = 64;
 const EARLY_MAX: (usize, usize) = (1_024, TEXT_BYTES_MAX);
 /// An editor that is silent for two of these is gone.
 const PING_EVERY: Duration = Duration::from_secs(30);
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Codes upon which an editor does not come back by itself: what HTTP says with 400, 403, 409, 410 and 413.
 const BAD: u16 = 4400;
@@ -117,18 +116,7 @@ async fn run(api: Api, rooms: Arc<Rooms>, pass: Pass, mut socket: WebSocket, doc
         }
         Err(problem) => problem.into(),
     };
-    let close = Message::Close(Some(CloseFrame { code: end.0, reason: Utf8Bytes::from(shortened(&end.1)) }));
-    // An editor that has gone away, or does not read, is not told.
-    let _ = timeout(CLOSE_TIMEOUT, socket.send(close)).await;
-}
-
-/// A close frame has room for 123 bytes of reason (RFC 6455, section 5.5).
-fn shortened(reason: &str) -> &str {
-    let mut end = reason.len().min(123);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    &reason[..end]
+    ws::close(socket, end).await;
 }
 
 struct Connection<'s> {
