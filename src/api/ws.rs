@@ -87,7 +87,7 @@ pub async fn open(
 }
 
 /// A WebSocket of clients, with messages of so many bytes at the most.
-pub(super) fn bounded(upgrade: WebSocketUpgrade, message_bytes_max: usize) -> WebSocketUpgrade {
+pub fn bounded(upgrade: WebSocketUpgrade, message_bytes_max: usize) -> WebSocketUpgrade {
     upgrade
         .protocols([SUBPROTOCOL])
         .read_buffer_size(4096)
