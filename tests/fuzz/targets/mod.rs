@@ -1,0 +1,72 @@
+//! What every decoder of bytes from outside must do with any bytes at all: not panic, ask for no more memory than in
+//! proportion to them, and give what it understood in a form that is understood again as the same.
+//!
+//! A target is a function of bytes that asserts this. `tests/fuzz/main.rs` runs them on the corpora and on mutations of
+//! them, `tests/fuzz/libfuzzer` under libFuzzer.
+
+mod core;
+mod disk;
+mod memory;
+mod node;
+mod replica;
+mod text;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// A decoder under test.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// As its corpus is called.
+    pub name: &'static str,
+    /// Bytes of memory that it may take whatever the input, and for each byte of the input, at once.
+    pub memory: (usize, usize),
+    /// Fails, by a panic, where the decoder does what it must not.
+    pub run: fn(&[u8]),
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// What `serde` makes room for before it has seen whether the elements come that a length promises.
+const PROMISED: usize = MIB;
+
+/// All of them.
+pub const ALL: [Target; 18] = [
+    Target { name: "frame", memory: (PROMISED + 64 * KIB, 64), run: core::frame },
+    Target { name: "peer", memory: (4 * MIB, 256), run: replica::peer },
+    Target { name: "proof", memory: (256 * KIB, 16), run: node::proof },
+    Target { name: "secret", memory: (64 * KIB, 16), run: core::secret },
+    Target { name: "json", memory: (64 * KIB, 256), run: core::json },
+    // What a step copies is bounded by the size of a document and by WORK_MAX, whatever the length of the patch.
+    Target { name: "patch", memory: (64 * MIB, 1024), run: core::patch },
+    Target { name: "merge", memory: (64 * KIB, 512), run: core::merge },
+    Target { name: "selector", memory: (256 * KIB, 512), run: core::selector },
+    Target { name: "delta", memory: (512 * KIB, 2048), run: text::delta },
+    Target { name: "update", memory: (512 * KIB, 2048), run: text::update },
+    Target { name: "yjs", memory: (8 * MIB, 2048), run: node::yjs },
+    Target { name: "ws", memory: (8 * MIB, 1024), run: node::ws },
+    Target { name: "websocket", memory: (8 * MIB, 64), run: node::websocket },
+    Target { name: "http", memory: (16 * MIB, 1024), run: node::http },
+    Target { name: "cursor", memory: (4 * MIB, 256), run: node::cursor },
+    Target { name: "token", memory: (4 * MIB, 256), run: node::token },
+    Target { name: "record", memory: (PROMISED + 64 * KIB, 64), run: disk::record },
+    Target { name: "journal", memory: (16 * MIB, 256), run: disk::journal },
+];
+
+impl Target {
+    /// Why the decoder fails on these bytes, if it does.
+    pub fn check(&self, input: &[u8]) -> Result<(), String> {
+        let begin = memory::begin();
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.run)(input)));
+        let peak = memory::peak_since(begin);
+        outcome.map_err(|panic| {
+            let words = panic.downcast_ref::<String>().map(String::as_str);
+            words.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_string()
+        })?;
+        let most = self.memory.0 + self.memory.1 * input.len();
+        if peak > most {
+            return Err(format!("{peak} bytes of memory at once for {} bytes of input: at most {most}", input.len()));
+        }
+        Ok(())
+    }
+}
