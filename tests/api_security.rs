@@ -767,6 +767,22 @@ async fn a_listener_speaks_tls_and_takes_up_a_new_certificate() {
     let (code, _, said) = run(&["put", "notes", "a", "1", "--ca", ca], WRITE);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(run(&["get", "notes", "a", "--ca", ca], READ).1, "1\n");
+    let file = dir.write("token", format!("{READ}\n"));
+    let by_file = |token: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lamplight"));
+        command.args(["get", "notes", "a", "--ca", ca, "--url", &url]).env("LAMPLIGHT_TOKEN_FILE", &file);
+        if !token.is_empty() {
+            command.env("LAMPLIGHT_TOKEN", token);
+        }
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(
+        (by_file(""), by_file("token-of-nobody-00000")),
+        (Some(0), Some(1)),
+        "what is said counts before the file"
+    );
+    dir.write("token", "\n");
+    assert_eq!(by_file(""), Some(2));
     let (code, _, said) = run(&["put", "notes", "a", "2", "--ca", ca], READ);
     assert!(code == Some(1) && said.contains("has the role read") && !said.contains(READ), "{said}");
     let (code, out, said) = run(&["bench", "--seconds", "1", "--connections", "2", "--ca", ca, "--url", &url], WRITE);

@@ -81,6 +81,9 @@ pub struct Target {
     /// from them.
     #[arg(long, env = "LAMPLIGHT_TOKEN", hide_env_values = true, value_name = "TOKEN", value_parser = TokenParser)]
     token: Option<Token>,
+    /// File with the token, where none is given otherwise: a secret of a container, for its health check.
+    #[arg(long, env = "LAMPLIGHT_TOKEN_FILE", value_name = "FILE", value_parser = Token::read)]
+    token_file: Option<Token>,
     /// Certificates of the authority that vouches for nodes at https:// URLs, in PEM; those of the system if left out.
     #[arg(long, env = "LAMPLIGHT_CA", value_name = "FILE", value_parser = Roots::read)]
     ca: Option<Roots>,
@@ -89,7 +92,7 @@ pub struct Target {
 impl Target {
     /// How it speaks.
     pub fn means(&self) -> Means {
-        Means::new(self.token.clone(), self.ca.clone())
+        Means::new(self.token.clone().or_else(|| self.token_file.clone()), self.ca.clone())
     }
 }
 

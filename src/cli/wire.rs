@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsStr,
-    io,
+    fs::File,
+    io::{self, Read},
     path::Path,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -33,6 +34,9 @@ use tower::Service;
 
 use super::client::Base;
 
+/// Bytes read of a file with a token: more than any that a node takes.
+const TOKEN_FILE_BYTES_MAX: u64 = 16 << 10;
+
 /// A token, as it stands in a header. It is never shown.
 #[derive(Clone, Debug)]
 pub struct Token(HeaderValue);
@@ -45,14 +49,27 @@ impl TypedValueParser for TokenParser {
     type Value = Token;
 
     fn parse_ref(&self, command: &clap::Command, _: Option<&Arg>, value: &OsStr) -> Result<Token, Error> {
-        let text = value.to_str().map(str::trim).filter(|text| !text.is_empty());
-        let header = text.and_then(|text| HeaderValue::from_str(&format!("Bearer {text}")).ok());
-        let Some(mut header) = header else {
+        value.to_str().and_then(Token::of).ok_or_else(|| {
             let words = "the token (--token or LAMPLIGHT_TOKEN) is empty, or has characters other than visible ASCII\n";
-            return Err(Error::raw(ErrorKind::ValueValidation, words).with_cmd(command));
-        };
+            Error::raw(ErrorKind::ValueValidation, words).with_cmd(command)
+        })
+    }
+}
+
+impl Token {
+    /// Reads a file with nothing but a token in it, in which a line end behind it does not count.
+    pub fn read(path: &str) -> Result<Token, String> {
+        let mut text = String::new();
+        let read = File::open(path).and_then(|file| file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text));
+        read.map_err(|error| error.to_string())?;
+        Token::of(&text).ok_or_else(|| "there is no token in it, or more than that".into())
+    }
+
+    fn of(text: &str) -> Option<Token> {
+        let text = Some(text.trim()).filter(|text| !text.is_empty())?;
+        let mut header = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
         header.set_sensitive(true);
-        Ok(Token(header))
+        Some(Token(header))
     }
 }
 
