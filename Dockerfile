@@ -19,7 +19,8 @@ RUN cargo build --release --locked --bin lamplight \
     && mkdir -p /owned/data
 
 # In a container it listens on all addresses, so it starts with --tokens or --jwt-key only, or with --insecure where nobody
-# else reaches it (docs/security.md). With tokens the health check needs one, of any role, in LAMPLIGHT_TOKEN.
+# else reaches it (docs/security.md). With tokens the health check needs one, of any role, in the
+# file that LAMPLIGHT_TOKEN_FILE names (docker-compose.secure.yml mounts it as a secret) or in LAMPLIGHT_TOKEN.
 FROM scratch
 LABEL org.opencontainers.image.title="Lamplight" \
       org.opencontainers.image.description="A leaderless live database: write to any node, cut the network, converge." \

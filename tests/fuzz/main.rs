@@ -14,7 +14,7 @@ use mutation::mutated;
 use targets::{ALL, Target};
 
 /// Inputs made for each target.
-const INPUTS: u32 = 2_000;
+const INPUTS: u32 = 5_000;
 /// What is written to a file is named after its content.
 const NAME_CHARS: usize = 16;
 /// The allocator counts for all threads, so one target runs at a time.
