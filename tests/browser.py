@@ -1740,6 +1740,56 @@ def screenshots_are_taken_of_the_editor_in_all_its_looks(stage):
     page.screenshot(SCREENSHOTS / "editor-cut.png")
 
 
+# ---- The reference ----
+
+
+def open_reference(stage, hash="", width=1400, height=900, dark=False):
+    page = Page.open(stage.browser, f"{stage.nodes[0].url}/docs{hash}", width, height, dark)
+    stage.tabs.append(page)
+    page.until_text("#operations", "Schemas")
+    return page
+
+
+@test
+def the_reference_shows_every_operation_and_a_line_for_curl_that_works(stage):
+    page = open_reference(stage)
+    description = stage.nodes[0].call("GET", "/openapi.json")
+    operations = {says["operationId"]: says for path in description["paths"].values() for says in path.values()}
+    shown = page.js("[...document.querySelectorAll('details.operation')].map((each) => each.id)")
+    assert sorted(shown) == sorted(operations), shown
+    links = page.js("[...document.querySelectorAll('#contents a')].map((each) => each.hash.slice(1))")
+    assert sorted(links) == sorted(operations), links
+    lines = page.js("[...document.querySelectorAll('.curl code')].map((each) => each.textContent)")
+    assert len(lines) == len([says for says in operations.values() if "101" not in says["responses"]]), lines
+    stage.nodes[0].put("notes", "shopping", {"done": False})
+    for words in ("PUT", "/v1/docs/notes/shopping'", "/v1/tx", "/v1/collections"):
+        line = next(line for line in lines if words in line)
+        status = subprocess.run(["sh", "-c", f"{line} -s -o /dev/null -w '%{{http_code}}'"], capture_output=True, text=True)
+        assert status.stdout in ("200", "201"), (line, status)
+    targets = page.js("[...document.querySelectorAll('a[href^=\"#schema-\"]')].filter((each) => !document.getElementById(each.hash.slice(1))).length")
+    assert targets == 0, "a link leads to no schema"
+    stage.nodes[0].delete("notes", "shopping")
+    stage.nodes[0].delete("notes", "lamp")
+
+
+@test
+def the_reference_is_used_with_the_keyboard_and_by_links(stage):
+    page = open_reference(stage, "#patchDocument")
+    page.until(lambda: page.js("document.getElementById('patchDocument').open"), "the operation named is open")
+    page.until_text("#patchDocument", "application/json-patch+json")
+    page.until_text("#patchDocument", "patch-failed")
+    page.js("document.querySelector('#getPool summary').focus()")
+    page.press("Enter")
+    page.until(lambda: page.js("document.getElementById('getPool').open"), "Enter opens it")
+    messages = page.js("fetch(document.querySelector('.ways a[href$=\".md\"]').href).then((answer) => answer.text())")
+    assert messages.startswith("# WebSocket messages"), messages[:80]
+    for name, width, dark in (("reference", 1400, False), ("reference-dark", 1400, True), ("reference-narrow", 360, False), ("reference-narrow-dark", 360, True)):
+        page = open_reference(stage, "#putDocument", width=width, dark=dark)
+        page.until(lambda: page.js("document.getElementById('putDocument').open"), "the operation named is open")
+        assert page.js("document.documentElement.scrollWidth") <= width, f"{name} is wider than its window"
+        page.screenshot(SCREENSHOTS / f"{name}.png")
+
+
 SUPPER = "Supper on Friday\n\nFirst: soup\nThen: pears with walnuts\nTo drink:"
 
 

@@ -25,7 +25,7 @@ use super::{
 /// An answer ends early once its documents have passed this.
 pub(super) const ANSWER_BYTES: usize = 4 << 20;
 /// How long a long poll waits when it is not told, and how long at the most.
-const WAIT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(120));
+pub(super) const WAIT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(120));
 /// Between two signs of life in an event stream on which nothing happens; proxies close a silent one after a minute.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 

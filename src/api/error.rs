@@ -8,6 +8,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
+use super::kinds;
 use crate::{
     document::{Fault, Reason, json::JsonError, patch::PatchError},
     node::Stopped,
@@ -26,8 +27,10 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem of the table in docs/API.md.
+    /// A problem of one of the [`kinds`].
     pub fn new(status: StatusCode, slug: &'static str, detail: impl Into<String>) -> Problem {
+        let is_known = kinds::find(slug).is_some_and(|kind| kind.statuses.contains(&status.as_u16()));
+        debug_assert!(is_known, "{slug} with {status} is no kind of problem");
         Problem { slug, status, detail: detail.into(), more: Map::new() }
     }
 
@@ -309,7 +312,7 @@ pub fn describe(reason: &Reason) -> String {
 
 /// 404 for a path.
 pub async fn no_such_path(uri: Uri) -> Problem {
-    let detail = format!("there is nothing at {}: docs/API.md lists the paths, and / is the page", uri.path());
+    let detail = format!("there is nothing at {}: /docs lists the paths, and / is the page", uri.path());
     Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
 }
 

@@ -16,11 +16,13 @@ mod final_feed;
 mod final_place;
 mod gossip;
 mod history;
+mod kinds;
 mod listing;
 mod log;
 mod look;
 mod meters;
 mod metrics;
+mod openapi;
 mod page;
 mod past;
 mod place;
@@ -53,7 +55,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, post, put},
+    routing::{MethodRouter, delete, get, post, put},
 };
 pub use error::Problem;
 use meters::Meters;
@@ -133,38 +135,51 @@ fn check_ready(standing: Standing) -> Result<(), Refused> {
     }
 }
 
-/// The routes of a node.
-pub fn router(api: Api) -> Router {
+/// The routes of a node, each of which `openapi` describes.
+fn routes(api: &Api) -> Vec<(&'static str, MethodRouter<Api>)> {
     // At its two routes only: a layer around all of them costs every request some allocations.
     let tail = Extension(Arc::new(feed::Tail::default()));
     let rooms = Extension(rooms::Rooms::new(&api.node));
-    Router::new()
-        .route("/v1/docs/{collection}/{id}", put(docs::put).get(docs::get).patch(docs::patch).delete(docs::delete))
-        .route("/v1/docs/{collection}/{id}/history", get(history::show))
-        .route("/v1/docs/{collection}/{id}/diff", get(past::difference))
-        .route("/v1/docs/{collection}", post(docs::post).get(listing::docs))
-        .route("/v1/collections", get(listing::collections))
-        .route("/v1/tx", post(tx::post))
-        .route("/v1/ops/{op}", get(tx::op))
-        .route("/v1/changes", get(changes::show).layer(tail.clone()))
-        .route("/v1/ws", get(ws::open).layer((tail, rooms.clone())))
-        .route("/v1/yjs/{collection}/{id}", get(yjs::open).layer(rooms))
-        .route("/v1/log", get(log::show))
-        .route("/v1/backup", get(backup::show))
-        .route("/v1/pool", get(pool::show))
-        .route("/v1/pool/join", post(pool::join))
-        .route("/v1/pool/links", post(pool::links))
-        .route("/v1/pool/members/{id}", delete(pool::remove))
-        .route("/livez", get(pool::live))
-        .route("/readyz", get(pool::ready))
-        .route("/metrics", get(metrics::show))
-        .route("/", get(page::index))
-        .route("/static/{file}", get(page::file))
+    vec![
+        ("/v1/docs/{collection}/{id}", put(docs::put).get(docs::get).patch(docs::patch).delete(docs::delete)),
+        ("/v1/docs/{collection}/{id}/history", get(history::show)),
+        ("/v1/docs/{collection}/{id}/diff", get(past::difference)),
+        ("/v1/docs/{collection}", post(docs::post).get(listing::docs)),
+        ("/v1/collections", get(listing::collections)),
+        ("/v1/tx", post(tx::post)),
+        ("/v1/ops/{op}", get(tx::op)),
+        ("/v1/changes", get(changes::show).layer(tail.clone())),
+        ("/v1/ws", get(ws::open).layer((tail, rooms.clone()))),
+        ("/v1/yjs/{collection}/{id}", get(yjs::open).layer(rooms)),
+        ("/v1/log", get(log::show)),
+        ("/v1/backup", get(backup::show)),
+        ("/v1/pool", get(pool::show)),
+        ("/v1/pool/join", post(pool::join)),
+        ("/v1/pool/links", post(pool::links)),
+        ("/v1/pool/members/{id}", delete(pool::remove)),
+        ("/livez", get(pool::live)),
+        ("/readyz", get(pool::ready)),
+        ("/metrics", get(metrics::show)),
+        ("/openapi.json", get(openapi::show)),
+        ("/docs", get(page::reference)),
+        ("/", get(page::index)),
+        ("/static/{file}", get(page::file)),
+    ]
+}
+
+/// The way for peers' links.
+const LINKS: &str = "/v1/gossip";
+
+/// What answers the requests to a node.
+pub fn router(api: Api) -> Router {
+    let routes = routes(&api).into_iter();
+    routes
+        .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
         .layer(middleware::from_fn_with_state(api.clone(), door))
         // Behind the door: peers come with other proofs than clients, and its signature would tell strangers of the pool.
-        .route("/v1/gossip", get(gossip::accept).fallback(error::no_such_method))
+        .route(LINKS, get(gossip::accept).fallback(error::no_such_method))
         .with_state(api)
 }
 
@@ -255,4 +270,57 @@ fn sign(api: &Api, headers: &mut HeaderMap) {
     sign(NODE, api.node.id().0.hyphenated().encode_lower(&mut [0; 36]));
     sign(SESSION, &latest.session);
     headers.insert(CLOCK, latest.clock.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use axum::{body::Body, http::Method};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{
+        node::Tcp,
+        op::NodeId,
+        replica::{Config, Retention},
+    };
+
+    fn api() -> Api {
+        let config = Config {
+            node: NodeId(uuid::Uuid::new_v4()),
+            name: "a".into(),
+            urls: Vec::new(),
+            join: Vec::new(),
+            found: true,
+            pool: None,
+            seed: 7,
+            retention: Retention::default(),
+        };
+        Api::new(Node::start(config, Tcp), CancellationToken::new())
+    }
+
+    #[tokio::test]
+    async fn each_route_and_method_is_described_and_each_described_is_there() {
+        let api = api();
+        let mut there = BTreeSet::new();
+        for path in routes(&api).into_iter().map(|(path, _)| path).chain([LINKS]) {
+            // What takes no such method tells which it takes.
+            let brew = Method::from_bytes(b"BREW").unwrap();
+            let request = Request::builder().method(brew).uri(path.replace(['{', '}'], "")).body(Body::empty());
+            let response = router(api.clone()).oneshot(request.unwrap()).await.unwrap();
+            assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+            let allowed = response.headers()[header::ALLOW].to_str().unwrap();
+            let allowed: BTreeSet<&str> = allowed.split(',').map(str::trim).collect();
+            assert_eq!(allowed.contains("HEAD"), allowed.contains("GET"), "{path}");
+            there.extend(
+                allowed.into_iter().filter(|method| *method != "HEAD").map(|method| format!("{method} {path}")),
+            );
+        }
+        let description = openapi::description();
+        let described = description["paths"].as_object().unwrap().iter().flat_map(|(path, methods)| {
+            methods.as_object().unwrap().keys().map(move |method| format!("{} {path}", method.to_uppercase()))
+        });
+        assert_eq!(there, described.collect());
+    }
 }

@@ -1,8 +1,9 @@
-//! The page: the files of static/, built into the program.
+//! The pages: the files of static/, built into the program, and how what is built in is served.
 
 use std::sync::LazyLock;
 
 use axum::{
+    body::Bytes,
     extract::Path,
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
@@ -18,19 +19,30 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       connect-src 'self'; frame-src http: https:; frame-ancestors http: https:; base-uri 'none'; \
                       form-action 'none'";
 
-/// A file of static/.
-struct File {
+/// A file that is a part of the program.
+pub struct File {
     name: &'static str,
-    content: &'static [u8],
+    content: Bytes,
+    /// Its entity tag.
+    tag: HeaderValue,
+}
+
+impl File {
+    /// A file whose tag follows from its content.
+    pub fn new(name: &'static str, content: Bytes) -> File {
+        let hash = blake3::hash(&content).to_hex();
+        let tag = HeaderValue::from_str(&format!("\"{}\"", &hash[..32])).expect("hex digits in quotes");
+        File { name, content, tag }
+    }
 }
 
 macro_rules! files {
     ($($name:literal),* $(,)?) => {
-        [$(File { name: $name, content: include_bytes!(concat!("../../static/", $name)) }),*]
+        [$(($name, include_bytes!(concat!("../../static/", $name)).as_slice())),*]
     };
 }
 
-const FILES: &[File] = &files![
+const FILES: &[(&str, &[u8])] = &files![
     "address.js",
     "app.js",
     "connection.js",
@@ -40,6 +52,7 @@ const FILES: &[File] = &files![
     "diagram.js",
     "dial.js",
     "document-writer.js",
+    "docs.html",
     "dom.js",
     "editor.js",
     "index.html",
@@ -53,6 +66,9 @@ const FILES: &[File] = &files![
     "pool-picture.js",
     "problem.js",
     "queue.js",
+    "reference-example.js",
+    "reference.css",
+    "reference.js",
     "room.js",
     "selector.js",
     "shared-text.js",
@@ -86,45 +102,72 @@ const FILES: &[File] = &files![
     "y-protocol.js",
 ];
 
-/// The entity tag of all files together: they change together, with the program.
-static TAG: LazyLock<String> = LazyLock::new(|| {
+/// Documents that the pages lead to.
+const DOCUMENTS: &[(&str, &[u8])] = &[("websocket.md", include_bytes!("../../docs/websocket.md"))];
+
+/// What is served under /static/. They change together, with the program, so they have one tag.
+static SERVED: LazyLock<Vec<File>> = LazyLock::new(|| {
     let mut hasher = blake3::Hasher::new();
-    for File { name, content } in FILES {
+    for (name, content) in FILES.iter().chain(DOCUMENTS) {
         hasher.update(name.as_bytes()).update(&content.len().to_le_bytes()).update(content);
     }
-    format!("\"{}\"", &hasher.finalize().to_hex()[..32])
+    let tag = format!("\"{}\"", &hasher.finalize().to_hex()[..32]);
+    let tag = HeaderValue::from_str(&tag).expect("hex digits in quotes");
+    let file = |(name, content): &(&'static str, &'static [u8])| File {
+        name,
+        content: Bytes::from_static(content),
+        tag: tag.clone(),
+    };
+    FILES.iter().chain(DOCUMENTS).map(file).collect()
 });
+
+/// The names of what is served under /static/.
+pub fn names() -> Vec<&'static str> {
+    FILES.iter().chain(DOCUMENTS).map(|(name, _)| *name).collect()
+}
+
+fn named(name: &str) -> Option<&'static File> {
+    SERVED.iter().find(|file| file.name == name)
+}
 
 /// `GET /`. Its query is the page's own.
 pub async fn index(headers: HeaderMap) -> Response {
-    let index = FILES.iter().find(|file| file.name == "index.html").expect("it is in the table");
-    serve(index, &headers)
+    serve(named("index.html").expect("it is in the table"), &headers)
+}
+
+/// `GET /docs`: the description of the API, for people.
+pub async fn reference(uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    Query::of(&uri, &[])?;
+    Ok(serve(named("docs.html").expect("it is in the table"), &headers))
 }
 
 /// `GET /static/{file}`.
 pub async fn file(uri: Uri, Path(name): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     Query::of(&uri, &[])?;
-    match FILES.iter().find(|file| file.name == name) {
+    match named(&name) {
         Some(file) => Ok(serve(file, &headers)),
         None => Err(no_such_path(uri).await),
     }
 }
 
-fn serve(file: &File, headers: &HeaderMap) -> Response {
+/// Answers with a file, or that the client holds it.
+pub fn serve(file: &File, headers: &HeaderMap) -> Response {
+    let current = file.tag.to_str().unwrap_or_default();
     let tags = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let held = tags.flat_map(|tags| tags.split(',')).any(|tag| matches!(tag.trim(), "*") || tag.trim() == *TAG);
+    let held = |tag: &str| matches!(tag.trim(), "*") || tag.trim().trim_start_matches("W/") == current;
+    let held = tags.flat_map(|tags| tags.split(',')).any(held);
     let content_type = match file.name.rsplit('.').next() {
         Some("html") => "text/html; charset=utf-8",
         Some("js") => "text/javascript; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
         Some("json") => "application/json",
-        // Types of a script, for people and their tools.
-        Some("ts") => "text/plain; charset=utf-8",
+        // Types of a script, and documents, for people and their tools.
+        Some("ts" | "md") => "text/plain; charset=utf-8",
         _ => "application/octet-stream",
     };
     let described = [
-        (header::ETAG, HeaderValue::from_str(&TAG).expect("hex digits in quotes")),
+        (header::ETAG, file.tag.clone()),
         // Kept, but asked for each time: another version of the program has another page at the same address.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
@@ -134,7 +177,7 @@ fn serve(file: &File, headers: &HeaderMap) -> Response {
     if held {
         return (StatusCode::NOT_MODIFIED, described).into_response();
     }
-    (described, [(header::CONTENT_TYPE, content_type)], file.content).into_response()
+    (described, [(header::CONTENT_TYPE, content_type)], file.content.clone()).into_response()
 }
 
 #[cfg(test)]
@@ -147,7 +190,7 @@ mod tests {
     fn every_file_of_static_is_served_and_no_other() {
         let entries = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/static")).unwrap();
         let there: BTreeSet<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        let served: BTreeSet<String> = FILES.iter().map(|file| file.name.to_string()).collect();
+        let served: BTreeSet<String> = FILES.iter().map(|(name, _)| (*name).to_string()).collect();
         assert_eq!(there, served);
     }
 }

@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use super::Problem;
 
 /// How much a listing gives when it is not told, and how much at the most.
-const LIMIT: (usize, usize) = (100, 1000);
+pub(super) const LIMIT: (usize, usize) = (100, 1000);
 
 /// The time that a parameter says, such as `500ms` or `5s`.
 pub fn duration(name: &str, text: &str, most: Duration) -> Result<Duration, Problem> {

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long a write waits when it is not told, and how long at the most.
-const TIMEOUT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+pub(super) const TIMEOUT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// How often those who wait until members hold an op ask again: a link that has come about since was not asked.
 pub const ASK_EVERY: Duration = Duration::from_millis(500);
 /// The parameters of a call that can wait.

@@ -79,7 +79,7 @@ impl Need {
         match path {
             // Nothing but which methods there are; a browser's preflight comes without a token.
             _ if *method == Method::OPTIONS => Need::Nothing,
-            "/" | "/livez" if reads => Need::Nothing,
+            "/" | "/docs" | "/openapi.json" | "/livez" if reads => Need::Nothing,
             _ if reads && path.starts_with("/static/") => Need::Nothing,
             "/v1/gossip" => Need::Link,
             "/v1/ws" if reads => Need::Greeting,
