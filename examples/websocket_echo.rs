@@ -1,4 +1,4 @@
-//! Says everything back over a WebSocket with the settings of a client's WebSocket: what `tests/websocket.py` asks
+//! Says everything back over a WebSocket with the settings of a client's WebSocket: what `tests/autobahn.py` asks
 //! the cases of the Autobahn suite. It prints its address and runs until it is ended.
 
 use axum::{

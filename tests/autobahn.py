@@ -3,7 +3,7 @@
 
 They are run by kosoku, which drives Autobahn's own case files (the suite itself asks for Python 2.7). Left out: 9.*, which measures
 how fast large messages go, and 12.* and 13.*, which are about compression, that no WebSocket of a node offers.
-Usage: tests/websocket.py ECHO
+Usage: tests/autobahn.py ECHO
 """
 
 import asyncio
