@@ -127,6 +127,28 @@ def check_examples(description):
     return count
 
 
+def check_negotiated(node, description):
+    """What is given in several media types is given in each that is described, by what a client accepts."""
+    status, *_ = node.call("PUT", "/v1/docs/notes/text", "A text.", {"Content-Type": "text/plain"})
+    assert status in (200, 201), status
+    asked = [
+        ("/v1/changes", "/v1/changes", {"application/json", "text/event-stream"}),
+        ("/v1/docs/{collection}/{id}", "/v1/docs/notes/text", {"application/json", "text/plain"}),
+        ("/metrics", "/metrics", {"application/openmetrics-text", "text/plain"}),
+    ]
+    for path, target, media in asked:
+        described = set(description["paths"][path]["get"]["responses"]["200"]["content"])
+        assert described == media, (path, described)
+        for kind in media:
+            connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=30)
+            connection.request("GET", target, headers={"Authorization": f"Bearer {TOKEN}", "Accept": kind})
+            answer = connection.getresponse()
+            given = answer.headers["Content-Type"].split(";")[0]
+            assert (answer.status, given) == (200, kind), (target, kind, answer.status, given)
+            # An event stream goes on and on.
+            connection.close()
+
+
 # Statuses with which a request may be answered that is right in itself. Each stands for what no schema can say, for it hangs on
 # what there is at that moment.
 POSITIVE = [
@@ -172,7 +194,8 @@ def run(node, told, folder, seed, examples, only):
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration(folder)), "run"]
     command += [f"{node.url}/openapi.json", "--checks", "all", "--mode", "all", "--seed", str(seed)]
     command += ["--max-examples", str(examples), "--header", f"Authorization: Bearer {TOKEN}", "--continue-on-failure"]
-    command += ["--include-path", only] if only else []
+    # Chains of requests go over many paths.
+    command += ["--include-path", only, "--phases", "examples,coverage,fuzzing"] if only else []
     hooks = {"SCHEMATHESIS_HOOKS": "openapi_hooks", "PYTHONPATH": str(ROOT / "tests")}
     environment = {**os.environ, **hooks, "LAMPLIGHT_TOLD": json.dumps(told)}
     assert subprocess.run(command, env=environment, cwd=folder).returncode == 0, f"schemathesis found something (seed {seed})"
@@ -192,6 +215,7 @@ def main():
         try:
             description = check_serving(node)
             print(f"{check_examples(description)} examples are as their schemas say", flush=True)
+            check_negotiated(node, description)
             run(node, seed_documents(node), folder, given.seed, given.examples, given.only)
         finally:
             node.end()

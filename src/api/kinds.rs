@@ -73,12 +73,12 @@ mod tests {
 
     use super::*;
 
-    /// All that stands in double quotes behind each place where a problem is made.
+    /// The slug at each place where a problem is made.
     fn slugs_made(text: &str, found: &mut BTreeSet<String>) {
         for maker in ["Problem::new(", "Problem::bad(", " conflict("] {
             for (at, _) in text.match_indices(maker) {
                 let rest = &text[at + maker.len()..];
-                // `Problem::new(self.status, …)` has its slug within the first argument or two.
+                // The slug is the first argument, or the second, behind the status.
                 let quoted = rest.split('"').nth(1).unwrap_or_default();
                 let is_slug =
                     !quoted.is_empty() && quoted.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
