@@ -146,13 +146,16 @@ impl<'a> Reader<'a> {
             return if length == 0 { Err(Malformed::Form) } else { Ok((length, info == 10)) };
         }
         let (left, right, sub) = (info & 0x80 != 0, info & 0x40 != 0, info & 0x20 != 0);
-        for _ in 0..u8::from(left) + u8::from(right) {
-            self.id()?;
+        let before = if left { Some(self.id()?) } else { None };
+        let behind = if right { Some(self.id()?) } else { None };
+        // Nothing lies between a character and itself: where the library puts such a one depends on how it came.
+        if before.is_some() && before == behind {
+            return Err(Malformed::Form);
         }
         if !left && !right {
             match self.number()? {
                 1 => drop(self.text()?),
-                0 => self.id()?,
+                0 => drop(self.id()?),
                 _ => return Err(Malformed::Form),
             }
             if sub {
@@ -242,9 +245,10 @@ impl<'a> Reader<'a> {
         if deepest > DEPTH_MAX { Err(Malformed::Bounds) } else { Ok(()) }
     }
 
-    fn id(&mut self) -> Result<(), Malformed> {
+    fn id(&mut self) -> Result<(u64, u64), Malformed> {
         let (client, clock) = (self.number()?, self.number()?);
-        self.refer(client, clock.saturating_add(1))
+        self.refer(client, clock.saturating_add(1))?;
+        Ok((client, clock))
     }
 
     fn buffer(&mut self) -> Result<&'a [u8], Malformed> {
@@ -312,6 +316,9 @@ mod tests {
         check("01 01 01 00 09 01 04 74657874 02 6869 77 00", Err(Malformed::Kind));
         check("01 01 01 ffffffff0f 04 01 04 74657874 02 6869 00", Err(Malformed::Bounds));
         check("01 01 01 00 04 01 04 74657874 00 00", Err(Malformed::Form));
+        // Client 6 writes "z" between a character and the next, and between one and itself.
+        check("01 01 06 00 c4 05 01 05 02 01 7a 00", Ok(()));
+        check("01 01 06 00 c4 05 02 05 02 01 7a 00", Err(Malformed::Form));
     }
 
     #[test]

@@ -30,27 +30,30 @@ const MIB: usize = 1 << 20;
 /// What `serde` makes room for before it has seen whether the elements come that a length promises.
 const PROMISED: usize = MIB;
 
-/// All of them.
+/// What the longest message makes room for as soon as its head has come, in the library of the WebSocket.
+const MESSAGE: usize = 4 * MIB;
+
+/// All of them. Most take a tenth of this; bounds far above what is seen would hide what grows.
 pub const ALL: [Target; 18] = [
     Target { name: "frame", memory: (PROMISED + 64 * KIB, 64), run: core::frame },
-    Target { name: "peer", memory: (4 * MIB, 256), run: replica::peer },
-    Target { name: "proof", memory: (256 * KIB, 16), run: node::proof },
-    Target { name: "secret", memory: (64 * KIB, 16), run: core::secret },
-    Target { name: "json", memory: (64 * KIB, 256), run: core::json },
+    Target { name: "peer", memory: (PROMISED + 128 * KIB, 256), run: replica::peer },
+    Target { name: "proof", memory: (512 * KIB, 16), run: node::proof },
+    Target { name: "secret", memory: (8 * KIB, 16), run: core::secret },
+    Target { name: "json", memory: (16 * KIB, 256), run: core::json },
     // What a step copies is bounded by the size of a document and by WORK_MAX, whatever the length of the patch.
     Target { name: "patch", memory: (64 * MIB, 1024), run: core::patch },
-    Target { name: "merge", memory: (64 * KIB, 512), run: core::merge },
-    Target { name: "selector", memory: (256 * KIB, 512), run: core::selector },
-    Target { name: "delta", memory: (512 * KIB, 2048), run: text::delta },
-    Target { name: "update", memory: (512 * KIB, 2048), run: text::update },
-    Target { name: "yjs", memory: (8 * MIB, 2048), run: node::yjs },
-    Target { name: "ws", memory: (8 * MIB, 1024), run: node::ws },
-    Target { name: "websocket", memory: (8 * MIB, 64), run: node::websocket },
-    Target { name: "http", memory: (16 * MIB, 1024), run: node::http },
-    Target { name: "cursor", memory: (4 * MIB, 256), run: node::cursor },
-    Target { name: "token", memory: (4 * MIB, 256), run: node::token },
+    Target { name: "merge", memory: (32 * KIB, 512), run: core::merge },
+    Target { name: "selector", memory: (64 * KIB, 512), run: core::selector },
+    Target { name: "delta", memory: (128 * KIB, 1024), run: text::delta },
+    Target { name: "update", memory: (128 * KIB, 1024), run: text::update },
+    Target { name: "yjs", memory: (MIB, 1024), run: node::yjs },
+    Target { name: "ws", memory: (MIB, 1024), run: node::ws },
+    Target { name: "websocket", memory: (MESSAGE + MIB, 64), run: node::websocket },
+    Target { name: "http", memory: (MIB, 1024), run: node::http },
+    Target { name: "cursor", memory: (512 * KIB, 256), run: node::cursor },
+    Target { name: "token", memory: (512 * KIB, 256), run: node::token },
     Target { name: "record", memory: (PROMISED + 64 * KIB, 64), run: disk::record },
-    Target { name: "journal", memory: (16 * MIB, 256), run: disk::journal },
+    Target { name: "journal", memory: (MIB, 256), run: disk::journal },
 ];
 
 impl Target {
