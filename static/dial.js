@@ -15,6 +15,8 @@ const SESSION_WITHIN_MS = 2_000;
 /// How long after news the session that has seen it is asked for.
 const SESSION_SETTLES_MS = 250;
 const OPEN = 1;
+/// The close code that says that a token is missing, wrong or taken back.
+const UNAUTHORIZED = 4401;
 
 export class Dial {
   #urls;
@@ -40,8 +42,8 @@ export class Dial {
   };
   state = "connecting";
 
-  /// `options` has the classes `WebSocket` and `fetch`; handlers are `onstate(state)`, `onwelcome(clock)` and
-  /// `onmessage(message)`.
+  /// `options` has the class `WebSocket`, `fetch`, `parse` and `authorization()`, the headers that show a token; handlers are
+  /// `onstate(state)`, `onwelcome(clock)`, `onmessage(message)` and `onrefused(reason)`.
   constructor(urls, options, handlers) {
     this.#urls = urls;
     this.#options = options;
@@ -107,7 +109,8 @@ export class Dial {
 
   /// Headers for a request to this node, so that it answers as one that has seen what the client has.
   get headers() {
-    return this.#session === null ? {} : { "Lamplight-Session": this.#session };
+    const session = this.#session === null ? {} : { "Lamplight-Session": this.#session };
+    return { ...this.#options.authorization(), ...session };
   }
 
   /// Keeps the session of an answer of this node.
@@ -120,13 +123,16 @@ export class Dial {
 
   #open() {
     const url = this.url;
-    // No subprotocol is asked for: a browser drops the connection if the server does not repeat it.
+    // Without a token no subprotocol is asked for: a browser drops the connection if the server does not repeat it.
     const socket = new this.#options.WebSocket(`${url.replace(/^http/, "ws")}/v1/ws`);
     this.#socket = socket;
     this.#waiting = setTimeout(() => this.leave(), WELCOME_WITHIN_MS);
     socket.onopen = () => this.#transmit({ type: "ping", id: "welcome" });
     socket.onmessage = ({ data }) => this.#take(data);
-    socket.onclose = () => this.#lost(socket);
+    socket.onclose = ({ code, reason }) => {
+      if (code === UNAUTHORIZED) this.#handlers.onrefused(reason);
+      this.#lost(socket);
+    };
     // Node's own class tells of a node that is not there by this alone, without a close.
     socket.onerror = () => {
       this.#forget(socket);
@@ -204,7 +210,7 @@ export class Dial {
       this.#sessionIsOld = false;
       const url = this.url;
       try {
-        this.keep((await this.#options.fetch(`${url}/livez`, { cache: "no-store" })).headers, url);
+        this.keep((await this.#options.fetch(`${url}/livez`, { headers: this.#options.authorization(), cache: "no-store" })).headers, url);
       } catch { /* The node has gone: the session before it is the best there is. */ }
       this.#sessionTimer = null;
       // News that came while it was asked for may not be in it.

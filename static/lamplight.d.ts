@@ -19,12 +19,16 @@ export interface Options {
   queueMax?: number;
   /** Reads a node's JSON; for integers past 2^53, which JSON.parse rounds. */
   parse?: (text: string) => any;
+  /** Shown to nodes that ask for one (docs/security.md). A function is asked at each opening and request, for a token that changes. */
+  token?: string | (() => string | null | undefined);
   onstate?: (state: State) => void;
+  /** As `onrefused` of the pool. */
+  onrefused?: (reason: string) => void;
   onrejected?: (error: LamplightError, write: QueuedWrite) => void;
 }
 
 /** What is used of a WebSocket. */
-export type WebSocketClass = new (url: string) => {
+export type WebSocketClass = new (url: string, protocols?: string[]) => {
   readonly readyState: number;
   onopen: ((event: any) => void) | null;
   onmessage: ((event: any) => void) | null;
@@ -64,6 +68,8 @@ export class Pool {
   /** How many writes no node has accepted yet. */
   readonly queued: number;
   onstate: ((state: State) => void) | null;
+  /** Called when a node does not take the token, or asks for one; it is dialled again all the same. */
+  onrefused: ((reason: string) => void) | null;
   /** Called when a write was refused, at once or at its final place; also for writes of earlier pages. */
   onrejected: ((error: LamplightError, write: QueuedWrite) => void) | null;
   /** The documents of a collection; `T` is what you know of their values. */

@@ -1,6 +1,7 @@
 // The client of a Lamplight pool, for browsers and Node: one connection to any of its nodes, live queries, writes that
 // survive being offline, and presence. This module alone is imported; what it is made of lies beside it. docs/client.md
 // shows its use, lamplight.d.ts has its types.
+import { authorization, showing } from "./bearer.js";
 import { Dial } from "./dial.js";
 import { LiveQuery } from "./live-query.js";
 import { overlaid } from "./overlay.js";
@@ -25,12 +26,27 @@ export function connect(urls = globalThis.location?.origin, options = {}) {
     if (!/^https?:$/.test(new URL(url).protocol)) throw new TypeError(`${url}: a node's URL begins with http:// or https://`);
     return String(url).replace(/\/+$/, "");
   });
-  const WebSocket = options.WebSocket ?? globalThis.WebSocket;
-  if (!WebSocket) {
+  const Plain = options.WebSocket ?? globalThis.WebSocket;
+  if (!Plain) {
     throw new TypeError("there is no WebSocket here: run node --experimental-websocket (Node 22 has one without that), " +
       "or pass a class, connect(urls, { WebSocket }), for example that of the package ws");
   }
-  return new Pool(nodes, { ...options, WebSocket, fetch: options.fetch ?? globalThis.fetch?.bind(globalThis) });
+  const token = tokenOf(options.token);
+  // What is no token is told at once.
+  token();
+  const WebSocket = options.token === undefined ? Plain : showing(token, Plain);
+  return new Pool(nodes, { ...options, WebSocket, authorization: () => authorization(token()), fetch: options.fetch ?? globalThis.fetch?.bind(globalThis) });
+}
+
+/// The token is asked for at each opening and request, so that a function may give a newer one.
+function tokenOf(given) {
+  return () => {
+    const token = typeof given === "function" ? given() : given;
+    if (token !== undefined && token !== null && !/^[!-~]+$/.test(token)) {
+      throw new TypeError("a token is a string of visible ASCII, without blanks, or a function that gives one");
+    }
+    return token;
+  };
 }
 
 export class Pool {
@@ -47,9 +63,13 @@ export class Pool {
   /// Called with the error and the write, `{ guards, commands, key }`, when a write was refused, at once or at its final
   /// place. It hears of writes of earlier pages, too, which nobody awaits any more.
   onrejected;
+  /// Called with the reason when a node does not take the token, or asks for one. It is dialled again all the same: what
+  /// `token` gives then may be taken.
+  onrefused;
 
   constructor(nodes, options) {
-    const { storage, parse = JSON.parse, name = "lamplight", queueMax = QUEUE_MAX, WebSocket, fetch } = options;
+    const { storage, parse = JSON.parse, name = "lamplight", queueMax = QUEUE_MAX, WebSocket, fetch, authorization } = options;
+    this.onrefused = options.onrefused ?? null;
     this.#options = { nodes, parse, fetch, WebSocket, hasOthers: nodes.length > 1 };
     this.onstate = options.onstate ?? null;
     this.onrejected = options.onrejected ?? null;
@@ -62,7 +82,8 @@ export class Pool {
       onpaused: () => { if (this.#options.hasOthers) this.#dial.leave(); },
       mayYield: () => [...this.#queries.values()].every((query) => query.isWhole || query.error),
     });
-    this.#dial = new Dial(nodes, { WebSocket, fetch, parse }, {
+    this.#dial = new Dial(nodes, { WebSocket, fetch, parse, authorization }, {
+      onrefused: (reason) => this.onrefused?.(reason),
       onstate: (state) => this.#onState(state),
       onwelcome: (clock) => this.#onWelcome(clock),
       onmessage: (message) => this.#onMessage(message),

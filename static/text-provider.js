@@ -85,6 +85,11 @@ export class TextProvider {
     socket.onopen = () => this.#opened();
     socket.onmessage = ({ data }) => this.#heard(socket, data);
     socket.onclose = ({ code, reason }) => this.#closed(socket, code, reason);
+    // Node's own class tells of a node that is not there by this alone, without a close.
+    socket.onerror = () => {
+      this.#drop(socket);
+      this.#closed(socket);
+    };
   }
 
   /// Says goodbye to the others and ends. What is unsaved stays in the text only.
@@ -219,6 +224,8 @@ export class TextProvider {
   #drop(socket) {
     if (socket === null) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
+    // The package ws throws an error that nobody takes.
+    socket.onerror = () => {};
     socket.close();
   }
 

@@ -1,19 +1,15 @@
 // The token that this node asks for, where it asks for one: kept for this tab, and sent with every request.
+import * as bearer from "./bearer.js";
 import { h } from "./dom.js";
 
 const PLACE = "lamplight-token";
 const kept = () => sessionStorage.getItem(PLACE);
 
 /// Headers for a request.
-export const authorization = () => (kept() ? { Authorization: `Bearer ${kept()}` } : {});
+export const authorization = () => bearer.authorization(kept());
 
-/// A WebSocket that shows the token. A browser sets no headers there, so it stands among the subprotocols, in base64url.
-export class TokenSocket extends WebSocket {
-  constructor(address) {
-    const encoded = btoa(kept() ?? "").replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
-    super(address, encoded ? ["lamplight.v1", `bearer.${encoded}`] : []);
-  }
-}
+/// A WebSocket that shows the token.
+export const TokenSocket = bearer.showing(kept, WebSocket);
 
 /// Asks for a token, saying why, and begins anew with it. Once: other requests that are refused meanwhile say the same.
 export function askForToken(why) {

@@ -1,6 +1,9 @@
 // The client against real nodes: the node it talks to is killed while writes are under way, and every write must be
 // there once, on the nodes and in live queries.
 import assert from "node:assert/strict";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import test from "node:test";
 import { isDeepStrictEqual } from "node:util";
 import { connect } from "../static/lamplight.js";
@@ -228,4 +231,56 @@ test("what the client shows of a queued write is what the node makes of it", asy
     assert.deepEqual(shown, await node.call(`/v1/docs/things/n${n}`), JSON.stringify((patches[n] ?? merges[n - patches.length])));
   }
   assert.equal({}.polluted, undefined);
+});
+
+test("a token is shown with every request, to nodes that ask for one", async (t) => {
+  const dir = await mkdtemp(path.join(tmpdir(), "lamplight-"));
+  t.after(() => rm(dir, { recursive: true }));
+  const file = path.join(dir, "tokens.json");
+  const entry = (name, role) => ({ name, role, collections: ["notes"], token: `${name}-0123456789/+~` });
+  const allow = (...tokens) => writeFile(file, JSON.stringify({ tokens }));
+  await allow(entry("ada", "write"), entry("reader", "read"));
+  const first = await Node.start(t, "first", [], 0, ["--tokens", file]);
+  const second = await Node.start(t, "second", [first.url], 0, ["--tokens", file]);
+
+  const pool = open(t, [first, second], { token: "ada-0123456789/+~" });
+  const notes = pool.collection("notes");
+  const watched = notes.watch();
+  await notes.put("milk", { buy: true }, { wait: "final" });
+  await watched.ready;
+  assert.deepEqual(values(watched.docs), { milk: { buy: true } });
+  assert.deepEqual((await notes.get("milk")).value, { buy: true });
+  const text = await pool.text("notes", "minutes");
+  text.text.insert(0, "Agenda");
+  await until(() => text.state.link === "connected" && text.state.unsaved === 0, "the text is saved");
+  text.close();
+  // The next node is asked whether it holds what was seen, with the token too.
+  await first.kill();
+  await until(() => pool.url === second.url && pool.state === "online", "the pool is at the next node");
+  await notes.put("tea", 1);
+
+  const reader = open(t, [second], { token: () => "reader-0123456789/+~" });
+  await assert.rejects(reader.collection("notes").put("milk", null), ({ slug }) => slug === "forbidden");
+
+  const refusals = [];
+  let token = null;
+  const stranger = open(t, [second], { token: () => token, onrefused: (reason) => refusals.push(reason) });
+  await until(() => refusals.length > 0, "a client without a token is told");
+  assert.equal(stranger.state === "online", false);
+  token = "ada-0123456789/+~";
+  stranger.reconnect();
+  assert.deepEqual((await stranger.collection("notes").watch().ready).map(({ id }) => id), ["milk", "minutes", "tea"]);
+
+  // One that is taken back ends what is open with it.
+  await allow(entry("reader", "read"));
+  await until(() => pool.state === "offline", "the token that is taken back is no longer taken");
+  assert.throws(() => connect(second.url, { token: "two words" }), /a token is a string/);
+});
+
+test("a text tries the next node when one is not there", async (t) => {
+  const node = await Node.start(t, "only");
+  const pool = connect(["http://127.0.0.1:1", node.url]);
+  t.after(() => pool.close());
+  const text = await pool.text("notes", "minutes");
+  await until(() => text.state.link === "connected", "the text has come to the node that is there");
 });

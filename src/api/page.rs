@@ -45,6 +45,7 @@ macro_rules! files {
 const FILES: &[(&str, &[u8])] = &files![
     "address.js",
     "app.js",
+    "bearer.js",
     "connection.js",
     "diagram-draw.js",
     "diagram-feed.js",

@@ -22,10 +22,10 @@ export async function until(condition, sentence) {
 
 export class Node {
   /// Starts a node in memory and waits until it is ready. Its port is the system's choice, or `port`, and is read from
-  /// what it says.
-  static async start(test, name, join = [], port = 0) {
+  /// what it says. `flags` are further ones of `serve`.
+  static async start(test, name, join = [], port = 0, flags = []) {
     const joins = join.flatMap((url) => ["--join", url]);
-    const child = spawn(PROGRAM, ["serve", "--memory", "--listen", `127.0.0.1:${port}`, "--name", name, ...joins], { stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(PROGRAM, ["serve", "--memory", "--listen", `127.0.0.1:${port}`, "--name", name, ...joins, ...flags], { stdio: ["ignore", "pipe", "pipe"] });
     const node = new Node(name, child);
     test.after(() => node.kill());
     await until(() => {
