@@ -62,7 +62,7 @@ use meters::Meters;
 use server::HEAD_BYTES_MAX;
 pub use server::{serve, serve_with};
 use texts::Texts;
-pub use tls::Tls;
+pub use tls::{Tls, trust};
 use tokio::time::{Duration, Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;

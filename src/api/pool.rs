@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     document::json as strict,
-    node::authority,
+    node::node_url,
     op::{Command, Eviction, NodeId, Op, PoolId},
     replica::{Counters, Draft, Holdup, LinkState, MemberStatus, Now, Replica, Standing},
 };
@@ -37,14 +37,13 @@ pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<Value>, Probl
 /// `POST /v1/pool/join`: names a place to link to. Links come about later, so a refusal shows in `GET /v1/pool`.
 pub async fn join(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
     let mut fields = body(request, &["url"]).await?;
-    let url = match fields.take("url")? {
-        Value::String(url) => url.trim_end_matches('/').to_string(),
-        _ => return Err(Problem::bad("bad-request", "\"url\" must be a string")),
+    let Value::String(url) = fields.take("url")? else {
+        return Err(Problem::bad("bad-request", "\"url\" must be a string"));
     };
-    if authority(&url).is_none() {
-        let detail = format!("{:?} is not of the form http://host:port", strict::excerpt(&url));
-        return Err(Problem::bad("bad-request", detail));
-    }
+    let url = node_url(&url).ok_or_else(|| {
+        let detail = format!("{:?} is not of the form http://host:port or https://host:port", strict::excerpt(&url));
+        Problem::bad("bad-request", detail)
+    })?;
     api.node.join(url.clone()).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "url": url }))).into_response())
 }

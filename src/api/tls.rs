@@ -1,10 +1,10 @@
-//! TLS on the listener, by rustls. The certificate and its key are read again when they change, for connections from then
-//! on; clients show tokens, not certificates.
+//! TLS on the listener, by rustls, and whom the node believes when it dials. Certificates and keys are read again when they
+//! change, for connections from then on; clients show tokens, not certificates.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::{
-    ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
@@ -15,6 +15,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::watched::{self, Watched};
+use crate::node::{Trust, tls_client};
 
 /// How long a client may take until keys are agreed upon.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +39,28 @@ impl Tls {
         let accepting = TlsAcceptor::from(self.0.now()).accept(io);
         timeout(HANDSHAKE_TIMEOUT, accepting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
+}
+
+/// The authorities in a file of certificates in PEM, which vouch for nodes at `https` URLs; its changes are followed. Must
+/// be called within a runtime.
+pub fn trust(authorities: PathBuf) -> Result<Trust, String> {
+    let held = Watched::open(vec![authorities], |paths, _| believing(paths))?;
+    Ok(Trust::new(move || held.now()))
+}
+
+fn believing(paths: &[PathBuf]) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    for path in paths {
+        let wrong = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+        for certificate in CertificateDer::pem_slice_iter(&watched::read(path)?) {
+            let certificate = certificate.map_err(|error| wrong(&error))?;
+            roots.add(certificate).map_err(|error| wrong(&error))?;
+        }
+        if roots.is_empty() {
+            return Err(wrong(&"there is no certificate in PEM in it"));
+        }
+    }
+    Ok(tls_client(roots))
 }
 
 fn config(paths: &[PathBuf]) -> Result<ServerConfig, String> {

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::Args;
 
 use super::Failure;
-use crate::api::{Access, Site, Tls};
+use crate::{
+    api::{self, Access, Site, Tls},
+    node::Trust,
+};
 
 /// Who may ask a node what; docs/security.md tells more.
 #[derive(Args, Debug)]
@@ -37,6 +40,20 @@ pub struct AccessArgs {
     /// The key of the first of these certificates, in PEM.
     #[arg(long, env = "LAMPLIGHT_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Certificates of the authorities that vouch for nodes at https:// URLs, in PEM; read again when they change. Those of the
+    /// system if left out.
+    #[arg(long, env = "LAMPLIGHT_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+}
+
+/// How clients and peers come in, and whom the node believes when it dials.
+pub struct Opened {
+    /// Who may ask what.
+    pub access: Access,
+    /// What the listener proves itself with, if it speaks TLS.
+    pub tls: Option<Tls>,
+    /// Who vouches for nodes that are dialled over TLS.
+    pub trust: Trust,
 }
 
 /// What keeps strangers out of a node.
@@ -55,7 +72,7 @@ impl AccessArgs {
 
     /// Reads the files, and follows their changes. `urls` are those at which others reach the node; `peers` says whether it
     /// asks peers for the pool secret.
-    pub fn open(self, listen: SocketAddr, urls: &[String], peers: bool) -> Result<(Access, Option<Tls>), Failure> {
+    pub fn open(self, listen: SocketAddr, urls: &[String], peers: bool) -> Result<Opened, Failure> {
         let secrets = Secrets { clients: self.tokens.is_some() || !self.jwt_key.is_empty(), peers };
         if !self.insecure {
             check_exposure(listen, &secrets)?;
@@ -72,10 +89,19 @@ impl AccessArgs {
         for origin in &self.allow_origin {
             site.add_origin(origin).map_err(|why| Failure::usage(format!("--allow-origin: {why}")))?;
         }
+        // A configuration file may name one of them; flags cannot.
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return Err(Failure::usage(
+                "--tls-cert and --tls-key go together: name both, or neither for HTTP in clear",
+            ));
+        }
         let tls = self.tls_cert.zip(self.tls_key).map(|(certificates, key)| Tls::open(certificates, key)).transpose();
         let tls = tls.map_err(|why| Failure::new(format!("--tls-cert and --tls-key: {why}")))?;
+        let trust = self.tls_ca.map_or_else(|| Ok(Trust::of_system()), api::trust);
+        let trust = trust.map_err(|why| Failure::new(format!("--tls-ca: {why}")))?;
         let access = Access::open(self.tokens, self.jwt_key, site);
-        Ok((access.map_err(|why| Failure::new(format!("--tokens or --jwt-key: {why}")))?, tls))
+        let access = access.map_err(|why| Failure::new(format!("--tokens or --jwt-key: {why}")))?;
+        Ok(Opened { access, tls, trust })
     }
 }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Failure,
-    access::AccessArgs,
+    access::{AccessArgs, Opened},
     catching_up,
     data::{self, Data, Keeping, Mark, Sync},
     leaving,
@@ -25,8 +25,8 @@ use super::{
     size::Size,
 };
 use crate::{
-    api::{self, Access, Api, Tls},
-    node::{Node, PoolSecret, Tcp},
+    api::{self, Access, Api},
+    node::{Node, PoolSecret, Tcp, Trust, node_url},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
     storage::Layout,
@@ -44,7 +44,7 @@ pub struct ServeArgs {
     /// URL at which other nodes reach this one; made from the listen address if left out.
     #[arg(long, env = "LAMPLIGHT_ADVERTISE", value_name = "URL")]
     advertise: Option<String>,
-    /// A node to join through; may be given several times. Without it the node founds a pool of its own.
+    /// A node to join through; may be given several times, as https:// where it speaks TLS. Without it the node founds a pool of its own.
     #[arg(long, env = "LAMPLIGHT_JOIN", value_name = "URL", value_delimiter = ',')]
     join: Vec<String>,
     /// Found the pool when none of the join targets leads to one. All nodes may carry it: one of them founds.
@@ -108,13 +108,16 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let secret = args.secret.load()?;
     let listener = bind(args.listen).await?;
     let bound = listener.local_addr().map_err(|error| Failure::new(error.to_string()))?;
-    let url = args.advertise.unwrap_or_else(|| url_of(args.access.scheme(), bound));
+    let url = match &args.advertise {
+        Some(url) => known("--advertise", url)?,
+        None => url_of(args.access.scheme(), bound),
+    };
     let config = Config {
         node: NodeId(Uuid::new_v4()),
         name: args.name.unwrap_or_else(|| format!("node-{}", bound.port())),
-        urls: vec![url.trim_end_matches('/').to_string()],
+        urls: vec![url.clone()],
         found: args.found || args.join.is_empty(),
-        join: args.join.iter().map(|url| url.trim_end_matches('/').to_string()).collect(),
+        join: args.join.iter().map(|url| known("--join", url)).collect::<Result<_, _>>()?,
         pool: args.pool,
         seed: fastrand::u64(..),
         retention: Retention {
@@ -122,7 +125,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
             bytes: usize::try_from(args.retain_bytes.0).unwrap_or(usize::MAX),
         },
     };
-    let (access, tls) = args.access.open(bound, &config.urls, secret.is_set())?;
+    let opened = args.access.open(bound, &config.urls, secret.is_set())?;
     let keeping = Keeping { sync: args.sync, snapshot_bytes: args.snapshot_bytes.0 };
     let stop = stop_on_signal()?;
     let (replica, data) = if args.memory {
@@ -134,7 +137,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let kept = data.as_ref().map_or("in memory only".into(), |data| data.dir().display().to_string());
     tracing::info!(node = %replica.node(), name = replica.config().name, url, data = kept, pool_secret = secret.is_set(), "serving");
-    run(listener, replica, data, Door { access, tls, secret, leaves: args.leave }, stop).await
+    run(listener, replica, data, Door { opened, secret, leaves: args.leave }, stop).await
 }
 
 /// Runs three linked nodes until told to stop.
@@ -154,7 +157,8 @@ pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
             seed: fastrand::u64(..),
             retention: Retention::default(),
         };
-        let door = Door { access: Access::default(), tls: None, secret: PoolSecret::none(), leaves: false };
+        let opened = Opened { access: Access::default(), tls: None, trust: Trust::of_system() };
+        let door = Door { opened, secret: PoolSecret::none(), leaves: false };
         nodes.spawn(run(listener, Replica::new(config), None, door, stop.clone()));
     }
     println!("Three nodes are running. Open {first}/?side and cut one of them off. Ctrl-C ends them.");
@@ -163,8 +167,7 @@ pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
 
 /// How clients and peers come in, and whether the node leaves its pool with the last of them.
 struct Door {
-    access: Access,
-    tls: Option<Tls>,
+    opened: Opened,
     secret: PoolSecret,
     leaves: bool,
 }
@@ -181,7 +184,8 @@ async fn run(
     let (store, mark) = data.map(Data::into_parts).unzip();
     let mark = Arc::new(mark.flatten());
     let settled = Arc::clone(&mark);
-    let node = Node::guarded(replica, store, Tcp, door.secret);
+    let Opened { access, tls, trust } = door.opened;
+    let node = Node::guarded(replica, store, Tcp, door.secret, trust);
     let (mut published, starting) = (node.published(), node.clone());
     let readiness = tokio::spawn(async move {
         let ready = tokio::select! {
@@ -203,9 +207,9 @@ async fn run(
             stopping.cancel();
         }
     });
-    let router = api::router(Api::new(node.clone(), stop.clone()).guarded(door.access));
+    let router = api::router(Api::new(node.clone(), stop.clone()).guarded(access));
     let listener = axum::serve::ListenerExt::tap_io(listener, |io| drop(io.set_nodelay(true)));
-    api::serve_with(listener, router, door.tls, stop).await;
+    api::serve_with(listener, router, tls, stop).await;
     if door.leaves {
         leaving::leave(&node).await;
     }
@@ -224,6 +228,11 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         Failure::new(format!("cannot listen on {address}: {error}. Choose another address with --listen"))
     })
+}
+
+fn known(flag: &str, url: &str) -> Result<String, Failure> {
+    let form = "http://host:port, or https://host:port where the node there speaks TLS";
+    node_url(url).ok_or_else(|| Failure::usage(format!("{flag}: {url:?} is not of the form {form}")))
 }
 
 fn url_of(scheme: &str, bound: SocketAddr) -> String {

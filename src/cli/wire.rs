@@ -22,7 +22,6 @@ use hyper_util::{
 };
 use rustls::{
     ClientConfig, RootCertStore,
-    crypto::ring,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use tokio::{
@@ -33,6 +32,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower::Service;
 
 use super::client::Base;
+use crate::node::{system_roots, tls_client};
 
 /// Bytes read of a file with a token: more than any that a node takes.
 const TOKEN_FILE_BYTES_MAX: u64 = 16 << 10;
@@ -88,12 +88,6 @@ impl Roots {
         }
         if store.is_empty() { Err("there is no certificate in PEM in it".into()) } else { Ok(Roots(Arc::new(store))) }
     }
-
-    fn of_system() -> Roots {
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Roots(Arc::new(store))
-    }
 }
 
 /// How a command speaks to nodes.
@@ -137,12 +131,7 @@ impl Means {
     }
 
     fn config(&self) -> ClientConfig {
-        let Roots(roots) = self.roots.clone().unwrap_or_else(Roots::of_system);
-        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("ring has what TLS 1.2 and 1.3 need")
-            .with_root_certificates(roots)
-            .with_no_client_auth()
+        tls_client(self.roots.as_ref().map_or_else(system_roots, |Roots(roots)| roots.as_ref().clone()))
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     link::Links,
     queue,
     secret::PoolSecret,
+    trust::Trust,
 };
 use crate::{
     op::NodeId,
@@ -53,11 +54,18 @@ impl Node {
 
     /// Goes on with a replica, and with the journal that it came from, in a pool without a secret.
     pub fn resume(replica: Replica, store: Option<Store>, network: impl Network) -> Node {
-        Node::guarded(replica, store, network, PoolSecret::none())
+        Node::guarded(replica, store, network, PoolSecret::none(), Trust::of_system())
     }
 
-    /// The same, which links only to nodes that know the pool's secret, if that has one.
-    pub fn guarded(replica: Replica, store: Option<Store>, network: impl Network, secret: PoolSecret) -> Node {
+    /// The same, which links only to nodes that know the pool's secret, if that has one, and at `https` URLs only to those
+    /// that an authority vouches for.
+    pub fn guarded(
+        replica: Replica,
+        store: Option<Store>,
+        network: impl Network,
+        secret: PoolSecret,
+        trust: Trust,
+    ) -> Node {
         let (requests, request_inbox) = mpsc::channel(REQUESTS_MAX);
         let (link_inputs, link_inbox) = mpsc::channel(LINK_INPUTS_MAX);
         let latest = Published::of(&replica);
@@ -65,7 +73,7 @@ impl Node {
         let (presence_publisher, presence_end) = watch::channel(replica.presence().end());
         let (stopping, (stopper, stopped)) = (CancellationToken::new(), watch::channel(None));
         let meters = Arc::new(Meters::new(store.as_ref()));
-        let links = Links::new(link_inputs, Arc::clone(&meters), secret);
+        let links = Links::new(link_inputs, Arc::clone(&meters), secret, trust);
         let task = Task {
             replica,
             journal: Journal::new(store),

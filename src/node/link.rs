@@ -8,8 +8,9 @@
 //! bound on messages bounds the bytes.
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -30,7 +31,7 @@ use tokio_tungstenite::{
         protocol::{Role, WebSocketConfig},
     },
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{either::Either, task::TaskTracker};
 
 use super::{
     Meters,
@@ -38,6 +39,7 @@ use super::{
     handshake::{CHALLENGE, Challenge, SEAL_BYTES, Seals, Unproved},
     next_link,
     secret::{Key, PoolSecret},
+    trust::Trust,
 };
 use crate::{
     replica::{Event, LinkId},
@@ -53,6 +55,8 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a closing link may take to write what it was given.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most URLs of which is kept what was said of them; past that all may be said again.
+const COMPLAINTS_MAX: usize = 1_024;
 
 /// How connections are made: TCP, or a simulated network in tests.
 pub trait Network: Send + Sync + 'static {
@@ -107,12 +111,15 @@ pub(super) struct Links {
     meters: Arc<Meters>,
     running: TaskTracker,
     door: Door,
+    trust: Trust,
+    /// By its URL, why a node could not be linked to over TLS: it is said once.
+    complaints: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Links {
-    pub(super) fn new(inputs: mpsc::Sender<LinkInput>, meters: Arc<Meters>, secret: PoolSecret) -> Links {
+    pub(super) fn new(inputs: mpsc::Sender<LinkInput>, meters: Arc<Meters>, secret: PoolSecret, trust: Trust) -> Links {
         let (counter, running, door) = (Arc::new(AtomicU64::new(1)), TaskTracker::new(), Door::new(secret));
-        Links { inputs, counter, meters, running, door }
+        Links { inputs, counter, meters, running, door, trust, complaints: Arc::default() }
     }
 
     /// How many messages wait for the node's task, and how many may.
@@ -127,7 +134,7 @@ impl Links {
 
     /// Dials a node and runs the link until it ends.
     pub(super) async fn dial(&self, network: &impl Network, url: String) {
-        let connected = match timeout(DIAL_TIMEOUT, connect(network, &url, self.door.secret())).await {
+        let connected = match timeout(DIAL_TIMEOUT, self.connect(network, &url)).await {
             Ok(connected) => connected,
             Err(_) => Err("no answer in time".into()),
         };
@@ -138,6 +145,35 @@ impl Links {
                 // The task is gone only when the node has stopped.
                 let _ = self.inputs.send(LinkInput::Event(Event::DialFailed(url, why))).await;
             }
+        }
+    }
+
+    /// Connects to a node, over TLS if its URL says so, and opens a link.
+    async fn connect<N: Network>(
+        &self,
+        network: &N,
+        url: &str,
+    ) -> Result<(impl Transport + use<N>, Option<Key>), String> {
+        let address = Address::parse(url).ok_or_else(|| format!("{url} is not of the form http://host:port"))?;
+        let stream = network.connect(&address.authority).await.map_err(|error| error.to_string())?;
+        let stream = if address.is_secure {
+            let secured = self.trust.secure(stream, address.host(), url).await;
+            Either::Right(secured.inspect_err(|why| self.complain(url, why))?)
+        } else {
+            Either::Left(stream)
+        };
+        link(stream, &address.authority, url, self.door.secret()).await
+    }
+
+    /// Says what an operator must see to: once, and not at every dial.
+    fn complain(&self, url: &str, why: &str) {
+        // Nothing panics while it is held.
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        if complaints.len() >= COMPLAINTS_MAX {
+            complaints.clear();
+        }
+        if complaints.insert(url.into(), why.into()).as_deref() != Some(why) {
+            tracing::warn!(url, why, "no link");
         }
     }
 
@@ -242,14 +278,17 @@ where
     "closed by this node".into()
 }
 
-/// Dials a node, and proves the pool's secret to it if there is one.
-async fn connect<N: Network>(
-    network: &N,
+/// Opens a link on a connection, and proves the pool's secret if there is one.
+async fn link<Io>(
+    stream: Io,
+    authority: &str,
     url: &str,
     secret: &PoolSecret,
-) -> Result<(impl Transport + use<N>, Option<Key>), String> {
-    let authority = authority(url).ok_or_else(|| format!("{url} is not of the form http://host:port"))?;
-    let stream = network.connect(authority).await.map_err(|error| error.to_string())?;
+) -> Result<(impl Transport + use<Io>, Option<Key>), String>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // TLS, if any, is below: this is only where the request's Host comes from.
     let mut request = format!("ws://{authority}/v1/gossip").into_client_request().map_err(shown)?;
     let Some(key) = secret.first() else {
         let (socket, _) = open(request, stream, url).await?;
@@ -337,14 +376,85 @@ where
     both.sink_map_err(shown)
 }
 
-/// The `host:port` of a node's URL.
-pub fn authority(url: &str) -> Option<&str> {
-    let authority = url.strip_prefix("http://")?.trim_end_matches('/');
-    let (host, port) = authority.rsplit_once(':')?;
-    let valid = !host.is_empty() && port.parse::<u16>().is_ok() && !authority.contains(['/', '?', '#', '@', ' ']);
-    valid.then_some(authority)
+/// Where a node's URL leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Address {
+    /// `host:port`.
+    authority: String,
+    /// Whether TLS is spoken there.
+    is_secure: bool,
+}
+
+/// A node's URL as nodes know it: one that begins with `ws` or `wss` is spelt with `http` or `https`. None if it leads to
+/// no node.
+pub fn node_url(text: &str) -> Option<String> {
+    let text = text.trim_end_matches('/');
+    let url = text.strip_prefix("ws").filter(|rest| rest.starts_with("://") || rest.starts_with("s://"));
+    let url = url.map_or_else(|| text.to_string(), |rest| format!("http{rest}"));
+    Address::parse(&url).map(|_| url)
+}
+
+impl Address {
+    /// Of `http://host:port`, or `https://host` with a port or 443; none of anything else.
+    fn parse(url: &str) -> Option<Address> {
+        let secure = url.strip_prefix("https://");
+        let rest = secure.or_else(|| url.strip_prefix("http://"))?.trim_end_matches('/');
+        if rest.contains(['/', '?', '#', '@', ' ']) {
+            return None;
+        }
+        let port = |port: &str| port.parse::<u16>().is_ok();
+        let named = rest.rsplit_once(':').filter(|(_, end)| port(end)).map(|(host, _)| host);
+        let host = named.or_else(|| secure.map(|_| rest))?;
+        let is_host = !host.is_empty() && (!host.contains(':') || host.starts_with('[') && host.ends_with(']'));
+        let authority = if named.is_some() { rest.to_string() } else { format!("{rest}:443") };
+        is_host.then_some(Address { authority, is_secure: secure.is_some() })
+    }
+
+    /// The host alone, an IPv6 address without brackets.
+    fn host(&self) -> &str {
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
+        host.trim_matches(['[', ']'])
+    }
 }
 
 fn shown(error: impl fmt::Display) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_http_with_a_port_or_https() {
+        let check = |url, expected: Option<(&str, &str, bool)>| {
+            let address = Address::parse(url);
+            let parts = address.as_ref().map(|address| (&*address.authority, address.host(), address.is_secure));
+            assert_eq!(parts, expected, "{url}");
+        };
+        check("http://a:7171", Some(("a:7171", "a", false)));
+        check("http://[::1]:7171/", Some(("[::1]:7171", "::1", false)));
+        check("https://a.example:7171", Some(("a.example:7171", "a.example", true)));
+        check("https://a.example", Some(("a.example:443", "a.example", true)));
+        check("https://[::1]", Some(("[::1]:443", "::1", true)));
+        for bad in [
+            "",
+            "a:1",
+            "http://a",
+            "http://",
+            "http://:1",
+            "https://",
+            "https://a/b",
+            "https://u@a",
+            "https://a:x",
+            "wss://a:1",
+            "https://::1",
+        ] {
+            check(bad, None);
+        }
+        for (url, spelt) in [("wss://a:1/", "https://a:1"), ("ws://a:1", "http://a:1"), ("http://a:1", "http://a:1")] {
+            assert_eq!(node_url(url).as_deref(), Some(spelt));
+        }
+        assert_eq!((node_url("ws"), node_url("wsx://a:1"), node_url("a:1")), (None, None, None));
+    }
 }

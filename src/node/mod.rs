@@ -14,6 +14,7 @@ mod link;
 mod meters;
 mod published;
 mod secret;
+mod trust;
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +28,7 @@ use std::{
 pub use admission::{Admission, NotAdmitted, REFUSAL};
 pub use handle::{Node, Stopped};
 pub use handshake::{CHALLENGE, Unproved};
-pub use link::{Network, Tcp, authority};
+pub use link::{Network, Tcp, node_url};
 pub use meters::Meters;
 pub use published::{Published, session_seqs};
 pub use secret::{PoolSecret, SECRET_BYTES_MIN, SECRETS_MAX, SecretError};
@@ -36,6 +37,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
+pub use trust::{Trust, system_roots, tls_client};
 
 use self::{
     journal::Journal,

@@ -18,7 +18,7 @@ use hyper_util::{
 };
 use lamplight::{
     api::{self, Access, Api},
-    node::{Node, PoolSecret, Tcp},
+    node::{Node, PoolSecret, Tcp, Trust},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
     storage::Store,
@@ -128,7 +128,7 @@ async fn start_in(
         seed: fastrand::u64(..),
         retention,
     };
-    let node = Node::guarded(Replica::new(config), store, Tcp, secret);
+    let node = Node::guarded(Replica::new(config), store, Tcp, secret, Trust::of_system());
     let stop = CancellationToken::new();
     let router = api::router(Api::new(node.clone(), stop.clone()).guarded(access));
     let serving = tokio::spawn(api::serve(listener, router, stop.clone()));

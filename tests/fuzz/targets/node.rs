@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::{HeaderMap, Method, Request, StatusCode, header};
 use lamplight::{
     api::{self, Access, Api, Site},
-    node::{Network, Node, PoolSecret},
+    node::{Network, Node, PoolSecret, Trust},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
 };
@@ -107,7 +107,7 @@ impl Running {
                 Asks::Secret => PoolSecret::new(POOL_SECRET).expect("long enough"),
                 _ => PoolSecret::none(),
             };
-            let node = Node::guarded(Replica::new(config), None, Nowhere, secret);
+            let node = Node::guarded(Replica::new(config), None, Nowhere, secret, Trust::of_system());
             let mut published = node.published();
             while node.read(|replica, _| replica.standing()).await != Ok(Standing::Member) {
                 published.changed().await.expect("it runs");
