@@ -17,6 +17,7 @@ use hyper::{
     HeaderMap, Method, Request, StatusCode, Uri,
     body::Incoming,
     header::{self, HeaderName, HeaderValue},
+    http::request::Builder,
 };
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
@@ -264,19 +265,26 @@ impl Client {
     }
 
     /// Sends a request to the nodes in turn, until one answers that is ready. Only a 2xx is a success.
-    pub async fn send(&self, request: hyper::http::request::Builder, body: Bytes) -> Result<Answer, Failure> {
-        let mut request = request
-            .body(body)
-            .map_err(|error| Failure::usage(format!("{error}: --key and --if-match take visible ASCII only")))?;
+    pub async fn send(&self, request: Builder, body: Bytes) -> Result<Answer, Failure> {
+        let mut request = built(request, body)?;
         if self.bases.len() > 1 && request.method() != Method::GET {
             let key = Uuid::new_v4().to_string();
             let key = HeaderValue::from_str(&key).expect("hex digits and hyphens");
             request.headers_mut().entry(IDEMPOTENCY_KEY).or_insert(key);
         }
         let repeatable = request.method() == Method::GET || request.headers().contains_key(IDEMPOTENCY_KEY);
+        self.ask_in_turn(&request, repeatable).await
+    }
+
+    /// The same for a request that has one effect however often it comes: it needs no key, and what takes none is asked so.
+    pub async fn repeat(&self, request: Builder, body: Bytes) -> Result<Answer, Failure> {
+        self.ask_in_turn(&built(request, body)?, true).await
+    }
+
+    async fn ask_in_turn(&self, request: &Request<Bytes>, repeatable: bool) -> Result<Answer, Failure> {
         let mut failures = Vec::new();
         for base in &self.bases {
-            match self.ask(base, &request).await {
+            match self.ask(base, request).await {
                 Ok(answer) if answer.status.is_success() => return Ok(answer),
                 Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => failures.push(answer.failure(base)),
                 Ok(answer) => return Err(answer.failure(base)),
@@ -339,6 +347,11 @@ impl Client {
     fn authorize(&self, headers: &mut HeaderMap) {
         self.means.authorization().into_iter().for_each(|token| drop(headers.insert(header::AUTHORIZATION, token)));
     }
+}
+
+fn built(request: Builder, body: Bytes) -> Result<Request<Bytes>, Failure> {
+    let built = request.body(body);
+    built.map_err(|error| Failure::usage(format!("{error}: --key and --if-match take visible ASCII only")))
 }
 
 /// No connection came about, or it broke.

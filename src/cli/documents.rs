@@ -11,12 +11,13 @@ use super::{
     Failure,
     client::{Answer, Client, IDEMPOTENCY_KEY, Target, doc_path, encoded},
     output,
+    pages::{Pages, Wanted},
 };
 
-/// Most documents that a node gives in one answer.
-const PAGE_MAX: u64 = 1_000;
 /// Documents that are listed if nobody says how many.
-const LIST_DEFAULT: u64 = 100;
+pub const LIST_DEFAULT: u64 = 100;
+/// What is said where there are more.
+pub const MORE: &str = "there are more documents; --limit N lists more of them, --all lists all";
 
 /// Flags of `get`.
 #[derive(Args, Debug)]
@@ -162,7 +163,7 @@ impl Doc {
 
 /// When documents are read.
 #[derive(Args, Debug)]
-struct When {
+pub struct When {
     /// As the operations up to this Lamport time make it: the number before the @ of a stamp.
     #[arg(long, value_name = "TIME", conflicts_with = "finally")]
     at: Option<String>,
@@ -173,7 +174,7 @@ struct When {
 
 impl When {
     /// As a parameter of a query; nothing for now.
-    fn parameter(&self) -> Option<String> {
+    pub fn parameter(&self) -> Option<String> {
         let at = self.at.as_ref().map(|time| format!("at={}", encoded(time)));
         at.or(self.is_final.then(|| "view=final".into()))
     }
@@ -295,7 +296,9 @@ pub async fn put(args: PutArgs) -> Result<(), Failure> {
     }
     let media = if args.text { "text/plain" } else { "application/json" };
     let request = request.header(header::CONTENT_TYPE, media);
-    let answer = Client::new(&args.target).patient(args.wait.waits()).send(request, value).await?;
+    let client = Client::new(&args.target).patient(args.wait.waits());
+    // Texts take no key, and need none: what reads so already is left as it is.
+    let answer = if args.text { client.repeat(request, value).await? } else { client.send(request, value).await? };
     if answer.json()?["unchanged"] == true && !args.target.json {
         return output::line("unchanged: it reads so already");
     }
@@ -342,29 +345,17 @@ pub async fn list(args: ListArgs) -> Result<(), Failure> {
         }
         return list_collections(&client, args.target.json).await;
     };
-    let given = [("filter", &args.filter), ("sort", &args.sort)].into_iter();
-    let given = given.filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}&", encoded(value))));
-    let when = when.map(|parameter| format!("{parameter}&"));
-    let path = format!("/v1/docs/{}?{}", encoded(collection), given.chain(when).collect::<String>());
-    let mut left = if args.all { u64::MAX } else { args.limit };
-    let mut after = String::new();
-    loop {
-        let page = client.get(&format!("{path}limit={}{after}", left.min(PAGE_MAX))).await?.json()?;
-        let docs = page["docs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let wanted = Wanted { filter: args.filter.as_deref(), sort: args.sort.as_deref(), when };
+    let mut pages = Pages::new(&client, collection, &wanted, (!args.all).then_some(args.limit));
+    while let Some(docs) = pages.next().await? {
         for doc in docs {
-            let line = if args.target.json { doc.to_string() } else { row(doc) };
-            output::line(&line)?;
+            output::line(&if args.target.json { doc.to_string() } else { row(&doc) })?;
         }
-        left = left.saturating_sub(docs.len() as u64);
-        let Some(next) = page["next"].as_str() else { return Ok(()) };
-        if left == 0 {
-            if !args.target.json {
-                eprintln!("lamplight: there are more documents; --limit N lists more of them, --all lists all");
-            }
-            return Ok(());
-        }
-        after = format!("&after={}", encoded(next));
     }
+    if pages.more() && !args.target.json {
+        eprintln!("lamplight: {MORE}");
+    }
+    Ok(())
 }
 
 async fn list_collections(client: &Client, json: bool) -> Result<(), Failure> {

@@ -49,7 +49,8 @@ impl Log {
         let told = || std::env::var("LAMPLIGHT_LOG").ok().filter(|told| parsed(told).is_ok());
         let filter = args.map(|args| args.log_level.clone()).or_else(told).unwrap_or_else(|| "info".into());
         let (layer, handle) = reload::Layer::new(parsed(&filter).expect("checked when it was read"));
-        let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|said| !said.is_empty());
+        let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal() && !plain);
         let lines = match args.map(|args| args.log_format) {
             Some(Format::Json) => lines.json().flatten_event(true).with_current_span(false).boxed(),
             Some(Format::Text) | None => lines.boxed(),

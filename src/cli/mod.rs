@@ -21,18 +21,27 @@ mod audit;
 mod backup;
 mod bench;
 mod catching_up;
+mod cell;
 mod chapter;
 mod check;
 mod client;
+mod config;
 mod data;
 mod documents;
+mod export;
 mod final_watch;
+mod headway;
 mod history;
+mod import;
+mod landing;
 mod leaving;
-mod load;
 mod logging;
+mod manual;
 mod members;
 mod output;
+mod pages;
+mod query;
+mod records;
 mod secret;
 mod serve;
 mod size;
@@ -42,9 +51,9 @@ mod tx;
 mod watch;
 mod wire;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use logging::{Log, LogArgs};
 use serde_json::{Value, json};
 
@@ -57,6 +66,10 @@ use serde_json::{Value, json};
   lamplight list notes"
 ))]
 struct Cli {
+    /// File of what flags and variables leave open, in TOML. Its keys are the flags that have a variable, without the two
+    /// hyphens: listen = "0.0.0.0:7171". Flags outweigh variables, and these the file.
+    #[arg(long, env = config::VARIABLE, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -77,6 +90,8 @@ enum Command {
     Delete(documents::DeleteArgs),
     /// List a collection's documents, or the collections.
     List(documents::ListArgs),
+    /// Show the documents that a filter holds for, as a table.
+    Query(query::QueryArgs),
     /// Show what happened to a document, and what was overwritten.
     History(history::HistoryArgs),
     /// Write several documents as one operation: wholly or not at all.
@@ -91,8 +106,10 @@ enum Command {
     Evict(members::EvictArgs),
     /// Let a node leave its pool for good.
     Retire(members::RetireArgs),
-    /// Write many documents, one JSON object a line.
-    Import(load::ImportArgs),
+    /// Write the documents of collections to a file: JSON lines or CSV.
+    Export(export::ExportArgs),
+    /// Write many documents from a file: JSON lines or CSV.
+    Import(import::ImportArgs),
     /// Measure a running node: writes a second, and the time from a write to its event on another node.
     Bench(bench::BenchArgs),
     /// Write a copy of all that a running node holds.
@@ -101,6 +118,10 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Check the data on disk of a node that does not run. Changes nothing.
     Check(check::CheckArgs),
+    /// Print the completions of a shell.
+    Completions(manual::CompletionsArgs),
+    /// Print or write man pages.
+    Man(manual::ManArgs),
 }
 
 impl Command {
@@ -116,12 +137,13 @@ impl Command {
     /// Whether what is said is for a program.
     fn json(&self) -> bool {
         match self {
-            Command::Serve(_) | Command::Demo(_) => false,
+            Command::Serve(_) | Command::Demo(_) | Command::Completions(_) | Command::Man(_) => false,
             Command::Get(args) => args.target.json,
             Command::Put(args) => args.target.json,
             Command::Patch(args) => args.target.json,
             Command::Delete(args) => args.target.json,
             Command::List(args) => args.target.json,
+            Command::Query(args) => args.target.json,
             Command::History(args) => args.target.json,
             Command::Tx(args) => args.target.json,
             Command::Watch(args) => args.target.json,
@@ -129,6 +151,7 @@ impl Command {
             Command::Members(args) => args.target.json,
             Command::Evict(args) => args.target.json,
             Command::Retire(args) => args.target.json,
+            Command::Export(args) => args.target.json,
             Command::Import(args) => args.target.json,
             Command::Bench(args) => args.target.json,
             Command::Backup(args) => args.target.json,
@@ -183,7 +206,12 @@ impl Failure {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let matches = match config::parse(Cli::command(), &line) {
+        Ok(matches) => matches,
+        Err(failure) => return fail(&failure, false),
+    };
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let log = Log::begin(cli.command.log());
     let json = cli.command.json();
     let runtime = match tokio::runtime::Runtime::new() {
@@ -211,6 +239,7 @@ async fn run(command: Command, log: Log) -> Result<(), Failure> {
         Command::Patch(args) => documents::patch(args).await,
         Command::Delete(args) => documents::delete(args).await,
         Command::List(args) => documents::list(args).await,
+        Command::Query(args) => query::query(args).await,
         Command::History(args) => history::history(args).await,
         Command::Tx(args) => tx::tx(args).await,
         Command::Watch(args) => watch::watch(args).await,
@@ -218,12 +247,15 @@ async fn run(command: Command, log: Log) -> Result<(), Failure> {
         Command::Members(args) => members::members(args).await,
         Command::Evict(args) => members::evict(args).await,
         Command::Retire(args) => members::retire(args).await,
-        Command::Import(args) => load::import(args).await,
+        Command::Export(args) => export::export(args).await,
+        Command::Import(args) => import::import(args).await,
         Command::Bench(args) => bench::bench(args).await,
         // Nothing else runs in this process: it may wait for the disk here.
         Command::Backup(args) => backup::backup(args).await,
         Command::Restore(args) => backup::restore(args).await,
         Command::Check(args) => check::check(args),
+        Command::Completions(args) => manual::completions(args),
+        Command::Man(args) => manual::man(args),
     }
 }
 

@@ -14,10 +14,15 @@ pub fn line(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let written =
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush());
-    written.map_err(|error| match error.kind() {
+    written.map_err(|error| unwritten(&error))
+}
+
+/// Standard output does not take what is written.
+pub fn unwritten(error: &io::Error) -> Failure {
+    match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::unread(),
-        _ => Failure::new(format!("cannot write to standard output: {}", words(&error))),
-    })
+        _ => Failure::new(format!("cannot write to standard output: {}", words(error))),
+    }
 }
 
 /// Whether people read standard output.

@@ -10,12 +10,12 @@ use crate::program::{Node, Running, run};
 fn an_import_writes_what_it_can_and_names_what_it_cannot() {
     let node = Node::start(&[]);
     let lines = "{\"id\":\"1\",\"value\":1}\n\n{\"id\":\"2\",\"valu\":2}\n{\"value\":\"no id, no newline at the end\"}";
-    let ran = node.run_with(&["import", "notes", "-"], lines);
+    let ran = node.run_with(&["import", "notes", "-", "--keep-going"], lines);
     assert_eq!((ran.code, &*ran.out), (1, "2 written, 1 failed\n"), "{ran:?}");
     assert!(ran.err.starts_with("line 3: ") && ran.err.contains("valu"), "{}", ran.err);
     assert_eq!(node.run(&["list", "notes"]).done().lines().count(), 2);
 
-    let ran = node.run_with(&["import", "notes", "--json"], "1\n{\"id\":\"1\",\"value\":2}\n");
+    let ran = node.run_with(&["import", "notes", "--json", "--keep-going"], "1\n{\"id\":\"1\",\"value\":2}\n");
     let told: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((ran.code, &told[0]["line"], &told[0]["problem"]["status"]), (1, &json!(1), &json!(400)));
     assert_eq!(told[1], json!({ "written": 1, "failed": 1 }));
@@ -103,8 +103,8 @@ fn bench_measures_and_leaves_no_documents() {
 #[test]
 fn every_client_command_explains_itself() {
     for command in [
-        "get", "put", "patch", "delete", "list", "tx", "watch", "status", "import", "bench", "members", "evict",
-        "retire", "history",
+        "get", "put", "patch", "delete", "list", "tx", "watch", "status", "import", "export", "query", "bench",
+        "members", "evict", "retire", "history",
     ] {
         let help = run(&[command, "--help"]).done();
         for words in ["Examples:\n  ", "lamplight ", "3 not found", "--url <URL>", "--json", "LAMPLIGHT_URL"] {

@@ -6,11 +6,15 @@
 #![allow(clippy::unwrap_used, reason = "in a test, and in what only tests call, a panic is the report")]
 
 mod commands;
+mod configuring;
 mod documents;
 mod failures;
 mod logging;
+mod moving;
 mod past;
 mod program;
+mod scratch;
 mod serving;
 mod status_watching;
+mod tls;
 mod watching;

@@ -1,0 +1,53 @@
+//! Values in the cells of a CSV file, so that what is written reads back as the same.
+//!
+//! A cell without characters is a field that is not there; one that reads as JSON is that value; any other is a string as
+//! it stands. So a string that would read as JSON, and the empty one, are written in the quotes of JSON.
+
+use serde_json::Value;
+
+use crate::document::json;
+
+/// The cell of a value.
+pub fn write(value: &Value) -> String {
+    match value {
+        Value::String(text) if read(text).is_some_and(|read| read == *value) => text.clone(),
+        value => value.to_string(),
+    }
+}
+
+/// What a cell holds, if it holds anything.
+pub fn read(cell: &str) -> Option<Value> {
+    let as_it_stands = || Value::String(cell.to_string());
+    (!cell.is_empty()).then(|| json::parse(cell.as_bytes()).unwrap_or_else(|_| as_it_stands()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_value_reads_back_as_what_it_was() {
+        let check = |value: Value, cell: &str| {
+            assert_eq!(write(&value), cell);
+            assert_eq!(read(cell), Some(value), "{cell}");
+        };
+        check(json!("milk"), "milk");
+        check(json!("two\nlines, \"quoted\""), "two\nlines, \"quoted\"");
+        check(json!("007"), "007");
+        check(json!("7"), "\"7\"");
+        check(json!(" 7 "), "\" 7 \"");
+        check(json!(""), "\"\"");
+        check(json!("\"milk\""), "\"\\\"milk\\\"\"");
+        check(json!("\"milk"), "\"milk");
+        check(json!("null"), "\"null\"");
+        check(json!("18446744073709551616"), "18446744073709551616");
+        check(json!(u64::MAX), "18446744073709551615");
+        check(json!(-1.5e300), "-1.5e+300");
+        check(Value::Null, "null");
+        check(json!(true), "true");
+        check(json!([1, { "a": "b" }]), "[1,{\"a\":\"b\"}]");
+        assert_eq!(read(""), None);
+    }
+}
