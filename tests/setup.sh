@@ -15,6 +15,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 packages=()
 have cc || packages+=(gcc libc6-dev)
 have curl || packages+=(curl ca-certificates)
+have strip || packages+=(binutils)
 have ip || packages+=(iproute2)
 have chromium || packages+=(chromium)
 have node || packages+=(nodejs)
