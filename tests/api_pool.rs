@@ -127,7 +127,8 @@ async fn a_node_alone_in_an_empty_pool_gives_it_up_to_join_another() {
 #[tokio::test]
 async fn calls_on_the_pool_that_mean_nothing_are_refused() {
     let node = start_node().await;
-    for url in ["", "x", "http://x", "https://x:1", "http://x:1/path", "http://:1", "http://x:70000"] {
+    for url in ["", "x", "http://x", "ftp://x:1", "https://x:1/path", "http://x:1/path", "http://:1", "http://x:70000"]
+    {
         let join = node.post("/v1/pool/join", &json!({ "url": url }).to_string()).await;
         join.expect_problem(400, "bad-request");
     }

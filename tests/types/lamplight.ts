@@ -10,6 +10,8 @@ interface Note {
 const pool: Pool = connect(["http://127.0.0.1:7171"], {
   storage: new MemoryStorage(),
   WebSocket,
+  token: () => "a token",
+  onrefused: (reason) => reason.trim(),
   fetch,
   queueMax: 100,
   onstate: (state) => console.log(state === "online"),
