@@ -202,7 +202,7 @@ fn steps() -> Value {
             }),
         ),
         "Join": object(json!({ "url": { "type": "string", "format": "lamplight-node-url",
-            "pattern": "^http://[^/?#@ :]+:([0-9]{1,4}|[1-5][0-9]{4})/?$", "examples": ["http://10.0.0.2:7171"] } }), json!({})),
+            "pattern": "^https?://[^/?#@ :]+:([0-9]{1,4}|[1-5][0-9]{4})/?$", "examples": ["http://10.0.0.2:7171"] } }), json!({})),
         "Cut": object(json!({ "cut": { "type": "boolean" } }), json!({})),
         "Health": object(json!({ "status": { "const": "ok" } }), json!({})),
     })
