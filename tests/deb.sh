@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The Debian package: it is made, holds what it should, installs into a system of its own, and its program runs.
+# The Debian package: it is made, holds what it should, and what is unpacked of it runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 program=${1:-target/debug/lamplight}
@@ -26,13 +26,15 @@ for file in ./usr/bin/lamplight ./lib/systemd/system/lamplight.service ./etc/lam
   grep -q " root/root $file\$" <<<"$contents" || fail "the package has no $file of root"
 done
 grep -q '^-rwxr-xr-x root/root ./usr/bin/lamplight$' <<<"$contents" || fail "the program cannot be run"
-dpkg-deb --info "$package" | grep -Eq '^ Depends: libc6 \(>= 2\.[0-9]+\), libgcc-s1$' || fail "it depends on no C library"
+# What is looked through is read whole first: a writer whose reader has found its line and gone would fail.
+control=$(dpkg-deb --info "$package")
+grep -Eq '^ Depends: libc6 \(>= 2\.[0-9]+\), libgcc-s1$' <<<"$control" || fail "it depends on no C library"
 
-# Unpacked and configured by dpkg, in a file system of its own: its scripts run there.
+# Unpacked beside the system: its scripts would change this one, so they are only read.
 root=$dir/root
 dpkg-deb -x "$package" "$root"
-"$root/usr/bin/lamplight" --version | grep -q '^lamplight [0-9]' || fail "the program does not say its version"
-zcat "$root/usr/share/man/man1/lamplight-serve.1.gz" | grep -q 'LAMPLIGHT_LISTEN' || fail "the manual does not name the variables"
+grep -q '^lamplight [0-9]' <<<"$("$root/usr/bin/lamplight" --version)" || fail "the program does not say its version"
+grep -q 'LAMPLIGHT_LISTEN' <<<"$(zcat "$root/usr/share/man/man1/lamplight-serve.1.gz")" || fail "the manual does not name the variables"
 bash -n "$root/usr/share/bash-completion/completions/lamplight"
 for script in postinst prerm postrm; do
   dpkg-deb --ctrl-tarfile "$package" | tar -xO "./$script" | sh -n
