@@ -17,7 +17,7 @@ use base64::{
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::BodyExt;
 use hyper::Method;
-use lamplight::api::{self, Access, Api, Site, Tls};
+use lamplight::api::{self, Access, Api, Limits, Site, Tls};
 use ring::{
     hmac,
     signature::{Ed25519KeyPair, KeyPair},
@@ -753,7 +753,7 @@ async fn a_listener_speaks_tls_and_takes_up_a_new_certificate() {
     let router = api::router(Api::new(node.node.clone(), stop.clone()).guarded(access));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let serving = tokio::spawn(api::serve_with(listener, router, Some(tls), stop.clone()));
+    let serving = tokio::spawn(api::serve_with(listener, router, Some(tls), Limits::default(), stop.clone()));
     let (first, protocol) = handshake(port, &cert).await.unwrap();
     assert_eq!(protocol, b"http/1.1");
     let url = format!("https://localhost:{port}");

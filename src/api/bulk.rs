@@ -15,9 +15,12 @@ use axum::{
 use bytes::{Buf, BytesMut};
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{Duration, Instant, sleep_until},
+};
 
-use super::{Api, BODY_BYTES_MAX, Problem, docs, error, extract, shape::ReceiptBody, steps::Fields};
+use super::{Api, BODY_BYTES_MAX, Problem, docs, error, extract, rates::Caller, shape::ReceiptBody, steps::Fields};
 use crate::{
     document::{check_id, json},
     node::Stopped,
@@ -36,17 +39,23 @@ const ANSWER_BYTES: usize = 16 << 10;
 const LEVELS_MAX: usize = json::DEPTH_MAX + 1;
 
 /// Answers the lines of a body as they come.
-pub fn load(api: Api, collection: String, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
+pub fn load(
+    api: Api,
+    collection: String,
+    caller: Caller,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     if headers.contains_key(extract::IDEMPOTENCY_KEY) {
         let detail = "a bulk load takes no Idempotency-Key: give every line an \"id\", and it may be sent again";
         return Err(Problem::bad_header(detail));
     }
-    let answers = Body::from_stream(answers(api, collection, body));
+    let answers = Body::from_stream(answers(api, collection, caller, body));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], answers).into_response())
 }
 
 /// The answer, in pieces. Nothing happens but when the next piece is asked for.
-fn answers(api: Api, collection: String, body: Body) -> impl Stream<Item = Result<Bytes, Error>> {
+fn answers(api: Api, collection: String, caller: Caller, body: Body) -> impl Stream<Item = Result<Bytes, Error>> {
     let load = Load {
         api,
         collection,
@@ -56,6 +65,9 @@ fn answers(api: Api, collection: String, body: Body) -> impl Stream<Item = Resul
         flight_bytes: 0,
         ended: false,
         cut_off: false,
+        caller,
+        rests: None,
+        due: None,
     };
     stream::unfold(load, |mut load| async move {
         let answers = load.answers().await?;
@@ -76,6 +88,12 @@ struct Load {
     ended: bool,
     /// It ended before the body did.
     cut_off: bool,
+    caller: Caller,
+    /// Until when no line is taken, because lines came faster than the client may write. They are not refused: the client
+    /// cannot send slower than it is read from.
+    rests: Option<Instant>,
+    /// Until when the next line must be here.
+    due: Option<Instant>,
 }
 
 /// A line that waits for its answer.
@@ -117,10 +135,15 @@ impl Load {
                 }
                 return None;
             }
-            let reads = !self.ended && self.has_room();
+            let reads = !self.ended && self.has_room() && self.rests.is_none();
+            let due = *self.due.get_or_insert_with(|| Instant::now() + self.api.limits.body_timeout);
+            let rested = self.rests.unwrap_or(due);
             tokio::select! {
+                biased;
                 answer = first_answer(&mut self.flights), if !self.flights.is_empty() => self.answer(&mut answers, answer),
                 piece = self.body.next(), if reads => self.on_piece(piece),
+                () = sleep_until(rested), if self.rests.is_some() => (self.rests, self.due) = (None, None),
+                () = sleep_until(due), if reads => self.cut_off(self.lines.number + 1, too_slow(self.api.limits.body_timeout)),
                 () = self.api.stop.cancelled(), if !self.ended => self.cut_off(self.lines.number + 1, Stopped.into()),
             }
         }
@@ -132,7 +155,7 @@ impl Load {
 
     /// Hands in the lines that are here whole, as far as there is room for them.
     async fn take_lines(&mut self) {
-        while !self.ended && self.has_room() {
+        while !self.ended && self.has_room() && self.rests.is_none() {
             let (number, line) = match self.lines.next() {
                 Some(Ok(line)) => line,
                 Some(Err(number)) => {
@@ -151,6 +174,11 @@ impl Load {
                     Err(stopped) => Pending::Refused(stopped.into()),
                 },
             };
+            self.due = None;
+            let wait = self.api.rates.charge(&self.caller);
+            if !wait.is_zero() {
+                self.rests = Some(Instant::now() + wait);
+            }
             self.flight_bytes += line.len();
             self.flights.push_back(Flight { line: number, bytes: line.len(), answer });
         }
@@ -198,6 +226,11 @@ async fn first_answer(flights: &mut VecDeque<Flight>) -> Result<Receipt, Problem
         Some(flight) => flight.answer.take().await,
         None => std::future::pending().await,
     }
+}
+
+fn too_slow(within: Duration) -> Problem {
+    let seconds = within.as_secs_f64();
+    Problem::too_slow(format!("no line came for {seconds} s: the load ends here. Go on with another"))
 }
 
 impl Pending {
@@ -303,7 +336,7 @@ mod tests {
             counted.fetch_add(1, Ordering::Relaxed);
             Ok::<_, std::convert::Infallible>("{\"value\":1}\n")
         });
-        let mut answers = Box::pin(answers(api, "c".into(), Body::from_stream(endless)));
+        let mut answers = Box::pin(answers(api, "c".into(), Caller::Other, Body::from_stream(endless)));
         assert_eq!(read.load(Ordering::Relaxed), 0);
         for taken in 1..=20 {
             answers.next().await.unwrap().unwrap();

@@ -1,6 +1,7 @@
 //! Single documents: PUT, PATCH, DELETE, POST, GET.
 
 use axum::{
+    Extension,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
@@ -9,10 +10,14 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use uuid::Uuid;
 
 use super::{
-    Api, Problem, bulk,
+    Api, Problem,
+    access::Pass,
+    bulk,
     extract::{self, CollectionPath, DocPath},
     past::When,
     query::Query,
+    rates::Caller,
+    server::Hold,
     shape, text_docs,
     texts::is_text,
     wait::{Patience, Waited},
@@ -28,11 +33,11 @@ pub async fn put(State(api): State<Api>, doc: DocPath, request: Request) -> Resu
     let (Parts { headers, uri, .. }, body) = request.into_parts();
     let patience = api.patience(&uri).await?;
     if extract::media_type(&headers) == "text/plain" {
-        let body = extract::body(&headers, body).await?;
+        let body = extract::body(&api, &headers, body).await?;
         return text_docs::put(&api, doc.key(), &headers, &body, patience).await;
     }
     json_only(&headers)?;
-    let value = json::canonical(&extract::body(&headers, body).await?)?;
+    let value = json::canonical(&extract::body(&api, &headers, body).await?)?;
     let doc = doc.key();
     let draft = Draft {
         key: extract::idempotency_key(&headers)?,
@@ -59,7 +64,7 @@ pub async fn patch(State(api): State<Api>, doc: DocPath, request: Request) -> Re
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", detail));
         }
     };
-    let text = json::canonical(&extract::body(&headers, body).await?)?;
+    let text = json::canonical(&extract::body(&api, &headers, body).await?)?;
     if media == "application/json-patch+json" {
         Patch::parse(&text)?;
     }
@@ -98,6 +103,8 @@ pub async fn delete(State(api): State<Api>, doc: DocPath, uri: Uri, headers: Hea
 pub async fn post(
     State(api): State<Api>,
     CollectionPath(collection): CollectionPath,
+    pass: Pass,
+    hold: Option<Extension<Hold>>,
     request: Request,
 ) -> Result<Response, Problem> {
     let (Parts { headers, uri, .. }, body) = request.into_parts();
@@ -108,10 +115,11 @@ pub async fn post(
                           GET /v1/ops/{op}?wait=final";
             return Err(Problem::bad("bad-query", detail));
         }
-        return bulk::load(api, collection, &headers, body);
+        let caller = Caller::of(&pass, hold.map(|Extension(hold)| hold.whence()));
+        return bulk::load(api, collection, caller, &headers, body);
     }
     json_only(&headers)?;
-    let value = json::canonical(&extract::body(&headers, body).await?)?;
+    let value = json::canonical(&extract::body(&api, &headers, body).await?)?;
     let key = extract::idempotency_key(&headers)?;
     let id = new_id(&collection, key.as_deref());
     let doc = DocKey::new(collection.clone(), id.clone());

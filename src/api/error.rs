@@ -2,6 +2,8 @@
 //!
 //! Every refusal says what to do next. What a client cannot mend goes to the log, not to the client.
 
+use std::time::Duration;
+
 use axum::{
     http::{HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
@@ -16,6 +18,9 @@ use crate::{
     replica::{PRESENT_OF_NODE_MAX, Refused, Unfit, Unseen},
     wire::{CLIENT_BYTES_MAX, ROOM_BYTES_MAX, STATE_BYTES_MAX},
 };
+
+/// Member, and header, that says after how many seconds to try again.
+const RETRY_AFTER: &str = "retry_after";
 
 /// A problem document. The `type` is `urn:lamplight:problem:<slug>`; slugs are stable.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,6 +81,26 @@ impl Problem {
     /// 413.
     pub fn too_large(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
+    }
+
+    /// 408 for a client that takes too long over what it sends.
+    pub fn too_slow(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", detail)
+    }
+
+    /// 429: more than so many a second, `of whom`; with the seconds after which the next is taken.
+    pub fn too_many_requests(per_second: u32, whom: &str, wait: Duration) -> Problem {
+        let detail = format!(
+            "this node takes {per_second} requests a second {whom}: wait as many seconds as \"retry_after\" says, then go \
+             on slower. What belongs together may go in one request: POST /v1/tx, or a bulk load"
+        );
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", detail).with(RETRY_AFTER, seconds)
+    }
+
+    /// 503 for a connection beyond a limit.
+    pub fn too_many_connections(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-connections", detail)
     }
 
     /// 503 for a session whose writes have not come here.
@@ -139,7 +164,9 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         // Who has retired stays so.
-        if self.status == StatusCode::SERVICE_UNAVAILABLE && self.slug != "retired" {
+        if let Some(seconds) = self.more.get(RETRY_AFTER).and_then(Value::as_u64) {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        } else if self.status == StatusCode::SERVICE_UNAVAILABLE && self.slug != "retired" {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
@@ -207,6 +234,12 @@ impl From<Refused> for Problem {
                 "disk-full",
                 "the disk of this node has no room for the write: make room there, or write to another node. Nothing was \
                  written; reads go on, and writes as soon as there is room",
+            ),
+            Refused::MemoryFull => Problem::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "memory-full",
+                "this node takes as much memory as it may (--max-memory): delete what is not needed, or write to another \
+                 node that has room. Nothing was written; reads and deletions go on, and writes as soon as there is room",
             ),
             Refused::Absent => Problem::new(StatusCode::NOT_FOUND, "not-found", "the document does not exist"),
             Refused::KeyReused(first) => {

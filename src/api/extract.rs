@@ -102,14 +102,22 @@ fn not_utf8() -> Problem {
     Problem::bad("bad-name", "a name in the path must be percent-encoded UTF-8")
 }
 
-/// The body of a request, whole, within its bound; `headers` are those of the request.
-pub async fn body(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Problem> {
+/// The body of a request, whole, within its bound and in time; `headers` are those of the request.
+pub async fn body(api: &Api, headers: &HeaderMap, mut body: Body) -> Result<Bytes, Problem> {
     let asks_first = headers.contains_key(header::EXPECT);
     if body.size_hint().lower() <= BODY_BYTES_MAX as u64 {
-        match Limited::new(&mut body, BODY_BYTES_MAX).collect().await {
-            Ok(whole) => return Ok(whole.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => {}
-            Err(_) => return Err(Problem::bad("bad-request", "the body broke off: send it again, whole")),
+        let within = api.limits.body_timeout;
+        match timeout(within, Limited::new(&mut body, BODY_BYTES_MAX).collect()).await {
+            Err(_) => {
+                let detail = format!(
+                    "the body was not here whole after {} s: send it faster, or in parts, as a bulk load",
+                    within.as_secs_f64()
+                );
+                return Err(Problem::too_slow(detail));
+            }
+            Ok(Ok(whole)) => return Ok(whole.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {}
+            Ok(Err(_)) => return Err(Problem::bad("bad-request", "the body broke off: send it again, whole")),
         }
     } else if asks_first {
         // It is told before it sends a byte, for nothing was read: that would have been "100 Continue".

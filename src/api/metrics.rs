@@ -54,6 +54,7 @@ pub async fn show(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Resul
     tell_ops(&mut out, meters);
     tell_links(&mut out, meters);
     tell_journal(&mut out, meters);
+    tell_memory(&mut out, meters);
     tell_queues(&mut out, &api);
     tell_clients(&mut out, &api);
     // It counts open files, which can be many.
@@ -254,6 +255,12 @@ fn tell_journal(out: &mut Exposition, meters: &Meters) {
     let mut syncs =
         out.family(Kind::Histogram, "lamplight_journal_sync_seconds", "How long each sync of records took.");
     counted.into_iter().for_each(|counted| syncs.spread(&[], &counted.syncs.read()));
+}
+
+fn tell_memory(out: &mut Exposition, meters: &Meters) {
+    let help = "Memory of the process above which writes are refused; 0 for no bound.";
+    out.gauge("lamplight_memory_max_bytes", help, meters.memory_max_bytes.read());
+    out.gauge("lamplight_memory_full", "Whether writes are refused since it takes more.", meters.memory_full.read());
 }
 
 fn tell_queues(out: &mut Exposition, api: &Api) {

@@ -7,6 +7,7 @@ mod awareness;
 mod backup;
 mod bulk;
 mod changes;
+mod crowd;
 mod docs;
 mod error;
 mod exposition;
@@ -17,6 +18,7 @@ mod final_place;
 mod gossip;
 mod history;
 mod kinds;
+mod limits;
 mod listing;
 mod log;
 mod look;
@@ -25,10 +27,12 @@ mod metrics;
 mod openapi;
 mod page;
 mod past;
+mod patience;
 mod place;
 mod pool;
 mod process;
 mod query;
+mod rates;
 mod receipts;
 mod rooms;
 mod seats;
@@ -58,8 +62,10 @@ use axum::{
     routing::{MethodRouter, delete, get, post, put},
 };
 pub use error::Problem;
+pub use limits::{Limits, Rate};
 use meters::Meters;
-use server::HEAD_BYTES_MAX;
+use rates::{Caller, Rates};
+use server::{HEAD_BYTES_MAX, Hold};
 pub use server::{serve, serve_with};
 use texts::Texts;
 pub use tls::{Tls, trust};
@@ -97,6 +103,9 @@ pub struct Api {
     pub stop: CancellationToken,
     /// Who may ask it what.
     access: Access,
+    /// How much of it they may take.
+    limits: Arc<Limits>,
+    rates: Arc<Rates>,
     texts: Arc<Texts>,
     meters: Arc<Meters>,
 }
@@ -106,13 +115,19 @@ impl Api {
     pub fn new(node: Node, stop: CancellationToken) -> Api {
         process::start();
         let (texts, meters, access) = (Texts::new(node.clone()), Arc::default(), Access::default());
-        Api { node, stop, access, texts, meters }
+        Api { node, stop, access, limits: Arc::default(), rates: Arc::default(), texts, meters }
     }
 
     /// The same, which lets in whom `access` does.
     #[must_use]
     pub fn guarded(self, access: Access) -> Api {
         Api { access, ..self }
+    }
+
+    /// The same, within other limits.
+    #[must_use]
+    pub fn limited(self, limits: Limits) -> Api {
+        Api { rates: Arc::new(Rates::new(limits.requests)), limits: Arc::new(limits), ..self }
     }
 
     /// Reads from a node that holds the pool's data; of one that does not, a read would show a part of it.
@@ -183,18 +198,24 @@ pub fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// What every request passes: its count, bounds on its head, the check of its token and of where it comes from, the wait
+/// What every request passes: its count, the limits of connections and requests, bounds on its head, the check of its token and of where it comes from, the wait
 /// for its session, and the signature of its answer. One layer, since each costs a request some allocations; and where no
 /// tokens are asked for, the check costs none.
 async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let call = api.meters.begin(&request);
     let span = trace::span(request.headers(), &call);
     let reader = api.access.site().reader(request.headers());
-    let checked = bound_head(&request, HEAD_BYTES_MAX).and_then(|()| api.access.check(&request));
+    let beyond = request.extensions().get().and_then(Hold::beyond);
+    let seated = beyond.map_or(Ok(()), |beyond| Err(Problem::from(beyond)));
+    let checked = seated.and_then(|()| bound_head(&request, HEAD_BYTES_MAX)).and_then(|()| api.access.check(&request));
     let (pass, mut admitted) = match checked {
         Ok(pass) => (pass, Ok(())),
         Err(problem) => (Pass::Stranger, Err(problem)),
     };
+    if api.rates.limits() && !is_probe(request.uri().path()) {
+        let whence = request.extensions().get().map(Hold::whence);
+        admitted = api.rates.admit(&Caller::of(&pass, whence)).and(admitted);
+    }
     let is_stranger = matches!(pass, Pass::Stranger);
     if admitted.is_ok() && !is_stranger && is_data(request.uri().path()) {
         admitted = await_session(&api, request.headers().get(&SESSION).cloned()).await;
@@ -219,8 +240,16 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
         sign(&api, response.headers_mut());
     }
     api.access.site().share(reader, response.headers_mut());
+    if beyond.is_some() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     span.in_scope(|| trace::answered(call, response.status()));
     response
+}
+
+/// Whether it asks how the node is: whoever watches over it must not be refused because others ask much.
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz" | "/metrics")
 }
 
 fn is_data(path: &str) -> bool {

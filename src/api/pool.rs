@@ -36,7 +36,7 @@ pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<Value>, Probl
 
 /// `POST /v1/pool/join`: names a place to link to. Links come about later, so a refusal shows in `GET /v1/pool`.
 pub async fn join(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
-    let mut fields = body(request, &["url"]).await?;
+    let mut fields = body(&api, request, &["url"]).await?;
     let Value::String(url) = fields.take("url")? else {
         return Err(Problem::bad("bad-request", "\"url\" must be a string"));
     };
@@ -50,7 +50,7 @@ pub async fn join(State(api): State<Api>, request: Request) -> Result<Response, 
 
 /// `POST /v1/pool/links`: cuts this node's links, or joins them again.
 pub async fn links(State(api): State<Api>, request: Request) -> Result<Json<Value>, Problem> {
-    let mut fields = body(request, &["cut"]).await?;
+    let mut fields = body(&api, request, &["cut"]).await?;
     let Value::Bool(cut) = fields.take("cut")? else {
         return Err(Problem::bad("bad-request", "\"cut\" must be true or false"));
     };
@@ -98,11 +98,11 @@ pub async fn ready(State(api): State<Api>) -> Result<Json<Value>, Problem> {
     Ok(Json(json!({ "status": "ok" })))
 }
 
-async fn body(request: Request, known: &[&str]) -> Result<Fields, Problem> {
+async fn body(api: &Api, request: Request, known: &[&str]) -> Result<Fields, Problem> {
     let (Parts { headers, uri, .. }, body) = request.into_parts();
     Query::of(&uri, &[])?;
     json_only(&headers)?;
-    Fields::open("the body", strict::parse(&extract::body(&headers, body).await?)?, known)
+    Fields::open("the body", strict::parse(&extract::body(api, &headers, body).await?)?, known)
 }
 
 /// What `GET /v1/pool` tells, taken out of the replica in one turn; the JSON is made outside of it.

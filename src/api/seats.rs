@@ -22,8 +22,6 @@ use crate::{
     wire::STATE_BYTES_MAX,
 };
 
-/// Rooms of one connection at once.
-const ROOMS_MAX: usize = 64;
 /// Longest name of a room, in bytes.
 const NAME_BYTES_MAX: usize = 256;
 /// What the names of users' rooms begin with inside, so that nobody gets among those of another kind.
@@ -35,6 +33,8 @@ const ROOM_MESSAGE_BYTES: usize = 256 << 10;
 /// The rooms of one connection.
 pub struct Seats {
     rooms: Arc<Rooms>,
+    /// Most of them at once.
+    max: usize,
     /// Rings when there are news in any of them.
     bell: Arc<Notify>,
     taken: Vec<Taken>,
@@ -52,9 +52,9 @@ struct Taken {
 }
 
 impl Seats {
-    /// No seat yet.
-    pub fn new(rooms: Arc<Rooms>) -> Seats {
-        Seats { rooms, bell: Arc::new(Notify::new()), taken: Vec::new(), rang: false }
+    /// No seat yet, and at most so many.
+    pub fn new(rooms: Arc<Rooms>, max: usize) -> Seats {
+        Seats { rooms, max, bell: Arc::new(Notify::new()), taken: Vec::new(), rang: false }
     }
 
     /// Whether a room was joined with a message of this id.
@@ -88,8 +88,8 @@ impl Seats {
             return Err(Problem::bad("bad-name", detail));
         }
         pass.check_room(&name)?;
-        if self.taken.len() == ROOMS_MAX {
-            let detail = format!("a connection is in at most {ROOMS_MAX} rooms: unsubscribe one");
+        if self.taken.len() >= self.max {
+            let detail = format!("a connection is in at most {} rooms: unsubscribe one", self.max);
             return Err(Problem::bad("bad-request", detail));
         }
         let room = format!("{KIND}{name}");

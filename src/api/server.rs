@@ -1,6 +1,6 @@
 //! The HTTP server: axum's router behind hyper, with the limits that `axum::serve` does not set.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request, response::Response, serve::Listener};
 use hyper::{body::Incoming, server::conn::http1};
@@ -10,7 +10,6 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_util::{
@@ -19,12 +18,14 @@ use tokio_util::{
 };
 use tower::{Service, ServiceExt};
 
-use super::Tls;
+use super::{
+    Limits, Tls,
+    crowd::{Beyond, Crowd, Seat, Whence},
+    patience::Patient,
+};
 
-/// Connections at once; further ones wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 16_384;
-/// How long a client may take to send its request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take for what it is to be refused for.
+const ASIDE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest request head, in bytes; past it the answer is 431 with a problem, and past twice as much hyper's own 431,
 /// which has no body.
 pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -34,47 +35,67 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// What a connection holds while it lasts. A WebSocket outlives the request that it began as, and takes a clone of this
 /// along from the request's extensions: so it goes on being counted, and the server waits for its farewell.
 #[derive(Clone, Debug)]
-pub struct Hold {
-    _permit: Arc<OwnedSemaphorePermit>,
+pub struct Hold(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    seat: Seat,
     _running: TaskTrackerToken,
 }
 
-/// Serves in clear until `stop` is cancelled, then lets answers finish.
-pub async fn serve<L>(listener: L, router: Router, stop: CancellationToken)
-where
-    L: Listener,
-{
-    serve_with(listener, router, None, stop).await;
+impl Hold {
+    /// Where the connection comes from.
+    pub fn whence(&self) -> Whence {
+        self.0.seat.whence
+    }
+
+    /// The limit of connections that it is beyond, if it is to be refused.
+    pub fn beyond(&self) -> Option<Beyond> {
+        self.0.seat.beyond
+    }
 }
 
-/// The same, over TLS if that is there: then nobody is answered in clear.
-pub async fn serve_with<L>(mut listener: L, router: Router, tls: Option<Tls>, stop: CancellationToken)
+/// Serves in clear, within the default limits, until `stop` is cancelled, then lets answers finish.
+pub async fn serve<L>(listener: L, router: Router, stop: CancellationToken)
 where
-    L: Listener,
+    L: Listener<Addr = SocketAddr>,
 {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    serve_with(listener, router, None, Limits::default(), stop).await;
+}
+
+/// The same, over TLS if that is there (then nobody is answered in clear), and within other limits.
+pub async fn serve_with<L>(mut listener: L, router: Router, tls: Option<Tls>, limits: Limits, stop: CancellationToken)
+where
+    L: Listener<Addr = SocketAddr>,
+{
+    let crowd = Crowd::new(&limits);
     let connections = TaskTracker::new();
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
-        let (io, _) = tokio::select! {
+        let (io, address) = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
-        let hold = Hold { _permit: Arc::new(permit), _running: connections.token() };
+        let Some(seat) = crowd.enter(Whence::of(address.ip())) else { continue };
+        let head_timeout = match seat.beyond {
+            None => limits.head_timeout,
+            Some(_) => limits.head_timeout.min(ASIDE_TIMEOUT),
+        };
+        let io = Patient::new(io, limits.write_timeout);
+        let hold = Hold(Arc::new(Held { seat, _running: connections.token() }));
         let service = TowerToHyperService::new(router.clone().map_request(move |mut request: Request<_>| {
             request.extensions_mut().insert(hold.clone());
             request
         }));
         let (stop, tls) = (stop.clone(), tls.clone());
         connections.spawn(async move {
-            let Some(tls) = tls else { return talk(io, service, stop).await };
+            let Some(tls) = tls else { return talk(io, service, head_timeout, stop).await };
             // A task of each connection, so that a slow handshake keeps nobody else waiting.
             let secured = tokio::select! {
-                secured = tls.accept(io) => secured,
+                secured = tls.accept(io, head_timeout) => secured,
                 () = stop.cancelled() => return,
             };
             match secured {
-                Ok(io) => talk(io, service, stop).await,
+                Ok(io) => talk(io, service, head_timeout, stop).await,
                 Err(error) => tracing::debug!(%error, "no TLS came about"),
             }
         });
@@ -87,7 +108,7 @@ where
 }
 
 /// Answers the requests of a connection until it ends.
-async fn talk<Io, S>(io: Io, service: TowerToHyperService<S>, stop: CancellationToken)
+async fn talk<Io, S>(io: Io, service: TowerToHyperService<S>, head_timeout: Duration, stop: CancellationToken)
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
@@ -95,7 +116,7 @@ where
 {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head_timeout)
         .max_buf_size(2 * HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();

@@ -17,9 +17,6 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::watched::{self, Watched};
 use crate::node::{Trust, tls_client};
 
-/// How long a client may take until keys are agreed upon.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// What a listener proves itself with.
 #[derive(Clone, Debug)]
 pub struct Tls(Arc<Watched<ServerConfig>>);
@@ -31,13 +28,13 @@ impl Tls {
         Ok(Tls(Arc::new(Watched::open(vec![certificates, key], |paths, _| config(paths))?)))
     }
 
-    /// Agrees upon keys with a client.
-    pub(super) async fn accept<Io>(&self, io: Io) -> io::Result<TlsStream<Io>>
+    /// Agrees upon keys with a client, which may take so long for it.
+    pub(super) async fn accept<Io>(&self, io: Io, within: Duration) -> io::Result<TlsStream<Io>>
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
         let accepting = TlsAcceptor::from(self.0.now()).accept(io);
-        timeout(HANDSHAKE_TIMEOUT, accepting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        timeout(within, accepting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

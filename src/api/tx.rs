@@ -26,7 +26,8 @@ pub async fn post(State(api): State<Api>, pass: Pass, request: Request) -> Resul
     let (Parts { headers, uri, .. }, body) = request.into_parts();
     docs::json_only(&headers)?;
     let patience = api.patience(&uri).await?;
-    let Value::Object(members) = json::parse_within(&extract::body(&headers, body).await?, steps::LEVELS_MAX)? else {
+    let Value::Object(members) = json::parse_within(&extract::body(&api, &headers, body).await?, steps::LEVELS_MAX)?
+    else {
         return Err(Problem::bad("bad-request", "a transaction is an object: {\"guards\":[…],\"commands\":[…]}"));
     };
     let mut draft = steps::parse(members)?;

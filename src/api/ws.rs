@@ -27,8 +27,10 @@ use tokio_tungstenite::tungstenite;
 use super::{
     Api, Problem,
     access::{self, Pass, Reach, SUBPROTOCOL, UNAUTHORIZED},
+    crowd::Whence,
     feed::{Feed, Item, Scope, Step, Tail},
     query::Query,
+    rates::Caller,
     receipts::{self, Receipts},
     rooms::Rooms,
     seats::Seats,
@@ -38,8 +40,6 @@ use super::{
 };
 use crate::{document::json as strict, meter::Head, node::Published};
 
-/// Subscriptions of one connection at once.
-const SUBSCRIPTIONS_MAX: usize = 64;
 /// Longest message of a client: an op of the largest size.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Longest id of a message, in bytes: it is repeated in every answer.
@@ -47,13 +47,9 @@ const ID_BYTES_MAX: usize = 256;
 /// Bytes that wait for the socket before it is asked to take them, and at the most: a part of a feed, which may hold one
 /// document of the largest size, fits in.
 const WRITE_BUFFER: (usize, usize) = (32 << 10, 8 << 20);
-/// How long the socket may take for one frame; a client that reads slower than this is cut off, and may come back.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long telling the end may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A client that is silent for one of these is pinged, and for two of them is taken for gone.
-const PING_EVERY: Duration = Duration::from_secs(30);
-/// The same for one who is in a room: others see it there until then.
+/// After so much silence at most one who is in a room is pinged: others see it there until it is taken for gone.
 const GUEST_PING_EVERY: Duration = Duration::from_secs(5);
 
 /// `GET /v1/ws`.
@@ -71,6 +67,7 @@ pub async fn open(
         let detail = "this is a WebSocket: connect to it with the scheme ws, or use GET /v1/changes";
         Problem::bad("bad-request", detail)
     })?;
+    let whence = hold.as_ref().map(|Extension(hold)| hold.whence());
     // Who has shown no token yet is asked for it, if there is room to wait.
     let waits = if matches!(pass, Pass::Stranger) { Some(api.access.lobby().enter()?) } else { None };
     Ok(bounded(upgrade, MESSAGE_BYTES_MAX).on_upgrade(move |mut socket| async move {
@@ -78,7 +75,7 @@ pub async fn open(
             Ok(pass) => {
                 drop(waits);
                 let _one = api.meters.clients.enter();
-                Connection::new(api, tail, rooms, pass, socket).run().await;
+                Connection::new(api, tail, rooms, (pass, whence), socket).run().await;
             }
             Err(problem) => refuse(socket, &problem).await,
         }
@@ -160,6 +157,7 @@ struct Connection {
     api: Api,
     tail: Arc<Tail>,
     pass: Pass,
+    caller: Caller,
     socket: WebSocket,
     published: watch::Receiver<Published>,
     subscriptions: Vec<Subscription>,
@@ -192,18 +190,26 @@ impl End {
 }
 
 impl Connection {
-    fn new(api: Api, tail: Arc<Tail>, rooms: Arc<Rooms>, pass: Pass, socket: WebSocket) -> Connection {
+    fn new(
+        api: Api,
+        tail: Arc<Tail>,
+        rooms: Arc<Rooms>,
+        (pass, whence): (Pass, Option<Whence>),
+        socket: WebSocket,
+    ) -> Connection {
         let published = api.node.published();
-        let pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+        let pings = interval_at(Instant::now() + api.limits.ping_every, api.limits.ping_every);
+        let seats = Seats::new(rooms, api.limits.rooms);
         Connection {
             api,
             tail,
+            caller: Caller::of(&pass, whence),
             pass,
             socket,
             published,
             subscriptions: Vec::new(),
             receipts: Receipts::default(),
-            seats: Seats::new(rooms),
+            seats,
             asks: interval(ASK_EVERY),
             pings,
             heard: true,
@@ -290,7 +296,14 @@ impl Connection {
                 return Some(error(None, &Problem::bad("bad-request", detail)));
             }
         };
-        let answered = match (members.remove("type").as_ref().and_then(Value::as_str), &id) {
+        let kind = members.remove("type");
+        let kind = kind.as_ref().and_then(Value::as_str);
+        if let Some("subscribe" | "write" | "presence") = kind
+            && let Err(problem) = self.api.rates.admit(&self.caller)
+        {
+            return Some(error(id.as_deref(), &problem));
+        }
+        let answered = match (kind, &id) {
             (Some("subscribe"), Some(id)) => self.subscribe(id, members).await.map(|()| None),
             (Some("write"), Some(id)) => self.submit(id, members).await.map(Some),
             (Some("presence"), Some(id)) => self.show(id, members).await.map(|()| None),
@@ -319,8 +332,9 @@ impl Connection {
         if self.subscriptions.iter().any(|other| other.id == id) || self.seats.has(id) {
             return Err(taken_id());
         }
-        if self.subscriptions.len() == SUBSCRIPTIONS_MAX {
-            let detail = format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions: unsubscribe one");
+        let max = self.api.limits.subscriptions;
+        if self.subscriptions.len() >= max {
+            let detail = format!("a connection has at most {max} subscriptions: unsubscribe one");
             return Err(Problem::bad("bad-request", detail));
         }
         let reach = Reach::new(&self.pass, collection)?;
@@ -357,7 +371,7 @@ impl Connection {
         }
         self.api.read(|_| ()).await?;
         self.seats.show(id, members, &self.pass).await?;
-        if self.pings.period() != GUEST_PING_EVERY {
+        if self.pings.period() > GUEST_PING_EVERY {
             self.pings = interval_at(Instant::now() + GUEST_PING_EVERY, GUEST_PING_EVERY);
         }
         Ok(())
@@ -456,7 +470,7 @@ impl Connection {
 pub(super) async fn taken(api: &Api, taking: impl Future<Output = Result<(), axum::Error>>) -> Result<(), End> {
     tokio::select! {
         biased;
-        taken = timeout(WRITE_TIMEOUT, taking) => match taken {
+        taken = timeout(api.limits.write_timeout, taking) => match taken {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(end_of(error)),
             Err(_) => Err(End::new(close_code::POLICY, "too slow")),

@@ -5,7 +5,7 @@
 //! was typed while there was no connection comes in then, on any node. What an editor sends is an op before others see it.
 //! A refusal closes with a code of 4400 to 4499, upon which editors do not come back by themselves.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
 
 use axum::{
     Extension,
@@ -20,15 +20,17 @@ use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt, stream::FuturesOrdered};
 use tokio::{
     sync::{broadcast, oneshot},
-    time::{Instant, Interval, interval_at},
+    time::{Instant, Interval, interval_at, sleep_until},
 };
 
 use super::{
     Api, Problem,
     access::{Pass, Role, UNAUTHORIZED},
     awareness::{Awareness, Fault},
+    crowd::Whence,
     extract::DocPath,
     query::Query,
+    rates::Caller,
     rooms::Rooms,
     server::Hold,
     texts::{Live, News, Refusal},
@@ -48,8 +50,6 @@ const GATHERED_MAX: (usize, usize) = (64, 256 << 10);
 const UNDER_WAY_MAX: usize = 64;
 /// Updates that came before what they build on; an editor sends that right after it was asked.
 const EARLY_MAX: (usize, usize) = (1_024, TEXT_BYTES_MAX);
-/// An editor that is silent for two of these is gone.
-const PING_EVERY: Duration = Duration::from_secs(30);
 
 /// Codes upon which an editor does not come back by itself: what HTTP says with 400, 403, 409, 410 and 413.
 const BAD: u16 = 4400;
@@ -85,12 +85,19 @@ pub async fn open(
     api.read(|_| ()).await?;
     Ok(ws::bounded(upgrade, MESSAGE_BYTES_MAX).on_upgrade(move |socket| async move {
         let _one = api.meters.editors.enter();
-        run(api, rooms, pass, socket, doc.key()).await;
+        let whence = hold.as_ref().map(|Extension(hold)| hold.whence());
+        run(api, rooms, (pass, whence), socket, doc.key()).await;
         drop(hold);
     }))
 }
 
-async fn run(api: Api, rooms: Arc<Rooms>, pass: Pass, mut socket: WebSocket, doc: DocKey<'static>) {
+async fn run(
+    api: Api,
+    rooms: Arc<Rooms>,
+    (pass, whence): (Pass, Option<Whence>),
+    mut socket: WebSocket,
+    doc: DocKey<'static>,
+) {
     let opened = match api.texts.open(&doc).await {
         Ok(live) => Awareness::follow(&rooms, &doc).await.map(|awareness| (live, awareness)).map_err(Problem::from),
         Err(problem) => Err(problem),
@@ -101,7 +108,10 @@ async fn run(api: Api, rooms: Arc<Rooms>, pass: Pass, mut socket: WebSocket, doc
                 news: live.follow(),
                 live,
                 awareness,
+                pings: interval_at(Instant::now() + api.limits.ping_every, api.limits.ping_every),
                 api,
+                caller: Caller::of(&pass, whence),
+                rests: None,
                 reads_only: pass.check_role(Role::Write).is_err(),
                 has_answered: false,
                 pass,
@@ -109,7 +119,6 @@ async fn run(api: Api, rooms: Arc<Rooms>, pass: Pass, mut socket: WebSocket, doc
                 early: VecDeque::new(),
                 early_bytes: 0,
                 under_way: FuturesOrdered::new(),
-                pings: interval_at(Instant::now() + PING_EVERY, PING_EVERY),
                 heard: true,
             };
             connection.run().await
@@ -125,6 +134,10 @@ struct Connection<'s> {
     awareness: Awareness,
     news: broadcast::Receiver<News>,
     pass: Pass,
+    caller: Caller,
+    /// Until when it is not read from, because it edits faster than it may: an editor cannot answer a refusal, and goes
+    /// on by itself when it is heard again.
+    rests: Option<Instant>,
     reads_only: bool,
     /// Whether one who only reads has said what it has.
     has_answered: bool,
@@ -169,7 +182,8 @@ impl Connection<'_> {
     }
 
     async fn turn(&mut self) -> Result<(), End> {
-        let reads = self.under_way.len() < UNDER_WAY_MAX;
+        let rested = self.rests.unwrap_or_else(Instant::now);
+        let reads = self.under_way.len() < UNDER_WAY_MAX && self.rests.is_none();
         tokio::select! {
             biased;
             () = self.api.stop.cancelled() => return Err(End::new(close_code::AWAY, "the node is stopping")),
@@ -182,7 +196,8 @@ impl Connection<'_> {
                 }
             }
             message = self.socket.recv(), if reads => self.on_messages(message).await?,
-            _ = self.pings.tick() => {
+            () = sleep_until(rested), if self.rests.is_some() => self.rests = None,
+            _ = self.pings.tick(), if reads => {
                 if !std::mem::take(&mut self.heard) {
                     return Err(End::new(close_code::AWAY, "no answer to a ping"));
                 }
@@ -245,6 +260,10 @@ impl Connection<'_> {
     async fn edit(&mut self, updates: Vec<Vec<u8>>) -> Result<(), End> {
         if updates.is_empty() {
             return Ok(());
+        }
+        let wait = self.api.rates.charge(&self.caller);
+        if !wait.is_zero() {
+            self.rests = Some(Instant::now() + wait);
         }
         match self.live.take(&updates).await {
             Ok(edition) => self.under_way.extend(edition),

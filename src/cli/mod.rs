@@ -27,6 +27,7 @@ mod check;
 mod client;
 mod config;
 mod data;
+mod descriptors;
 mod documents;
 mod export;
 mod final_watch;
@@ -35,6 +36,7 @@ mod history;
 mod import;
 mod landing;
 mod leaving;
+mod limits;
 mod logging;
 mod manual;
 mod members;
@@ -77,7 +79,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node.
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Run three linked nodes in this process, each with the page, on ports 7171 to 7173.
     Demo(serve::DemoArgs),
     /// Print a document.
@@ -232,7 +234,7 @@ async fn run(command: Command, log: Log) -> Result<(), Failure> {
         log.follow_signals()?;
     }
     match command {
-        Command::Serve(args) => serve::serve(args).await,
+        Command::Serve(args) => serve::serve(*args).await,
         Command::Demo(args) => serve::demo(args).await,
         Command::Get(args) => documents::get(args).await,
         Command::Put(args) => documents::put(args).await,

@@ -19,14 +19,15 @@ use super::{
     access::{AccessArgs, Opened},
     catching_up,
     data::{self, Data, Keeping, Mark, Sync},
-    leaving,
+    descriptors, leaving,
+    limits::LimitArgs,
     logging::LogArgs,
     secret::SecretArgs,
     size::Size,
 };
 use crate::{
-    api::{self, Access, Api},
-    node::{Node, PoolSecret, Tcp, Trust, node_url},
+    api::{self, Access, Api, Limits},
+    node::{Node, PoolSecret, Tcp, Trust, node_url, usual_memory_max},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
     storage::Layout,
@@ -91,6 +92,8 @@ pub struct ServeArgs {
     secret: SecretArgs,
     #[command(flatten)]
     access: AccessArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// Flags of `demo`.
@@ -126,6 +129,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
         },
     };
     let opened = args.access.open(bound, &config.urls, secret.is_set())?;
+    let (limits, memory_max) = (args.limits.limits(), args.limits.memory_max());
     let keeping = Keeping { sync: args.sync, snapshot_bytes: args.snapshot_bytes.0 };
     let stop = stop_on_signal()?;
     let (replica, data) = if args.memory {
@@ -137,7 +141,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let kept = data.as_ref().map_or("in memory only".into(), |data| data.dir().display().to_string());
     tracing::info!(node = %replica.node(), name = replica.config().name, url, data = kept, pool_secret = secret.is_set(), "serving");
-    run(listener, replica, data, Door { opened, secret, leaves: args.leave }, stop).await
+    run(listener, replica, data, Door { opened, secret, limits, memory_max, leaves: args.leave }, stop).await
 }
 
 /// Runs three linked nodes until told to stop.
@@ -158,7 +162,8 @@ pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
             retention: Retention::default(),
         };
         let opened = Opened { access: Access::default(), tls: None, trust: Trust::of_system() };
-        let door = Door { opened, secret: PoolSecret::none(), leaves: false };
+        let (limits, memory_max) = (Limits::default(), usual_memory_max());
+        let door = Door { opened, secret: PoolSecret::none(), limits, memory_max, leaves: false };
         nodes.spawn(run(listener, Replica::new(config), None, door, stop.clone()));
     }
     println!("Three nodes are running. Open {first}/?side and cut one of them off. Ctrl-C ends them.");
@@ -169,6 +174,8 @@ pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
 struct Door {
     opened: Opened,
     secret: PoolSecret,
+    limits: Limits,
+    memory_max: Option<u64>,
     leaves: bool,
 }
 
@@ -180,12 +187,16 @@ async fn run(
     door: Door,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
+    descriptors::raise(door.limits.connections);
     let name = replica.config().name.clone();
     let (store, mark) = data.map(Data::into_parts).unzip();
     let mark = Arc::new(mark.flatten());
     let settled = Arc::clone(&mark);
     let Opened { access, tls, trust } = door.opened;
     let node = Node::guarded(replica, store, Tcp, door.secret, trust);
+    if let Some(max) = door.memory_max {
+        node.bound_memory(max);
+    }
     let (mut published, starting) = (node.published(), node.clone());
     let readiness = tokio::spawn(async move {
         let ready = tokio::select! {
@@ -207,9 +218,9 @@ async fn run(
             stopping.cancel();
         }
     });
-    let router = api::router(Api::new(node.clone(), stop.clone()).guarded(access));
+    let api = Api::new(node.clone(), stop.clone()).guarded(access).limited(door.limits.clone());
     let listener = axum::serve::ListenerExt::tap_io(listener, |io| drop(io.set_nodelay(true)));
-    api::serve_with(listener, router, tls, stop).await;
+    api::serve_with(listener, api::router(api), tls, door.limits, stop).await;
     if door.leaves {
         leaving::leave(&node).await;
     }

@@ -230,6 +230,10 @@ impl Node {
         self.0.links.accept(admission, opening).await;
     }
 
+    pub(super) fn stopping(&self) -> CancellationToken {
+        self.0.stopping.clone()
+    }
+
     /// What the node tells everyone; changes after each turn in which something changed.
     pub fn published(&self) -> watch::Receiver<Published> {
         self.0.published.clone()

@@ -15,8 +15,18 @@ use crate::{
 };
 
 /// Why an op was not issued, in the words of [`Meters::refused`].
-const REFUSALS: [&str; 9] =
-    ["not-ready", "retired", "absent", "rejected", "key-reused", "fault", "too-large", "disk-full", "membership"];
+const REFUSALS: [&str; 10] = [
+    "not-ready",
+    "retired",
+    "absent",
+    "rejected",
+    "key-reused",
+    "fault",
+    "too-large",
+    "disk-full",
+    "membership",
+    "memory-full",
+];
 
 /// What a node has counted since it was started.
 #[derive(Debug)]
@@ -46,6 +56,10 @@ pub struct Meters {
     pub sent_bytes: Counter,
     /// What waits for the disk.
     pub outbox: Gauge,
+    /// How much memory the process may take before writes are refused; 0 if there is no bound.
+    pub memory_max_bytes: Gauge,
+    /// Whether it takes more.
+    pub memory_full: Gauge,
     /// How far the journal is, and what it has counted; none where the data is in memory only.
     pub journal: Option<(watch::Receiver<Status>, Arc<storage::Meters>)>,
 }
@@ -66,6 +80,8 @@ impl Meters {
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
             outbox: Gauge::default(),
+            memory_max_bytes: Gauge::default(),
+            memory_full: Gauge::default(),
             journal: store.map(|store| (store.status(), store.meters())),
         }
     }
@@ -86,6 +102,7 @@ impl Meters {
             Refused::Op(_) => 6,
             Refused::DiskFull => 7,
             Refused::Membership(..) => 8,
+            Refused::MemoryFull => 9,
             // That is no op.
             Refused::Unseen(_) => return,
         };

@@ -11,6 +11,7 @@ mod handle;
 mod handshake;
 mod journal;
 mod link;
+mod memory;
 mod meters;
 mod published;
 mod secret;
@@ -29,6 +30,7 @@ pub use admission::{Admission, NotAdmitted, REFUSAL};
 pub use handle::{Node, Stopped};
 pub use handshake::{CHALLENGE, Unproved};
 pub use link::{Network, Tcp, node_url};
+pub use memory::usual_memory_max;
 pub use meters::Meters;
 pub use published::{Published, session_seqs};
 pub use secret::{PoolSecret, SECRET_BYTES_MIN, SECRETS_MAX, SecretError};
@@ -163,6 +165,12 @@ impl<N: Network> Task<N> {
             Request::Submit(_, answer) if !self.journal.has_room() => {
                 self.meters.refuse(&Refused::DiskFull);
                 self.receipts.push((answer, Err(Refused::DiskFull)));
+            }
+            Request::Submit(draft, answer)
+                if self.meters.memory_full.read() != 0 && draft.commands.iter().any(memory::grows) =>
+            {
+                self.meters.refuse(&Refused::MemoryFull);
+                self.receipts.push((answer, Err(Refused::MemoryFull)));
             }
             Request::Submit(draft, answer) => {
                 self.next_ticket += 1;

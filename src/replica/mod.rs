@@ -216,6 +216,8 @@ pub enum Refused {
     Op(OpError),
     /// The disk has no room for it.
     DiskFull,
+    /// The process takes as much memory as it may.
+    MemoryFull,
     /// The member list cannot be changed like this.
     Membership(NodeId, Unfit),
     /// A client cannot show itself like this.

@@ -17,7 +17,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use lamplight::{
-    api::{self, Access, Api},
+    api::{self, Access, Api, Limits},
     node::{Node, PoolSecret, Tcp, Trust},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
@@ -48,6 +48,14 @@ pub async fn start_node() -> TestNode {
 /// Starts a node that lets in whom `access` does, and waits until it serves.
 pub async fn start_guarded(access: Access) -> TestNode {
     let node = start_with("node-0", None, Retention::default(), access).await;
+    until(&node.node, |replica| replica.standing() == Standing::Member).await;
+    node
+}
+
+/// Starts a node within limits, and waits until it serves.
+pub async fn start_limited(limits: Limits, access: Access) -> TestNode {
+    let door = (access, PoolSecret::none(), limits);
+    let node = start_in("node-0", None, Retention::default(), None, door).await;
     until(&node.node, |replica| replica.standing() == Standing::Member).await;
     node
 }
@@ -93,19 +101,20 @@ async fn start(name: &str, join: Option<String>) -> TestNode {
 
 /// Starts a node that founds a pool of its own and keeps its data in a new journal, and waits until it serves.
 pub async fn start_on(store: Store) -> TestNode {
-    let door = (Access::default(), PoolSecret::none());
+    let door = (Access::default(), PoolSecret::none(), Limits::default());
     let node = start_in("node-0", None, Retention::default(), Some(store), door).await;
     until(&node.node, |replica| replica.standing() == Standing::Member).await;
     node
 }
 
 async fn start_with(name: &str, join: Option<String>, retention: Retention, access: Access) -> TestNode {
-    start_in(name, join, retention, None, (access, PoolSecret::none())).await
+    start_in(name, join, retention, None, (access, PoolSecret::none(), Limits::default())).await
 }
 
 /// Starts a node that knows a pool secret, and joins or founds. It may never become a member.
 pub async fn start_knowing(name: &str, join: Option<String>, secret: &PoolSecret) -> TestNode {
-    start_in(name, join, Retention::default(), None, (Access::default(), secret.clone())).await
+    let door = (Access::default(), secret.clone(), Limits::default());
+    start_in(name, join, Retention::default(), None, door).await
 }
 
 async fn start_in(
@@ -113,7 +122,7 @@ async fn start_in(
     join: Option<String>,
     retention: Retention,
     store: Option<Store>,
-    (access, secret): (Access, PoolSecret),
+    (access, secret, limits): (Access, PoolSecret, Limits),
 ) -> TestNode {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -130,8 +139,8 @@ async fn start_in(
     };
     let node = Node::guarded(Replica::new(config), store, Tcp, secret, Trust::of_system());
     let stop = CancellationToken::new();
-    let router = api::router(Api::new(node.clone(), stop.clone()).guarded(access));
-    let serving = tokio::spawn(api::serve(listener, router, stop.clone()));
+    let router = api::router(Api::new(node.clone(), stop.clone()).guarded(access).limited(limits.clone()));
+    let serving = tokio::spawn(api::serve_with(listener, router, None, limits, stop.clone()));
     let client = Client::builder(TokioExecutor::new()).build_http();
     TestNode { node, url, client, stop, serving }
 }

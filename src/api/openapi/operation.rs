@@ -9,14 +9,30 @@ use crate::api::kinds;
 /// A media type that is JSON.
 pub const JSON: &str = "application/json";
 /// What every request may be refused with, before anybody looks at what it is about.
-const DOOR: [&str; 5] = ["bad-header", "bad-query", "token-in-url", "unknown-host", "headers-too-large"];
+const DOOR: [&str; 7] = [
+    "bad-header",
+    "bad-query",
+    "token-in-url",
+    "unknown-host",
+    "headers-too-large",
+    "too-many-requests",
+    "too-many-connections",
+];
 /// What a body of JSON may be refused with.
-pub const JSON_BODY: [&str; 7] =
-    ["malformed-json", "duplicate-key", "inexact-number", "too-deep", "too-large", "unsupported-type", "bad-request"];
+pub const JSON_BODY: [&str; 8] = [
+    "too-slow",
+    "malformed-json",
+    "duplicate-key",
+    "inexact-number",
+    "too-deep",
+    "too-large",
+    "unsupported-type",
+    "bad-request",
+];
 /// What a call may be refused with that reads data.
 pub const DATA: [&str; 3] = ["not-ready", "retired", "session-not-here"];
 /// What a call may be refused with that writes documents.
-pub const WRITE: [&str; 5] = ["bad-name", "key-reused", "disk-full", "other-origin", "too-large"];
+pub const WRITE: [&str; 6] = ["memory-full", "bad-name", "key-reused", "disk-full", "other-origin", "too-large"];
 
 /// A method of a path.
 pub struct Operation {

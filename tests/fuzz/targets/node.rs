@@ -1,6 +1,12 @@
 //! A running node, and whoever asks it something: requests, messages over a WebSocket, cursors, tokens, proofs.
 
-use std::{cell::RefCell, fs, io, path::PathBuf, time::Duration};
+use std::{
+    cell::RefCell,
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use axum::{Router, body::Body, serve::Listener};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -54,17 +60,17 @@ struct Calls(mpsc::Receiver<DuplexStream>);
 
 impl Listener for Calls {
     type Io = DuplexStream;
-    type Addr = ();
+    type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (DuplexStream, ()) {
+    async fn accept(&mut self) -> (DuplexStream, SocketAddr) {
         match self.0.recv().await {
-            Some(io) => (io, ()),
+            Some(io) => (io, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 1)),
             None => std::future::pending().await,
         }
     }
 
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 2))
     }
 }
 
