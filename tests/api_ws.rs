@@ -3,11 +3,12 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::SinkExt;
+use lamplight::api::{Access, Limits};
 use serde_json::{Value, json};
-use support::{TestNode, feeds::Ws, start_joining, start_node, start_pool};
+use support::{TestNode, feeds::Ws, start_joining, start_limited, start_node, start_pool};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// The ids of a snapshot's documents.
@@ -454,6 +455,12 @@ async fn connections_are_told_when_the_node_stops() {
     assert_eq!(codes, (1001, 1001));
 }
 
+/// A node that cuts nobody off who does not read for as long as these tests may take.
+async fn start_patient() -> TestNode {
+    let limits = Limits { write_timeout: Duration::from_secs(3_600), ..Limits::default() };
+    start_limited(limits, Access::default()).await
+}
+
 /// A document of some size that tells its number.
 fn large(n: usize) -> Value {
     json!({ "n": n, "filling": "x".repeat(400 << 10) })
@@ -462,7 +469,7 @@ fn large(n: usize) -> Value {
 #[tokio::test]
 async fn a_slow_subscriber_stalls_nobody_and_gets_the_latest_state() {
     const WRITES: usize = 60;
-    let node = start_node().await;
+    let node = start_patient().await;
     let (mut slow, mut quick) = (Ws::connect_narrow(&node).await, Ws::connect(&node).await);
     for ws in [&mut slow, &mut quick] {
         ws.subscribe("s", "c").await;
@@ -486,7 +493,7 @@ async fn a_slow_subscriber_stalls_nobody_and_gets_the_latest_state() {
 async fn a_subscriber_that_falls_behind_what_the_node_keeps_starts_over() {
     // Together more than the node keeps of what documents were before.
     const WRITES: usize = 200;
-    let node = start_node().await;
+    let node = start_patient().await;
     put(&node, "c/other", json!(1)).await;
     let mut slow = Ws::connect_narrow(&node).await;
     slow.subscribe("s", "c").await;
@@ -512,6 +519,39 @@ async fn a_subscriber_that_falls_behind_what_the_node_keeps_starts_over() {
     assert_eq!((&docs[0]["value"]["n"], &docs[1]["id"], docs.len()), (&json!(WRITES - 1), &json!("other"), 2));
     put(&node, "c/other", json!(2)).await;
     assert_eq!(slow.expect("change").await["doc"]["value"], 2);
+}
+
+/// More changes than the node keeps, in a collection.
+async fn change_much(node: &TestNode, collection: &str) {
+    for op in 0..70 {
+        let put = |n| json!({ "put": { "collection": collection, "id": format!("{n}"), "value": op } });
+        let commands: Vec<Value> = (0..1_000).map(put).collect();
+        node.post("/v1/tx", &json!({ "commands": commands }).to_string()).await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn what_happens_elsewhere_does_not_let_an_idle_subscriber_fall_behind() {
+    let node = start_node().await;
+    put(&node, "c/a", json!(0)).await;
+    let mut idle = Ws::connect(&node).await;
+    idle.subscribe("s", "c").await;
+    idle.expect("snapshot").await;
+    change_much(&node, "elsewhere").await;
+    // More parts of the ring than are kept in mind, each told.
+    for n in 1..200 {
+        put(&node, "c/a", json!(n)).await;
+        assert_eq!(idle.expect("change").await["doc"]["value"], n);
+        put(&node, "elsewhere/a", json!(n)).await;
+    }
+    change_much(&node, "elsewhere").await;
+    let mut late = Ws::connect(&node).await;
+    late.subscribe("s", "c").await;
+    late.expect("snapshot").await;
+    put(&node, "c/a", json!("last")).await;
+    for ws in [&mut idle, &mut late] {
+        assert_eq!(ws.expect("change").await["doc"]["value"], "last");
+    }
 }
 
 /// What a reader has made of what it was told.

@@ -16,6 +16,7 @@ use tokio::sync::{OnceCell, watch};
 use super::{
     Problem,
     access::Reach,
+    herald::{Ear, Watch},
     look::{Chunk, Content, Doc, Look, News},
     place::{Place, Walk},
 };
@@ -67,21 +68,36 @@ impl Scope {
 #[derive(Debug, Default)]
 pub struct Tail(Mutex<Arc<Slot>>);
 
+/// The place of one look.
 #[derive(Debug, Default)]
-struct Slot {
+pub struct Slot {
     start: u64,
     look: OnceCell<Look>,
 }
 
 impl Tail {
     /// The slot of a place, unless others are ahead of it.
-    fn slot(&self, start: u64) -> Option<Arc<Slot>> {
+    pub fn slot(&self, start: u64) -> Option<Arc<Slot>> {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.start < start {
             *slot = Arc::new(Slot { start, look: OnceCell::new() });
         }
         (slot.start == start).then(|| Arc::clone(&slot))
     }
+}
+
+impl Slot {
+    /// What was found there; who asks first looks.
+    pub async fn look(&self, node: &Node) -> Result<Look, Problem> {
+        let place = Place::at(self.start);
+        let look = self.look.get_or_try_init(|| look_alone(node, place, Reach::default())).await?;
+        Ok(look.clone())
+    }
+}
+
+/// A look that nobody shares.
+pub async fn look_alone(node: &Node, place: Place, reach: Reach) -> Result<Look, Problem> {
+    Ok(node.read(move |replica, _| Look::take(replica, &place, &reach)).await??)
 }
 
 /// A feed.
@@ -91,6 +107,8 @@ pub struct Feed {
     tail: Arc<Tail>,
     scope: Scope,
     place: Place,
+    /// What wakes its reader, where that is not every change.
+    watch: Option<Watch>,
 }
 
 /// What a feed has next.
@@ -145,9 +163,17 @@ impl Feed {
             tail: Arc::clone(tail),
             place: Place { ring: 0, known: 0, torn: 0, walk: None },
             scope,
+            watch: None,
         };
         feed.restart();
         feed
+    }
+
+    /// The same, for a reader who is woken when something that may be in the feed changes.
+    #[must_use]
+    pub fn heralded(mut self, ear: &Ear) -> Feed {
+        self.watch = Some(ear.follow(self.scope.reach.only()));
+        self
     }
 
     /// Goes on where a cursor says; otherwise says that it cannot, since the cursor is of another node.
@@ -188,7 +214,8 @@ impl Feed {
 
     /// Whether there is something that it has not looked at.
     pub fn has_more(&self) -> bool {
-        self.is_walking() || self.place.ring != self.published.borrow().changes_end
+        let (ring, end) = (self.place.ring, self.published.borrow().changes_end);
+        self.is_walking() || self.watch.as_ref().map_or(ring != end, |watch| watch.next(ring, end).1)
     }
 
     /// Waits until there is.
@@ -200,6 +227,13 @@ impl Feed {
 
     /// Takes a look, and goes on behind what it found.
     pub async fn next(&mut self) -> Result<Step, Problem> {
+        if !self.is_walking()
+            && let Some(watch) = &self.watch
+        {
+            // What it passes over here is nothing that it would tell.
+            self.place.ring = watch.next(self.place.ring, self.published.borrow().changes_end).0;
+            self.place.known = self.place.known.max(self.place.ring);
+        }
         if !self.has_more() {
             return Ok(Step::Idle);
         }
@@ -217,15 +251,9 @@ impl Feed {
         if !self.is_walking()
             && let Some(slot) = self.tail.slot(self.place.ring)
         {
-            let look = slot.look.get_or_try_init(|| self.look_alone(Reach::default())).await?;
-            return Ok(look.clone());
+            return slot.look(&self.node).await;
         }
-        self.look_alone(self.scope.reach.clone()).await
-    }
-
-    async fn look_alone(&self, reach: Reach) -> Result<Look, Problem> {
-        let place = self.place.clone();
-        Ok(self.node.read(move |replica, _| Look::take(replica, &place, &reach)).await??)
+        look_alone(&self.node, self.place.clone(), self.scope.reach.clone()).await
     }
 
     /// The documents of a chunk that are in the scope. `before` is the place from which the look was taken.

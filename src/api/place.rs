@@ -44,6 +44,11 @@ impl Walk {
 }
 
 impl Place {
+    /// A place in the ring, of one who has all that was before.
+    pub fn at(ring: u64) -> Place {
+        Place { ring, known: ring, torn: 0, walk: None }
+    }
+
     /// As opaque text, which names the run of the node: the ring is its own.
     pub fn cursor(&self, run: Uuid) -> String {
         let bytes = postcard::to_allocvec(&(run.as_u128(), self)).expect("plain data is written to memory");

@@ -52,6 +52,11 @@ impl Receipts {
         self.looked = None;
     }
 
+    /// Whether any is still to come.
+    pub fn waits(&self) -> bool {
+        !self.tentative.is_empty() || !self.unheld.is_empty()
+    }
+
     /// Whether peers are to be asked what they hold.
     pub fn asks(&self) -> bool {
         !self.unheld.is_empty()
@@ -79,6 +84,9 @@ impl Receipts {
 
     /// The receipts that are due by now, as messages.
     pub async fn due(&mut self, node: &Node) -> Result<Vec<String>, Stopped> {
+        if !self.waits() {
+            return Ok(Vec::new());
+        }
         let news = node.latest();
         let mut messages = self.held(node, &news).await?;
         messages.extend(self.finals(node, news.frontier).await?);

@@ -29,6 +29,7 @@ use super::{
     access::{self, Pass, Reach, SUBPROTOCOL, UNAUTHORIZED},
     crowd::Whence,
     feed::{Feed, Item, Scope, Step, Tail},
+    herald::{Ear, Herald},
     query::Query,
     rates::Caller,
     receipts::{self, Receipts},
@@ -55,7 +56,7 @@ const GUEST_PING_EVERY: Duration = Duration::from_secs(5);
 /// `GET /v1/ws`.
 pub async fn open(
     State(api): State<Api>,
-    Extension(tail): Extension<Arc<Tail>>,
+    Extension(herald): Extension<Arc<Herald>>,
     Extension(rooms): Extension<Arc<Rooms>>,
     hold: Option<Extension<Hold>>,
     pass: Pass,
@@ -75,7 +76,7 @@ pub async fn open(
             Ok(pass) => {
                 drop(waits);
                 let _one = api.meters.clients.enter();
-                Connection::new(api, tail, rooms, (pass, whence), socket).run().await;
+                Connection::new(api, &herald, rooms, (pass, whence), socket).run().await;
             }
             Err(problem) => refuse(socket, &problem).await,
         }
@@ -156,6 +157,7 @@ fn authenticated(id: Option<&str>) -> String {
 struct Connection {
     api: Api,
     tail: Arc<Tail>,
+    ear: Ear,
     pass: Pass,
     caller: Caller,
     socket: WebSocket,
@@ -192,7 +194,7 @@ impl End {
 impl Connection {
     fn new(
         api: Api,
-        tail: Arc<Tail>,
+        herald: &Arc<Herald>,
         rooms: Arc<Rooms>,
         (pass, whence): (Pass, Option<Whence>),
         socket: WebSocket,
@@ -202,7 +204,8 @@ impl Connection {
         let seats = Seats::new(rooms, api.limits.rooms);
         Connection {
             api,
-            tail,
+            tail: Arc::clone(herald.tail()),
+            ear: herald.listen(),
             caller: Caller::of(&pass, whence),
             pass,
             socket,
@@ -239,7 +242,9 @@ impl Connection {
             }
             () = std::future::ready(()), if behind => {}
             () = self.seats.rung() => {}
-            changed = self.published.changed() => changed.map_err(|_| STOPPED)?,
+            rung = self.ear.rung() => rung.map_err(|_| STOPPED)?,
+            // Of each turn of the node only those hear who wait for what no change tells of.
+            changed = self.published.changed(), if self.receipts.waits() => changed.map_err(|_| STOPPED)?,
         }
         let mut index = 0;
         while index < self.subscriptions.len() {
@@ -339,7 +344,7 @@ impl Connection {
         }
         let reach = Reach::new(&self.pass, collection)?;
         self.api.read(|_| ()).await?;
-        let mut feed = Feed::new(&self.api.node, &self.tail, Scope::new(reach, filter.as_ref())?);
+        let mut feed = Feed::new(&self.api.node, &self.tail, Scope::new(reach, filter.as_ref())?).heralded(&self.ear);
         let first = match since {
             Some(cursor) if !feed.resume(&cursor)? => Some(resync(id)),
             _ => None,
