@@ -78,6 +78,11 @@ impl Process {
         (ended.status.code(), String::from_utf8(ended.stderr).expect("text"))
     }
 
+    /// The id of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has said on standard error so far.
     pub fn said(&self) -> String {
         self.said.lock().expect("nobody panics with it").join("\n")
