@@ -50,6 +50,12 @@ pub(super) enum Due {
     Start(usize, bool),
     Storm,
     Strike(Fault),
+    /// One of many writes at once.
+    Burst,
+    /// A node vanishes for good.
+    Die,
+    /// An operator evicts who has vanished.
+    Bury,
     Unblock(Vec<(usize, usize)>),
     Release(usize),
     Calm,
@@ -221,6 +227,12 @@ impl<'e> Driver<'e> {
             }
             Due::Storm => self.storm(),
             Due::Strike(fault) => self.strike(fault)?,
+            Due::Burst => {
+                self.tally.writes += 1;
+                self.submit_somewhere()?;
+            }
+            Due::Die => self.die()?,
+            Due::Bury => self.bury()?,
             Due::Unblock(pairs) => {
                 let freed = self.network.unblock(&pairs);
                 self.free(freed);

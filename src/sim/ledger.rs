@@ -128,6 +128,12 @@ impl Ledger {
         }
     }
 
+    /// What was final past this time nobody knows any more.
+    pub fn lost_beyond(&mut self, time: u64) {
+        self.finals.retain(|stamp, _| stamp.time <= time);
+        self.final_to = self.final_to.min(time);
+    }
+
     /// A node tells someone something, while its disk has stored these records.
     pub fn tells(&mut self, node: NodeId, effect: &Effect, stored: &[Record]) -> Result<(), Violation> {
         let told = self.told.entry(node).or_default();

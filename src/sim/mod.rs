@@ -11,6 +11,7 @@ mod action;
 mod campaign;
 mod driver;
 mod ledger;
+mod loss;
 mod model;
 mod network;
 mod plan;

@@ -12,6 +12,7 @@ use super::{
 pub struct Network {
     latency_ms: (u64, u64),
     rate: u32,
+    slow: u32,
     /// Faults of single messages; empty once the storm is over.
     faults: BTreeSet<Fault>,
     /// Directed pairs of machines that do not hear each other, with how many faults say so.
@@ -52,6 +53,7 @@ impl Network {
         Network {
             latency_ms: plan.latency_ms,
             rate: plan.rate,
+            slow: plan.slow,
             faults: BTreeSet::new(),
             blocked: BTreeMap::new(),
             held: BTreeSet::new(),
@@ -80,7 +82,7 @@ impl Network {
 
     /// How long a batch of ops takes to leave.
     pub fn transmission(&self, rng: &mut fastrand::Rng, fired: &mut BTreeMap<Fault, u64>) -> u64 {
-        if self.faults.contains(&Fault::Slow) && rng.u32(..4) == 0 {
+        if self.faults.contains(&Fault::Slow) && chance(rng, self.slow) {
             *fired.entry(Fault::Slow).or_default() += 1;
             return rng.u64(50..800);
         }

@@ -137,6 +137,10 @@ pub struct Plan {
     pub squeeze: (u64, usize),
     /// Between two changes of what clients show of themselves, on average; zero if they show nothing.
     pub present_ms: u64,
+    /// Per mille of batches that leave slowly, where links are slow.
+    pub slow: u32,
+    /// Whether nodes vanish while everyone writes, and are evicted at once; else hardly anybody writes.
+    pub burials: bool,
 }
 
 /// What clients do: documents to choose from, and weights.
@@ -167,6 +171,38 @@ pub struct Mix {
 impl Plan {
     /// The run of a seed.
     pub fn draw(seed: u64) -> Plan {
+        let plan = Plan::storm(seed);
+        if seed % 8 == 5 { plan.of_burials() } else { plan }
+    }
+
+    /// A small pool in which nodes vanish one after another, with ops on their way that reach some of the others only, and are
+    /// evicted before these have told each other: what evictions are about, and what random faults show too seldom.
+    fn of_burials(self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x6275_7279);
+        Plan {
+            machines: rng.usize(3..=4),
+            newcomers: 0,
+            all_found: false,
+            storm_ms: rng.u64(40_000..80_000),
+            faults: [Fault::Crash, Fault::Restart, Fault::Slow, Fault::Evict].into(),
+            latency_ms: *rng.choice(&[(1, 10), (10, 50), (5, 200)]).unwrap_or(&(10, 50)),
+            write_ms: 5_000,
+            writes_max: 200,
+            early_max: None,
+            durable: false,
+            disks_die: false,
+            present_ms: 0,
+            slow: 600,
+            burials: true,
+            ..self
+        }
+    }
+
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one draw after another, in the order in which seeds mean what they mean"
+    )]
+    fn storm(seed: u64) -> Plan {
         let mut rng = fastrand::Rng::with_seed(seed);
         let machines = if rng.u32(..20) == 0 { rng.usize(9..=12) } else { rng.usize(2..=7) };
         let density = *rng.choice(&[0, 150, 300, 600]).unwrap_or(&0);
@@ -240,6 +276,8 @@ impl Plan {
             faults,
             // Drawn last, so that a seed means for all else what it did before there was presence.
             present_ms: *rng.choice(&[0, 0, 20, 200]).unwrap_or(&0),
+            slow: 250,
+            burials: false,
         }
     }
 

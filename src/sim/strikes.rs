@@ -19,6 +19,12 @@ impl Driver<'_> {
         if !self.stormy {
             return Ok(());
         }
+        if self.plan.burials {
+            if fault == Fault::Crash {
+                self.death_amid_writes();
+            }
+            return Ok(());
+        }
         let struck = match fault {
             Fault::Halves | Fault::Isolate | Fault::OneWay => self.partition(fault),
             Fault::Hold => self.hold(),
@@ -106,6 +112,42 @@ impl Driver<'_> {
         }
         self.kill(node)?;
         Ok(true)
+    }
+
+    /// A node vanishes while everyone writes, and is evicted soon after.
+    fn death_amid_writes(&mut self) {
+        let while_ms = self.plan.latency_ms.1 + 50;
+        for _ in 0..self.rng.usize(2..=3 * self.plan.machines) {
+            let wait_ms = self.rng.u64(..=while_ms);
+            self.after(wait_ms, Due::Burst);
+        }
+        let dies_ms = self.rng.u64(..=while_ms);
+        self.after(dies_ms, Due::Die);
+        for _ in 0..2 {
+            let wait_ms = dies_ms + self.rng.u64(..1_000);
+            self.after(wait_ms, Due::Bury);
+        }
+        let wait_ms = self.rng.u64(6_000..12_000);
+        self.after(wait_ms, Due::Strike(Fault::Crash));
+    }
+
+    pub(super) fn die(&mut self) -> Result<(), Violation> {
+        let struck = self.stormy && self.crash()?;
+        *self.tally.fired.entry(Fault::Crash).or_default() += u64::from(struck);
+        Ok(())
+    }
+
+    /// An operator evicts by force who has just vanished.
+    pub(super) fn bury(&mut self) -> Result<(), Violation> {
+        let live: BTreeSet<NodeId> = self.world.live().map(|(_, replica)| replica.node()).collect();
+        let member = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
+        let operators: Vec<usize> = self.world.live().filter(member).map(|(node, _)| node).collect();
+        let Some(node) = self.rng.choice(&operators).copied() else { return Ok(()) };
+        let Some(replica) = &self.world.nodes()[node].replica else { return Ok(()) };
+        let gone: Vec<NodeId> =
+            replica.roster().present().map(|(other, _)| *other).filter(|other| !live.contains(other)).collect();
+        *self.tally.fired.entry(Fault::Evict).or_default() += gone.len() as u64;
+        gone.into_iter().try_for_each(|gone| self.act(&Action::Submit(node, eviction(gone, true))))
     }
 
     /// Ends a node; its peers mostly learn of it, and it may come back later.

@@ -9,6 +9,7 @@ use super::{
     Violation,
     action::{Action, Birth, Showing, Wrong},
     ledger::{Ledger, Watch, is_stored},
+    loss::Left,
     model::Model,
     rooms::Guests,
 };
@@ -18,8 +19,8 @@ use crate::{
     plant,
     record::Record,
     replica::{
-        Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Recovery, Refused, Replica, Retention,
-        Standing, TICK_MS,
+        Assembly, Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Recovery, Refused, Replica,
+        Retention, Standing, TICK_MS,
     },
     snapshot::Part,
     wire::{self, Message},
@@ -28,10 +29,10 @@ use crate::{
 /// All there is.
 #[derive(Debug)]
 pub struct World {
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     ends: Vec<End>,
     dials: Vec<Dial>,
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     /// Whether every step is checked; runs of hundreds of nodes are only checked at their end.
     checks: bool,
     /// Whether idempotency keys are remembered for as long as a run takes.
@@ -57,6 +58,7 @@ pub struct Node {
     pub(super) guests: Guests,
     watch: Watch,
     answer: Option<Result<Receipt, Refused>>,
+    pub(super) left: Option<Left>,
 }
 
 /// A journal on a disk that takes its time.
@@ -432,6 +434,11 @@ impl World {
     }
 
     fn start(&mut self, birth: Birth) -> Result<(), Violation> {
+        if birth.journal.is_none()
+            && let Some(last) = self.nodes.iter().rposition(|node| node.birth.machine == birth.machine)
+        {
+            self.lose(last);
+        }
         let mut recovery = Recovery::new(Config {
             node: NodeId(birth.id),
             name: format!("n{}", birth.machine),
@@ -476,17 +483,27 @@ impl World {
             guests: Guests::default(),
             watch,
             answer: None,
+            left: None,
         });
         Ok(())
     }
 
     fn crash(&mut self, node: usize, silent: bool, kept: usize) {
-        let Some(Node { replica, counted, disk, outbox, .. }) = self.nodes.get_mut(node) else { return };
+        let Some(Node { birth, replica, counted, disk, outbox, left, .. }) = self.nodes.get_mut(node) else { return };
+        let durable = birth.durable;
         if let Some(replica) = replica.take() {
             *counted = replica.counters();
+            *left = Some(Left {
+                node: replica.node(),
+                pool: replica.assembly().remaining.clone(),
+                frontier: replica.frontier(),
+            });
             self.ledger.vanished(replica.node());
             disk.records.truncate(disk.stored + kept);
             *outbox = Outbox::default();
+        }
+        if !durable {
+            self.lose(node);
         }
         let stage = if silent { Stage::Silent } else { Stage::Gone };
         self.ends.iter_mut().filter(|end| end.node == node).for_each(|end| end.stage = stage);
@@ -721,12 +738,26 @@ impl World {
         for (other, replica) in live {
             if replica.log().digest() != model.log().digest() || replica.pool() != model.pool() {
                 let (ours, theirs) = (model.log().len(), replica.log().len());
-                let detail = format!("node {first} holds {ours} ops, node {other} {theirs}, or others");
+                let views = self.live().map(|(node, replica)| view(node, replica)).collect::<String>();
+                let detail = format!("node {first} holds {ours} ops, node {other} {theirs}, or others{views}");
                 return Err(Violation { invariant, detail });
             }
         }
         Ok(())
     }
+}
+
+/// What a node makes of the pool.
+fn view(node: usize, replica: &Replica) -> String {
+    let Assembly { remaining, pending, outcast, .. } = replica.assembly();
+    let short =
+        |nodes: &BTreeSet<NodeId>| nodes.iter().map(|node| node.to_string()[..4].to_string()).collect::<Vec<_>>();
+    let standing = if *outcast { "outcast".into() } else { format!("{:?}", replica.standing()) };
+    let (id, remaining, pending) = (&replica.node().to_string()[..4], short(remaining), short(pending));
+    format!(
+        "; node {node} is {id}, {standing}, remaining {remaining:?}, pending {pending:?}, early {}",
+        replica.early()
+    )
 }
 
 impl Node {
