@@ -220,12 +220,20 @@ impl Presence {
         }
     }
 
-    /// Another node takes a client for one of this node: who is not, or not any more, is told to be gone.
+    /// Whether this is of a life of this node that it does not know: it is newer than all that it has said in this one.
+    pub(super) fn is_unknown(&self, present: &Present) -> bool {
+        self.owners.get(&present.node).is_none_or(|owner| owner.known.version < present.version)
+    }
+
+    /// Another node has heard something newer of a client of this node, in an earlier life of it: it is told what is.
     pub(super) fn refute(&mut self, present: &Present, run: u64, now_ms: u64) {
         let Present { node, room, client, version, state } = present;
         let key = Key { room: Arc::clone(room), node: *node, client: Arc::clone(client) };
-        if state.is_some() && self.entries.get(&key).is_none_or(|known| known.version < *version) {
-            self.put(key, self.next_version(*node, run), None, Way::default(), now_ms);
+        let known = self.entries.get(&key);
+        let shown = known.and_then(|known| known.state.clone());
+        let older = known.is_none_or(|known| known.version < *version);
+        if older && (shown.is_some() || state.is_some()) {
+            self.put(key, self.next_version(*node, run), shown, Way::default(), now_ms);
         }
     }
 

@@ -54,7 +54,8 @@ impl Replica {
     pub(super) fn on_pulses(&mut self, link: LinkId, pulses: &[(NodeId, Pulse)]) {
         let from = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
         for (node, pulse) in pulses.iter().take(HEADS_MAX) {
-            if *node == self.config.node {
+            let unknown = |(own, _): &(Pulse, u64)| own.count < pulse.count;
+            if *node == self.config.node && self.pulses.get(node).is_none_or(unknown) {
                 self.outlive(link, pulse.count.0);
             }
             let said = Announcement { wanted: pulse.said.wanted.min(self.clock), ..pulse.said };

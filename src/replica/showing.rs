@@ -75,7 +75,9 @@ impl Replica {
             let node = present.node;
             if node == self.config.node {
                 // Of its own clients a node knows best itself.
-                self.outlive(link, present.version.0);
+                if self.presence.is_unknown(present) {
+                    self.outlive(link, present.version.0);
+                }
                 self.presence.refute(present, self.run, self.now.mono_ms);
             } else if *attends.entry(node).or_insert_with(|| self.attends(node, present.version.0)) {
                 let way = Way { link: Some(link), direct: peer == node };
@@ -85,12 +87,12 @@ impl Replica {
         self.clear_graves();
     }
 
-    /// A member remembers a run of this node. If that is later than this one, the node has come back from an old copy of its disk:
-    /// it goes on past it, or nothing that it says would count.
+    /// A member remembers of a run of this node what it has not said in this life. If that run is not before this one, the node has
+    /// come back from an old copy of its disk: it goes on past it, or nothing that it says would count.
     pub(super) fn outlive(&mut self, link: LinkId, run: u64) {
         // Runs are named after clocks.
         let near = run <= self.clock.saturating_add(TIME_LEAP_MAX);
-        if run > self.run && near && self.member_at(link).is_some() {
+        if run >= self.run && near && self.member_at(link).is_some() {
             self.run = run + 1;
             self.presence.go_on(self.config.node, self.run, self.now.mono_ms);
         }
@@ -346,6 +348,34 @@ mod tests {
         assert_eq!(pool.replicas[1].may_show("r", "a", None), Ok(()));
         pool.show(1, "a", Some("1"));
         assert_eq!(pool.there(1), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_an_earlier_life_said_in_the_same_run_is_refuted() {
+        // As if node 0 had come back twice from an old copy of its disk, and went on past the same run of itself both times.
+        for shown_before in [0, 5] {
+            let mut pool = Pool::of(2, &[(0, 1)]);
+            let (node, run) = (pool.replicas[0].node(), pool.replicas[0].run);
+            let said = |client: &str, count: u64, state: Option<&str>| Present {
+                node,
+                room: "r".into(),
+                client: client.into(),
+                version: (run, count),
+                state: state.map(Into::into),
+            };
+            for said in [said("a", 2, None), said("b", 3, Some("ghost")), said("c", 4, Some("ghost"))] {
+                pool.replicas[1].presence.take(&said, Way::default(), 0);
+            }
+            pool.show(0, "a", Some("1"));
+            pool.show(0, "b", Some("2"));
+            for count in 0..shown_before {
+                pool.show(0, "d", Some(&count.to_string()));
+                pool.run(TICK_MS);
+            }
+            pool.show(0, "d", None);
+            pool.run(5_000);
+            pool.all_see(&["1", "2"]);
+        }
     }
 
     #[test]
