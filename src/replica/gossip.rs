@@ -53,6 +53,7 @@ impl Replica {
             self.advance();
             self.ask_or_sponsor();
             self.replace_predecessors();
+            self.leave_dead_end();
             self.part_from_evicted();
             self.part_from_absent();
             self.beat();

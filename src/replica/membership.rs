@@ -8,6 +8,17 @@ use crate::{
     wire::{Hello, Why},
 };
 
+/// How long a node waits in a dead end, the first time; each further time twice as long.
+const DEAD_END_MS: u64 = 10_000;
+
+/// That nobody remains in a node's eyes, while what would tell it otherwise rests on ops that it must not take.
+#[derive(Debug, Default)]
+pub(super) struct DeadEnd {
+    since_ms: Option<u64>,
+    /// How often it has left one.
+    left: u32,
+}
+
 impl Replica {
     /// Whether the ops of `origin` are not taken on this link: once a member is evicted, only what the remaining members
     /// hold of it counts, and a fence says how much that is.
@@ -20,7 +31,10 @@ impl Replica {
         let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
         // Not from one who has retired, either: what it passes on comes behind no fence of its own. A newcomer, which has no
         // frontier yet, cannot tell who is rooted.
-        let rooted = |peer| !self.ready || self.finality.assembly.remaining.contains(&peer);
+        let remaining = &self.finality.assembly.remaining;
+        // Nor can one in whose eyes nobody remains; but its answer, which all others wait for, says what it took.
+        let cannot_tell = !self.ready || remaining.is_empty() && self.roster.owes_first_fence(self.config.node, origin);
+        let rooted = |peer| cannot_tell || remaining.contains(&peer);
         // Nor from a newcomer that has not announced anything yet: it may have been given what it must not keep.
         let speaks = |peer| !self.ready || self.pulses.get(&peer).is_some_and(|(pulse, _)| pulse.count > (0, 0));
         let remains = |peer| self.roster.knows(peer) && !self.roster.is_gone(peer) && rooted(peer);
@@ -81,6 +95,23 @@ impl Replica {
         let others = self.linked().any(|(peer, _)| assembly.remaining.contains(&peer));
         if assembly.outcast && others && !self.roster.is_retired(self.config.node) {
             let why = format!("{} is no part of the pool any more, and comes back as another", self.config.node);
+            self.be_reborn(why, Loss::CutOff);
+        }
+    }
+
+    /// A newcomer that came behind the fences of one side while evictions crossed may lack ops that it can take from nobody, for
+    /// it cannot tell who remains, and that those ops would tell. It begins anew, with all that one host holds.
+    pub(super) fn leave_dead_end(&mut self) {
+        let stuck = self.ready && self.finality.assembly.remaining.is_empty() && self.early.len() > 0;
+        if !stuck || !self.linked().any(|(peer, _)| self.roster.knows(peer) && !self.roster.is_gone(peer)) {
+            self.dead_end.since_ms = None;
+            return;
+        }
+        let (now_ms, left) = (self.now.mono_ms, self.dead_end.left);
+        let since_ms = *self.dead_end.since_ms.get_or_insert(now_ms);
+        if now_ms >= since_ms + (DEAD_END_MS << left.min(16)) {
+            self.dead_end = DeadEnd { since_ms: None, left: left + 1 };
+            let why = format!("{} cannot tell who remains, and comes back as another", self.config.node);
             self.be_reborn(why, Loss::CutOff);
         }
     }

@@ -331,6 +331,7 @@ pub struct Replica {
     pins: BTreeMap<u64, (u64, u64)>,
     /// Where an operator wants this node to be.
     moving_to: Option<String>,
+    dead_end: membership::DeadEnd,
     cut: bool,
     links: BTreeMap<LinkId, Link>,
     peers: Peers,
@@ -382,6 +383,7 @@ impl Replica {
             rewrites: false,
             pins: BTreeMap::new(),
             moving_to: None,
+            dead_end: membership::DeadEnd::default(),
             cut: false,
             links: BTreeMap::new(),
             peers,

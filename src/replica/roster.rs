@@ -204,6 +204,11 @@ impl Roster {
         self.exits.iter().filter(|(_, exit)| unsettled(exit)).map(|(node, _)| *node).collect()
     }
 
+    /// Whether the eviction of `node` cannot be effective before `by` has answered it, which it has not done yet.
+    pub(super) fn owes_first_fence(&self, by: NodeId, node: NodeId) -> bool {
+        self.exits.get(&node).is_some_and(|exit| !exit.fences.contains_key(&by) && !self.came_after(by, exit))
+    }
+
     /// Whether `by`, which holds so many ops of the evicted `node`, owes an answer: its first, or another because it took
     /// more of them since, from one who remained then and had not answered yet, than any answer speaks of.
     pub(super) fn owes_fence(&self, by: NodeId, node: NodeId, held: u64) -> bool {
