@@ -4,7 +4,7 @@
     tests/openapi.py [--program PATH] [--seed N] [--examples N] [--only PATH]
 
 Every example of the description must be as its schema says. Then schemathesis makes requests from the description, right
-ones, wrong ones and chains of them, with all its checks on, and must find nothing. The seed is printed; the same seed makes
+ones, wrong ones and chains of them, with all its checks on, and must find nothing. The seed is 1 unless another is said, and the same seed makes
 the same requests.
 """
 
@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import pathlib
-import random
 import subprocess
 import sys
 import tempfile
@@ -204,7 +203,8 @@ def run(node, told, folder, seed, examples, only):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=str(ROOT / "target" / "debug" / "lamplight"))
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    # The same requests in each run of the tests, so that a failure is of what was changed.
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--examples", type=int, default=20, help="requests of each kind an operation gets at the most")
     parser.add_argument("--only", help="only this path")
     given = parser.parse_args()
