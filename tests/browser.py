@@ -893,7 +893,8 @@ def a_page_outlives_its_node_and_goes_on_with_a_new_one_at_its_address(stage):
         stack.enter_context(serve(stage.program, three, two))
         page.until_ready()
         page.until_rows({"oil": 2, "tea": '"not yet saved"'})
-        page.until_text("#links", "Linked to 2 of 3 others.")
+        # The one whose place it has taken is evicted.
+        page.until_text("#links", "Linked to 2 of 2 others.")
         page.click("button", "Save")
         other.until_rows({"oil": 2, "tea": "not yet saved"})
         # Tabs go first, so that they do not ask for the nodes that end now.
