@@ -35,6 +35,8 @@ pub struct Size {
     pub writes: usize,
     /// Bytes of each document.
     pub bytes: usize,
+    /// From one write of a writer to its next at the least: zero writes as fast as it goes.
+    pub pace: Duration,
 }
 
 /// What was measured.
@@ -135,7 +137,9 @@ async fn write(node: &Process, size: Size, collection: String) -> Times {
     socket.send(Message::text(subscribe.to_string())).await.unwrap();
     let (mut times, mut told) = (Times::default(), BTreeSet::new());
     let value = "x".repeat(size.bytes);
+    let mut paces = tokio::time::interval(size.pace.max(Duration::from_nanos(1)));
     for n in 0..size.writes {
+        paces.tick().await;
         let id = n.to_string();
         let put = json!({ "put": { "collection": collection, "id": id, "value": value } });
         let write = json!({ "type": "write", "id": id, "commands": [put] }).to_string();
