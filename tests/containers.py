@@ -127,7 +127,10 @@ class Cluster:
         status, body = self.ask(node, "GET", "/v1/pool", token=self.secret("admin-token"))
         if status != 200:
             raise ValueError(status)
-        return json.loads(body)
+        told = json.loads(body)
+        if told["pool"] is None:
+            raise ValueError("it looks for a pool")
+        return told
 
     def ready(self, node):
         return self.ask(node, "GET", "/readyz", token=self.secret("admin-token"))[0] == 200
