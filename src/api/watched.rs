@@ -34,10 +34,19 @@ impl<T: Send + Sync + 'static> Watched<T> {
         paths: Vec<PathBuf>,
         reading: impl Fn(&[PathBuf], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Watched<T>, String> {
+        Watched::open_then(paths, reading, |_, _| ())
+    }
+
+    /// The same, and tells what was replaced by what, once that is in force.
+    pub fn open_then(
+        paths: Vec<PathBuf>,
+        reading: impl Fn(&[PathBuf], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
+        replaced: impl Fn(&T, &T) + Send + Sync + 'static,
+    ) -> Result<Watched<T>, String> {
         // Before they are read: what changes meanwhile is seen by the next look.
         let marks = marks(&paths);
         let held = Arc::new(RwLock::new(Arc::new(reading(&paths, None)?)));
-        tokio::spawn(follow(Arc::downgrade(&held), paths, Arc::new(reading), marks));
+        tokio::spawn(follow(Arc::downgrade(&held), paths, Arc::new(reading), replaced, marks));
         Ok(Watched(held))
     }
 
@@ -75,6 +84,7 @@ async fn follow<T: Send + Sync + 'static>(
     held: Weak<RwLock<Arc<T>>>,
     paths: Vec<PathBuf>,
     reading: Arc<Reading<T>>,
+    replaced: impl Fn(&T, &T) + Send,
     mut known: Marks,
 ) {
     let mut looks = interval(LOOK_EVERY);
@@ -97,7 +107,12 @@ async fn follow<T: Send + Sync + 'static>(
         let files = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
         match read {
             Some(Ok(read)) => {
-                *held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
+                let read = Arc::new(read);
+                let before = {
+                    let mut held = held.write().unwrap_or_else(PoisonError::into_inner);
+                    std::mem::replace(&mut *held, Arc::clone(&read))
+                };
+                replaced(&before, &read);
                 complaint = None;
                 tracing::info!(files, "read again, for it has changed");
             }

@@ -67,14 +67,16 @@ enum Audience {
 }
 
 impl Keys {
-    /// Reads a file for each key. What was signed under the keys before is void: who has a token comes again with it.
-    pub fn read(paths: &[PathBuf], before: Option<&Keys>) -> Result<Keys, String> {
+    /// Reads a file for each key.
+    pub fn read(paths: &[PathBuf]) -> Result<Keys, String> {
         let key = |path: &PathBuf| key(path).map_err(|why| format!("{}: {why}", path.display()));
         let keys = paths.iter().map(key).collect::<Result<_, _>>()?;
-        if let Some(before) = before {
-            before.replaced.cancel();
-        }
         Ok(Keys { keys, replaced: CancellationToken::new() })
+    }
+
+    /// Others are in force: what was let in under these ends, and who has a token comes again with it.
+    pub fn end(&self) {
+        self.replaced.cancel();
     }
 
     /// What a token is good for at a time (in seconds since 1970), or why it is not.

@@ -99,8 +99,11 @@ impl Access {
         if tokens.is_none() && keys.is_empty() {
             return Ok(Access(Arc::new(Rules { keyring: None, site, lobby: Lobby::default() })));
         }
-        let tokens = tokens.map(|path| Watched::open(vec![path], |paths, before| Tokens::read(&paths[0], before)));
-        let keys = (!keys.is_empty()).then(|| Watched::open(keys, Keys::read));
+        // Nobody is told that a token is void before it is: else he might come in with it once more.
+        let tokens = tokens
+            .map(|path| Watched::open_then(vec![path], |paths, before| Tokens::read(&paths[0], before), Tokens::end));
+        let keys =
+            (!keys.is_empty()).then(|| Watched::open_then(keys, |paths, _| Keys::read(paths), |keys, _| keys.end()));
         let keyring = Keyring { tokens: tokens.transpose()?, keys: keys.transpose()? };
         Ok(Access(Arc::new(Rules { keyring: Some(keyring), site, lobby: Lobby::default() })))
     }

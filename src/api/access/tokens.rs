@@ -47,19 +47,17 @@ struct Entry {
 }
 
 impl Tokens {
-    /// Reads the file. A token that stands there as before keeps its grant; one that does not is revoked.
+    /// Reads the file. A token that stands there as before keeps its grant.
     pub fn read(path: &Path, before: Option<&Tokens>) -> Result<Tokens, String> {
         let bytes = watched::read(path)?;
-        let tokens = Tokens::parse(&bytes, before).map_err(|why| format!("{}: {why}", path.display()))?;
-        if let Some(before) = before {
-            let kept = |hash, grant| tokens.grants.get(hash).is_some_and(|now| Arc::ptr_eq(now, grant));
-            before
-                .grants
-                .iter()
-                .filter(|(hash, grant)| !kept(hash, grant))
-                .for_each(|(_, grant)| grant.revoked.cancel());
-        }
-        Ok(tokens)
+        Tokens::parse(&bytes, before).map_err(|why| format!("{}: {why}", path.display()))
+    }
+
+    /// Others are in force: what was let in by one that is not among them ends.
+    pub fn end(&self, next: &Tokens) {
+        let kept = |hash, grant| next.grants.get(hash).is_some_and(|now| Arc::ptr_eq(now, grant));
+        let gone = self.grants.iter().filter(|(hash, grant)| !kept(hash, grant));
+        gone.for_each(|(_, grant)| grant.revoked.cancel());
     }
 
     fn parse(bytes: &[u8], before: Option<&Tokens>) -> Result<Tokens, String> {
