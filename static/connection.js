@@ -1,5 +1,6 @@
 // The talk with the node that served the page: one WebSocket that comes back by itself, and plain requests.
 // It knows nothing of documents or views; messages go to the handlers it was given.
+import { abandon } from "./abandon.js";
 import { parse } from "./json.js";
 import { TokenSocket, askForToken, authorization } from "./token.js";
 
@@ -96,8 +97,7 @@ export class Connection {
     if (socket?.readyState !== WebSocket.OPEN) return;
     if (Date.now() - this.#heardAt <= SILENCE_MAX_MS) return socket.send('{"type":"ping"}');
     // Closing a dead socket can take minutes to be reported; the next one does not wait for that.
-    socket.onmessage = null;
-    socket.close();
+    abandon(socket);
     this.#closed(socket);
   }
 }

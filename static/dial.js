@@ -1,5 +1,6 @@
 // The connection to one of several nodes: one WebSocket that comes back by itself, to the next node where the last is
 // gone. It says when a node has answered and hands its messages on; it knows nothing of documents, writes or rooms.
+import { abandon } from "./abandon.js";
 
 const FIRST_WAIT_MS = 300;
 const LONGEST_WAIT_MS = 15_000;
@@ -92,7 +93,7 @@ export class Dial {
   leave() {
     const socket = this.#socket;
     if (!socket) return;
-    this.#forget(socket);
+    abandon(socket);
     this.#lost(socket);
   }
 
@@ -101,7 +102,7 @@ export class Dial {
     globalThis.removeEventListener?.("online", this.#wake);
     globalThis.document?.removeEventListener("visibilitychange", this.#wake);
     for (const timer of [this.#pinging, this.#waiting, this.#sessionTimer]) clearTimeout(timer);
-    if (this.#socket) this.#forget(this.#socket);
+    if (this.#socket) abandon(this.#socket);
     this.#socket = null;
     this.#online = false;
     this.#tell("closed");
@@ -135,7 +136,7 @@ export class Dial {
     };
     // Node's own class tells of a node that is not there by this alone, without a close.
     socket.onerror = () => {
-      this.#forget(socket);
+      abandon(socket);
       this.#lost(socket);
     };
   }
@@ -186,13 +187,6 @@ export class Dial {
     if (Date.now() - this.#heardAt <= SILENCE_MAX_MS) return this.send({ type: "ping" });
     // Closing a dead socket can take minutes to be reported; the next one does not wait for that.
     this.leave();
-  }
-
-  #forget(socket) {
-    socket.onopen = socket.onmessage = socket.onclose = null;
-    // The package ws throws an error that nobody takes.
-    socket.onerror = () => {};
-    socket.close();
   }
 
   #tell(state) {

@@ -1,5 +1,6 @@
 // Keeps a text and its presence in step with a node, over the y-websocket protocol; comes back by itself, to any of the
 // nodes, when the connection is lost. Knows how many edits the node has not been heard to hold.
+import { abandon } from "./abandon.js";
 import { Presence, decodeMessage, encodePresence, encodeQueryPresence, encodeSync } from "./y-protocol.js";
 
 const FIRST_WAIT_MS = 400;
@@ -87,7 +88,7 @@ export class TextProvider {
     socket.onclose = ({ code, reason }) => this.#closed(socket, code, reason);
     // Node's own class tells of a node that is not there by this alone, without a close.
     socket.onerror = () => {
-      this.#drop(socket);
+      abandon(socket);
       this.#closed(socket);
     };
   }
@@ -101,7 +102,7 @@ export class TextProvider {
     clearTimeout(this.#timer);
     clearTimeout(this.#askTimer);
     this.#onState = () => {};
-    this.#drop(this.#socket);
+    if (this.#socket) abandon(this.#socket);
   }
 
   #opened() {
@@ -121,7 +122,7 @@ export class TextProvider {
     } catch (error) {
       // Whatever was lost with it, the next connection brings it again.
       console.warn("A message of the node cannot be read:", error);
-      this.#drop(socket);
+      abandon(socket);
       this.#closed(socket);
     }
   }
@@ -185,7 +186,7 @@ export class TextProvider {
     if (isDead) {
       const socket = this.#socket;
       // Closing a dead socket can take minutes to be reported; the next one does not wait for that.
-      this.#drop(socket);
+      abandon(socket);
       this.#closed(socket);
     } else if (this.#link === "connected" && now - this.#heardAt > ASK_AFTER_SILENCE_MS) this.#askSoon();
   }
@@ -205,7 +206,7 @@ export class TextProvider {
   }
 
   #refuse(reason, code = null) {
-    this.#drop(this.#socket);
+    if (this.#socket) abandon(this.#socket);
     this.#lose();
     this.#reason = reason;
     this.#code = code;
@@ -219,14 +220,6 @@ export class TextProvider {
     // Nobody knows whether the last frames arrived: what was sent counts again only once the next node has it.
     this.#sent = this.#saved;
     this.presence.forgetOthers();
-  }
-
-  #drop(socket) {
-    if (socket === null) return;
-    socket.onopen = socket.onmessage = socket.onclose = null;
-    // The package ws throws an error that nobody takes.
-    socket.onerror = () => {};
-    socket.close();
   }
 
   #send(frame) {

@@ -501,6 +501,20 @@ test("the waits between tries grow, and a refusal ends them with its reason", ()
   provider.destroy();
 });
 
+test("a provider that ends while it connects closes its socket once that is open", () => {
+  const { provider, last, socket } = connected();
+  provider.destroy();
+  assert.equal(socket().readyState, 0, "a browser calls it an error to close it now");
+  socket().open();
+  assert.equal(socket().readyState, 3);
+  assert.equal(last().link, "connecting", "nothing more is told");
+
+  const hung = connected();
+  hung.provider.destroy();
+  pass(11_000);
+  assert.equal(hung.socket().readyState, 3, "a node that never answers is not waited for");
+});
+
 test("a silent or broken connection is given up for a new one", () => {
   const { provider, last, socket } = connected();
   pass(11_000);

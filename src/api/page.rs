@@ -43,6 +43,7 @@ macro_rules! files {
 }
 
 const FILES: &[(&str, &[u8])] = &files![
+    "abandon.js",
     "address.js",
     "app.js",
     "bearer.js",
