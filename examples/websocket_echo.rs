@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
-    let open = |upgrade: WebSocketUpgrade| async { bounded(upgrade, BODY_BYTES_MAX).on_upgrade(echo) };
+    let open = |upgrade: WebSocketUpgrade| async { bounded(upgrade, None, BODY_BYTES_MAX).on_upgrade(echo) };
     let router = Router::new().route("/", get(open));
     serve(listener, router, CancellationToken::new()).await;
     Ok(())

@@ -17,9 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Api, Problem,
     access::{Pass, Reach},
-    feed::{Feed, Scope, Step, Tail},
+    feed::{Feed, Scope, Step},
     final_feed::{self, FinalFeed},
+    herald::{Ear, Herald},
     query::{self, Query},
+    server::Hold,
 };
 
 /// An answer ends early once its documents have passed this.
@@ -32,8 +34,9 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// `GET /v1/changes`.
 pub async fn show(
     State(api): State<Api>,
-    Extension(tail): Extension<Arc<Tail>>,
+    Extension(herald): Extension<Arc<Herald>>,
     pass: Pass,
+    hold: Option<Extension<Hold>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -41,6 +44,9 @@ pub async fn show(
     let as_events = accepts.flat_map(|value| value.split(',')).any(|media| {
         media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("text/event-stream"))
     });
+    if let (true, Some(Extension(hold))) = (as_events, &hold) {
+        hold.feeds();
+    }
     let known = ["since", "collection", "view", "limit", "feed", "timeout"];
     let mut query = Query::of(&uri, if as_events { &known[..3] } else { &known })?;
     let reach = Reach::new(&pass, query.take("collection"))?;
@@ -49,11 +55,12 @@ pub async fn show(
         Some("final") => return show_final(api, reach, query, &headers, as_events).await,
         Some(_) => return Err(Problem::bad("bad-query", "view is final, or left out")),
     }
-    let mut feed = Feed::new(&api.node, &tail, Scope::new(reach, None)?);
+    let mut feed = Feed::new(&herald, Scope::new(reach, None)?);
     // Asked first, for the head of an event stream says that it is well.
     api.read(|_| ()).await?;
     if as_events {
-        return events(feed, query.take("since"), &headers, api.stop);
+        let ear = herald.listen();
+        return events(feed.heralded(&ear), ear, query.take("since"), &headers, api.stop);
     }
     let (limit, wait) = (query.limit()?, wait(&mut query)?);
     if let Some(since) = query.take("since")
@@ -61,7 +68,7 @@ pub async fn show(
     {
         return Err(gone());
     }
-    page(feed, limit, wait, &api.stop).await
+    page(feed, limit, wait.map(|wait| (wait, herald.listen())), &api.stop).await
 }
 
 /// The same of the final feed.
@@ -108,19 +115,24 @@ fn wait(query: &mut Query) -> Result<Option<Duration>, Problem> {
 async fn page(
     mut feed: Feed,
     limit: usize,
-    wait: Option<Duration>,
+    wait: Option<(Duration, Ear)>,
     stop: &CancellationToken,
 ) -> Result<Response, Problem> {
-    let deadline = Instant::now() + wait.unwrap_or_default();
+    // Before it looks, so that nothing is missed between the look and the wait.
+    let watch = wait.as_ref().map(|(_, ear)| feed.follow(ear));
     let mut found = collect(&mut feed, limit).await?;
-    while found.is_empty() && wait.is_some() {
-        tokio::select! {
-            changed = feed.changed() => changed?,
-            () = sleep_until(deadline) => break,
-            () = stop.cancelled() => break,
+    if let Some((wait, ear)) = wait {
+        let deadline = Instant::now() + wait;
+        while found.is_empty() {
+            tokio::select! {
+                rung = ear.rung() => rung?,
+                () = sleep_until(deadline) => break,
+                () = stop.cancelled() => break,
+            }
+            found = collect(&mut feed, limit).await?;
         }
-        found = collect(&mut feed, limit).await?;
     }
+    drop(watch);
     let (next, more) = (feed.cursor(), feed.has_more());
     let body = format!(r#"{{"changes":[{}],"next":"{next}","more":{more}}}"#, found.join(","));
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
@@ -155,6 +167,7 @@ fn gone() -> Problem {
 /// The feed as a stream that ends when the node stops.
 fn events(
     mut feed: Feed,
+    ear: Ear,
     since: Option<String>,
     headers: &HeaderMap,
     stop: CancellationToken,
@@ -165,12 +178,12 @@ fn events(
     };
     // The first bytes go out at once, so that the client knows that it is connected.
     let greeting = if resumed { ":\n\n" } else { RESYNC };
-    let parts = stream::unfold((feed, stop, Some(greeting)), |(mut feed, stop, greeting)| async move {
+    let parts = stream::unfold((feed, ear, stop, Some(greeting)), |(mut feed, ear, stop, greeting)| async move {
         let text = match greeting {
             Some(greeting) => greeting.to_string(),
-            None => next_events(&mut feed, &stop).await?,
+            None => next_events(&mut feed, &ear, &stop).await?,
         };
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), (feed, stop, None)))
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), (feed, ear, stop, None)))
     });
     let described = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
     Ok((described, Body::from_stream(parts)).into_response())
@@ -179,7 +192,7 @@ fn events(
 pub(super) const RESYNC: &str = "event: resync\ndata: {}\n\n";
 
 /// What to send next; none at the end.
-async fn next_events(feed: &mut Feed, stop: &CancellationToken) -> Option<String> {
+async fn next_events(feed: &mut Feed, ear: &Ear, stop: &CancellationToken) -> Option<String> {
     while !stop.is_cancelled() {
         match feed.next().await {
             Ok(Step::Part(part)) => {
@@ -197,7 +210,7 @@ async fn next_events(feed: &mut Feed, stop: &CancellationToken) -> Option<String
                 return Some(RESYNC.into());
             }
             Ok(Step::Idle) => tokio::select! {
-                changed = feed.changed() => changed.ok()?,
+                rung = ear.rung() => rung.ok()?,
                 // An id alone is no event, but the client resumes from it: past what did not concern it.
                 () = sleep(KEEP_ALIVE) => return Some(format!("id: {}\n\n", feed.cursor())),
                 () = stop.cancelled() => return None,

@@ -16,13 +16,13 @@ use tokio::sync::{OnceCell, watch};
 use super::{
     Problem,
     access::Reach,
-    herald::{Ear, Watch},
+    herald::{Ear, Herald, Watch},
     look::{Chunk, Content, Doc, Look, News},
     place::{Place, Walk},
 };
 use crate::{
     document::selector::Selector,
-    node::{Node, Published, Stopped},
+    node::{Node, Published},
 };
 
 /// Which documents a feed is about.
@@ -51,20 +51,21 @@ impl Scope {
 
     /// What there is to tell about a document; nothing if it is out of reach, or was never in the filter.
     fn news(&self, doc: &Doc, from: &Place) -> Option<News> {
-        if !self.reach.covers(&doc.collection) {
+        if !self.reach.covers(&doc.collection) || doc.since(from.ring).is_empty() {
             return None;
         }
         if self.matches(doc.now.as_ref()) {
             return Some(News::Shown);
         }
-        let torn = self.filter.is_some() && doc.before.first().is_some_and(|(place, _)| *place < from.torn);
-        let was = || doc.before_since(from.known).any(|content| self.matches(content));
+        let torn = self.filter.is_some() && doc.since(from.ring).first().is_some_and(|(place, _)| *place < from.torn);
+        let was = || doc.before(from.ring, from.known).any(|content| self.matches(content));
         (torn || was()).then_some(if doc.now.is_some() { News::Removed } else { News::Shown })
     }
 }
 
-/// What the readers at the end of the ring share: after a change, one of them looks, and all take what it found. So a
-/// change is looked up and encoded once for each node, not once for each of its thousand subscribers.
+/// What the readers at the end of the ring share: after a change, one of them looks, and all take what it found, each what
+/// is behind its place. So a change is looked up and encoded once for each node, not once for each of its thousand
+/// subscribers.
 #[derive(Debug, Default)]
 pub struct Tail(Mutex<Arc<Slot>>);
 
@@ -77,16 +78,21 @@ pub struct Slot {
 
 impl Tail {
     /// The slot of a place, unless others are ahead of it.
-    pub fn slot(&self, start: u64) -> Option<Arc<Slot>> {
+    pub fn slot(&self, place: u64) -> Option<Arc<Slot>> {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.start < start {
-            *slot = Arc::new(Slot { start, look: OnceCell::new() });
+        if slot.start < place && !slot.goes_beyond(place) {
+            *slot = Arc::new(Slot { start: place, look: OnceCell::new() });
         }
-        (slot.start == start).then(|| Arc::clone(&slot))
+        (slot.start <= place).then(|| Arc::clone(&slot))
     }
 }
 
 impl Slot {
+    /// Whether what was found there has changes from a place on.
+    fn goes_beyond(&self, place: u64) -> bool {
+        matches!(self.look.get(), Some(Look::Found(chunk)) if chunk.behind > place)
+    }
+
     /// What was found there; who asks first looks.
     pub async fn look(&self, node: &Node) -> Result<Look, Problem> {
         let place = Place::at(self.start);
@@ -102,12 +108,11 @@ pub async fn look_alone(node: &Node, place: Place, reach: Reach) -> Result<Look,
 
 /// A feed.
 pub struct Feed {
-    node: Node,
+    herald: Arc<Herald>,
     published: watch::Receiver<Published>,
-    tail: Arc<Tail>,
     scope: Scope,
     place: Place,
-    /// What wakes its reader, where that is not every change.
+    /// What its reader follows, where that waits for more.
     watch: Option<Watch>,
 }
 
@@ -155,30 +160,28 @@ impl Item {
 
 impl Feed {
     /// A feed that begins with all documents.
-    pub fn new(node: &Node, tail: &Arc<Tail>, scope: Scope) -> Feed {
-        let published = node.published();
-        let mut feed = Feed {
-            node: node.clone(),
-            published,
-            tail: Arc::clone(tail),
-            place: Place { ring: 0, known: 0, torn: 0, walk: None },
-            scope,
-            watch: None,
-        };
+    pub fn new(herald: &Arc<Herald>, scope: Scope) -> Feed {
+        let (herald, published) = (Arc::clone(herald), herald.node().published());
+        let mut feed = Feed { herald, published, scope, place: Place::at(0), watch: None };
         feed.restart();
         feed
     }
 
-    /// The same, for a reader who is woken when something that may be in the feed changes.
+    /// The same, for a reader who is told of what may be in the feed, and reads as far as it was told.
     #[must_use]
     pub fn heralded(mut self, ear: &Ear) -> Feed {
-        self.watch = Some(ear.follow(self.scope.reach.only()));
+        self.watch = Some(self.follow(ear));
         self
+    }
+
+    /// Has a reader woken by what may be in the feed.
+    pub fn follow(&self, ear: &Ear) -> Watch {
+        ear.follow(self.scope.reach.only())
     }
 
     /// Goes on where a cursor says; otherwise says that it cannot, since the cursor is of another node.
     pub fn resume(&mut self, cursor: &str) -> Result<bool, Problem> {
-        let place = Place::parse(cursor, self.node.run(), self.scope.mark)?;
+        let place = Place::parse(cursor, self.herald.node().run(), self.scope.mark)?;
         let found = place.is_some();
         self.place = place.unwrap_or_else(|| self.place.clone());
         Ok(found)
@@ -204,7 +207,7 @@ impl Feed {
 
     /// The cursor to go on at a place in the part that it gave last.
     pub fn cursor_of(&self, place: &Place) -> String {
-        place.cursor(self.node.run())
+        place.cursor(self.herald.node().run())
     }
 
     /// Whether it still walks over all documents.
@@ -216,13 +219,6 @@ impl Feed {
     pub fn has_more(&self) -> bool {
         let (ring, end) = (self.place.ring, self.published.borrow().changes_end);
         self.is_walking() || self.watch.as_ref().map_or(ring != end, |watch| watch.next(ring, end).1)
-    }
-
-    /// Waits until there is.
-    pub async fn changed(&mut self) -> Result<(), Problem> {
-        let ring = self.place.ring;
-        self.published.wait_for(|published| published.changes_end != ring).await.map_err(|_| Stopped)?;
-        Ok(())
     }
 
     /// Takes a look, and goes on behind what it found.
@@ -248,12 +244,13 @@ impl Feed {
         if self.place.ring > end {
             return Ok(Look::Gone);
         }
+        let tail = self.watch.as_ref().map_or(self.herald.tail(), Watch::tail);
         if !self.is_walking()
-            && let Some(slot) = self.tail.slot(self.place.ring)
+            && let Some(slot) = tail.slot(self.place.ring)
         {
-            return slot.look(&self.node).await;
+            return slot.look(self.herald.node()).await;
         }
-        look_alone(&self.node, self.place.clone(), self.scope.reach.clone()).await
+        look_alone(self.herald.node(), self.place.clone(), self.scope.reach.clone()).await
     }
 
     /// The documents of a chunk that are in the scope. `before` is the place from which the look was taken.
@@ -262,7 +259,7 @@ impl Feed {
         let at = |ring, walk| Place { ring, known: chunk.end, torn, walk };
         let change = |doc: &Arc<Doc>| {
             let news = self.scope.news(doc, before)?;
-            let ring = doc.before.last().map_or(chunk.behind, |(place, _)| place + 1);
+            let ring = doc.since(before.ring).last().map_or(chunk.behind, |(place, _)| place + 1);
             Some(Item { doc: Arc::clone(doc), news, place: at(ring, before.walk.clone()) })
         };
         let walked = |doc: &Arc<Doc>| {

@@ -1,16 +1,26 @@
-//! Who is woken by a change: the connections with a subscription that it may concern, and nobody else.
+//! Who is woken by a change: the readers that it may concern, and nobody else.
 //!
-//! A node with ten thousand clients has a change for a few of them most of the time. One task reads the changes first, once
-//! for all (what it finds lies in the [`Tail`] for those who come after it), notes in which collections they were, and
-//! rings for those who follow these. A feed that was not rung for lags behind the ring; it need not read what it has
-//! missed, for the herald knows that none of that was in its collection.
+//! A node with ten thousand clients has a change for a few of them most of the time. The herald reads the changes first, once
+//! for all (what it finds lies in a [`Tail`] for those who come after it), notes in which collections they were, and rings for
+//! those who follow these. A feed that was not rung for lags behind the ring; it need not read what it has missed, for
+//! the herald knows that none of that was in its collection.
+//!
+//! Few are rung for as soon as something changes. A crowd that follows the same is told in rounds, each of one look at the
+//! ring that all of them share, and with a pause behind it as long as the round was: while changes come faster than they
+//! can be told to everyone, half the time is left for other work, and the crowd gets the latest state of what changed
+//! meanwhile. In a round they are rung for one by one, and whoever else has something to do goes first.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    task::yield_now,
+    time::{Instant, sleep},
+};
 
 use super::{
     access::Reach,
@@ -23,24 +33,45 @@ use crate::node::{Node, Stopped};
 /// Parts of the ring that are kept in mind for a collection, of those in which it changed. A feed that is further behind reads
 /// the ring from its place.
 const PARTS_MAX: usize = 64;
+/// Followers of one thing who are no crowd yet.
+const FEW: usize = 16;
+/// Longest pause between two rounds.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How somebody is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    AtOnce,
+    InRounds,
+}
+
+impl Pace {
+    /// Of so many who follow the same.
+    fn of(followers: usize) -> Pace {
+        if followers <= FEW { Pace::AtOnce } else { Pace::InRounds }
+    }
+}
+
+type Bells = BTreeMap<u64, Arc<Notify>>;
 
 /// The one who reads first.
 pub struct Herald {
     node: Node,
-    tail: Arc<Tail>,
+    /// What the readers share who are told at a pace.
+    tails: [Tail; 2],
     board: Mutex<Board>,
 }
 
 #[derive(Default)]
 struct Board {
-    /// Whether there is the task, and whether it has ended.
+    /// Whether there are the tasks, and whether they have ended.
     runs: bool,
     ended: bool,
-    /// The place up to which it has read.
-    end: u64,
-    /// The bells of all connections, and by what they follow.
-    bells: BTreeMap<u64, Arc<Notify>>,
-    everything: BTreeMap<u64, Arc<Notify>>,
+    /// The places up to which the ring was read for each pace.
+    ends: [u64; 2],
+    /// The bells of all readers, and by what they follow.
+    bells: Bells,
+    everything: Bells,
     collections: HashMap<Box<str>, Topic>,
     ids: u64,
 }
@@ -50,33 +81,40 @@ struct Topic {
     /// From this place on it is known in which parts of the ring it changed: from where to where, rising.
     known_from: u64,
     parts: VecDeque<(u64, u64)>,
-    bells: BTreeMap<u64, Arc<Notify>>,
+    bells: Bells,
 }
 
 impl Herald {
     /// Of a node. Nothing is read before somebody listens.
-    pub fn new(node: &Node, tail: &Arc<Tail>) -> Arc<Herald> {
-        Arc::new(Herald { node: node.clone(), tail: Arc::clone(tail), board: Mutex::default() })
+    pub fn new(node: &Node) -> Arc<Herald> {
+        Arc::new(Herald { node: node.clone(), tails: Default::default(), board: Mutex::default() })
     }
 
-    /// What those share who read the ring at its end.
-    pub fn tail(&self) -> &Arc<Tail> {
-        &self.tail
+    /// Whose changes these are.
+    pub fn node(&self) -> &Node {
+        &self.node
     }
 
-    /// A connection that has no subscription yet.
+    /// What those share who read the ring without being told.
+    pub fn tail(&self) -> &Tail {
+        &self.tails[Pace::AtOnce as usize]
+    }
+
+    /// A reader that follows nothing yet.
     pub fn listen(self: &Arc<Herald>) -> Ear {
         let mut board = self.board();
         if !std::mem::replace(&mut board.runs, true) {
-            board.end = self.node.published().borrow().changes_end;
-            let herald = Arc::clone(self);
-            tokio::spawn(async move {
-                // It ends when the node has stopped.
-                let _ = herald.run().await;
-                let mut board = herald.board();
-                board.ended = true;
-                board.bells.values().for_each(|bell| bell.notify_one());
-            });
+            board.ends = [self.node.published().borrow().changes_end; 2];
+            for pace in [Pace::AtOnce, Pace::InRounds] {
+                let herald = Arc::clone(self);
+                tokio::spawn(async move {
+                    // It ends when the node has stopped.
+                    let _ = herald.run(pace).await;
+                    let mut board = herald.board();
+                    board.ended = true;
+                    ring(board.bells.values());
+                });
+            }
         }
         let bell = Arc::new(Notify::new());
         let id = board.next_id();
@@ -84,24 +122,35 @@ impl Herald {
         Ear { herald: Arc::clone(self), id, bell }
     }
 
-    async fn run(&self) -> Result<(), Stopped> {
-        let mut published = self.node.published();
+    async fn run(&self, pace: Pace) -> Result<(), Stopped> {
+        let (tail, mut published) = (&self.tails[pace as usize], self.node.published());
         loop {
-            let end = self.board().end;
+            let end = self.board().end(pace);
             let newest =
                 published.wait_for(|published| published.changes_end > end).await.map_err(|_| Stopped)?.changes_end;
-            if self.board().nobody_follows(newest) {
+            if self.board().nobody_follows(pace, newest) {
                 continue;
             }
-            let look = match self.tail.slot(end) {
+            let began = Instant::now();
+            let look = match tail.slot(end) {
                 Some(slot) => slot.look(&self.node).await,
                 // Others are ahead of it.
                 None => look_alone(&self.node, Place::at(end), Reach::default()).await,
             };
-            match look {
-                Ok(Look::Found(chunk)) => self.board().note(end, &chunk),
+            let bells = match look {
+                Ok(Look::Found(chunk)) => self.board().note(pace, end, &chunk),
                 // The node has begun anew with other documents, or does not hold its data: feeds see for themselves.
-                Ok(Look::Gone) | Err(_) => self.board().lose(newest),
+                Ok(Look::Gone) | Err(_) => self.board().lose(pace, newest),
+            };
+            match pace {
+                Pace::AtOnce => ring(&bells),
+                Pace::InRounds => {
+                    for bell in bells {
+                        bell.notify_one();
+                        yield_now().await;
+                    }
+                    sleep(began.elapsed().min(PAUSE_MAX)).await;
+                }
             }
         }
     }
@@ -111,46 +160,114 @@ impl Herald {
     }
 }
 
+fn ring<'a>(bells: impl IntoIterator<Item = &'a Arc<Notify>>) {
+    bells.into_iter().for_each(|bell| bell.notify_one());
+}
+
 impl Board {
     fn next_id(&mut self) -> u64 {
         self.ids += 1;
         self.ids
     }
 
+    fn end(&self, pace: Pace) -> u64 {
+        self.ends[pace as usize]
+    }
+
     /// Skips what nobody asks for.
-    fn nobody_follows(&mut self, newest: u64) -> bool {
-        let nobody = self.everything.is_empty() && self.collections.is_empty();
-        self.end = if nobody { newest } else { self.end };
+    fn nobody_follows(&mut self, pace: Pace, newest: u64) -> bool {
+        let is_of = |bells: &Bells| !bells.is_empty() && Pace::of(bells.len()) == pace;
+        let nobody = !is_of(&self.everything) && !self.collections.values().any(|topic| is_of(&topic.bells));
+        if nobody {
+            self.ends[pace as usize] = newest;
+        }
         nobody
     }
 
-    fn note(&mut self, start: u64, chunk: &Chunk) {
-        self.end = chunk.behind;
+    /// Notes what was found from a place on; returns whom to tell.
+    fn note(&mut self, pace: Pace, start: u64, chunk: &Chunk) -> Vec<Arc<Notify>> {
+        self.ends[pace as usize] = chunk.behind;
+        let is_told = |bells: &Bells| Pace::of(bells.len()) == pace;
+        let mut told = Vec::new();
         let changed: HashSet<&str> = chunk.changed.iter().map(|doc| &*doc.collection).collect();
         for collection in changed {
-            let Some(topic) = self.collections.get_mut(collection) else { continue };
+            let Some(topic) = self.collections.get_mut(collection).filter(|topic| is_told(&topic.bells)) else {
+                continue;
+            };
             if topic.parts.len() == PARTS_MAX
                 && let Some((_, end)) = topic.parts.pop_front()
             {
                 topic.known_from = end;
             }
             topic.parts.push_back((start, chunk.behind));
-            topic.bells.values().for_each(|bell| bell.notify_one());
+            told.extend(topic.bells.values().cloned());
         }
-        self.everything.values().for_each(|bell| bell.notify_one());
+        if is_told(&self.everything) {
+            told.extend(self.everything.values().cloned());
+        }
+        told
     }
 
-    fn lose(&mut self, newest: u64) {
-        self.end = newest;
+    fn lose(&mut self, pace: Pace, newest: u64) -> Vec<Arc<Notify>> {
+        self.ends[pace as usize] = newest;
         for topic in self.collections.values_mut() {
-            topic.parts.clear();
-            topic.known_from = newest;
+            topic.forget(newest);
         }
-        self.bells.values().for_each(|bell| bell.notify_one());
+        self.bells.values().cloned().collect()
+    }
+
+    /// Adds one who follows a collection, or all.
+    fn follow(&mut self, id: u64, collection: Option<&str>, bell: Arc<Notify>) {
+        let [at_once, _] = self.ends;
+        match collection {
+            None => drop(self.everything.insert(id, bell)),
+            Some(name) => {
+                let topic = || Topic { known_from: at_once, parts: VecDeque::new(), bells: Bells::new() };
+                self.collections.entry(name.into()).or_insert_with(topic).bells.insert(id, bell);
+            }
+        }
+        self.turn(collection, FEW + 1);
+    }
+
+    fn leave(&mut self, id: u64, collection: Option<&str>) {
+        let Some(name) = collection else {
+            self.everything.remove(&id);
+            return self.turn(None, FEW);
+        };
+        let Some(topic) = self.collections.get_mut(name) else { return };
+        topic.bells.remove(&id);
+        if topic.bells.is_empty() {
+            self.collections.remove(name);
+        }
+        self.turn(collection, FEW);
+    }
+
+    /// With so many followers few have become a crowd, or a crowd few. What was noted at the one pace is not known at the
+    /// other, and what the one herald would still have rung for, the other may have passed: all see for themselves.
+    fn turn(&mut self, collection: Option<&str>, followers: usize) {
+        let known_from = self.ends.into_iter().max().unwrap_or_default();
+        match collection {
+            None if self.everything.len() == followers => ring(self.everything.values()),
+            None => {}
+            Some(name) => {
+                let Some(topic) = self.collections.get_mut(name) else { return };
+                if topic.bells.len() == followers {
+                    topic.forget(known_from);
+                    ring(topic.bells.values());
+                }
+            }
+        }
     }
 }
 
-/// The place of one connection, until it is dropped.
+impl Topic {
+    fn forget(&mut self, known_from: u64) {
+        self.parts.clear();
+        self.known_from = known_from;
+    }
+}
+
+/// The place of one reader, until it is dropped.
 pub struct Ear {
     herald: Arc<Herald>,
     id: u64,
@@ -167,14 +284,8 @@ impl Ear {
     /// Follows a collection, or all.
     pub fn follow(&self, collection: Option<&str>) -> Watch {
         let mut board = self.herald.board();
-        let (id, bell, end) = (board.next_id(), Arc::clone(&self.bell), board.end);
-        match collection {
-            None => drop(board.everything.insert(id, bell)),
-            Some(name) => {
-                let topic = || Topic { known_from: end, parts: VecDeque::new(), bells: BTreeMap::new() };
-                board.collections.entry(name.into()).or_insert_with(topic).bells.insert(id, bell);
-            }
-        }
+        let id = board.next_id();
+        board.follow(id, collection, Arc::clone(&self.bell));
         drop(board);
         Watch { herald: Arc::clone(&self.herald), id, collection: collection.map(Into::into) }
     }
@@ -186,7 +297,7 @@ impl Drop for Ear {
     }
 }
 
-/// What one subscription follows, until it is dropped.
+/// What one feed follows, until it is dropped.
 pub struct Watch {
     herald: Arc<Herald>,
     id: u64,
@@ -195,32 +306,37 @@ pub struct Watch {
 
 impl Watch {
     /// Where a feed that has read the ring up to a place has to go on, and whether there may be something for it between
-    /// there and the ring's end. What the herald has not read yet may be, so that a reader who is awake is as quick as he.
+    /// there and the ring's end. Of few, one who is awake is as quick as the herald; of a crowd, each reads as far as
+    /// the last round did.
     pub fn next(&self, place: u64, ring_end: u64) -> (u64, bool) {
         let board = self.herald.board();
-        let topic = self.collection.as_ref().and_then(|name| board.collections.get(name));
+        let (pace, topic) = self.pace(&board);
+        let told = board.end(pace);
+        let to = if pace == Pace::AtOnce { ring_end } else { told.min(ring_end) };
         match topic {
             Some(topic) if place >= topic.known_from => match topic.parts.iter().find(|(_, end)| *end > place) {
                 Some((start, _)) => (place.max(*start), true),
-                None => (place.max(board.end), place.max(board.end) < ring_end),
+                None => (place.max(told), place.max(told) < to),
             },
-            _ => (place, place != ring_end),
+            // A place that the ring has not reached is of another ring.
+            _ => (place, place < to || place > ring_end),
         }
+    }
+
+    /// What it shares with others.
+    pub fn tail(&self) -> &Tail {
+        let (pace, _) = self.pace(&self.herald.board());
+        &self.herald.tails[pace as usize]
+    }
+
+    fn pace<'a>(&self, board: &'a Board) -> (Pace, Option<&'a Topic>) {
+        let topic = self.collection.as_ref().and_then(|name| board.collections.get(name));
+        (Pace::of(topic.map_or(&board.everything, |topic| &topic.bells).len()), topic)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut board = self.herald.board();
-        let Some(name) = &self.collection else {
-            board.everything.remove(&self.id);
-            return;
-        };
-        if let Some(topic) = board.collections.get_mut(name) {
-            topic.bells.remove(&self.id);
-            if topic.bells.is_empty() {
-                board.collections.remove(name);
-            }
-        }
+        self.herald.board().leave(self.id, self.collection.as_deref());
     }
 }

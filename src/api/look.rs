@@ -52,7 +52,7 @@ pub struct Doc {
     latest: u64,
     frontier: u64,
     /// The changes that led here, each with its place in the ring and what the document was before it.
-    pub before: Vec<(u64, Option<Content>)>,
+    before: Vec<(u64, Option<Content>)>,
     shown: OnceLock<String>,
     removed: OnceLock<String>,
 }
@@ -119,11 +119,17 @@ impl Doc {
         self.now.as_ref().map_or(0, |content| content.text.len())
     }
 
-    /// The states in which a client can know the document who has read the ring until here and may have seen states up
+    /// The changes from a place in the ring on, each with its place and what the document was before it.
+    pub fn since(&self, ring: u64) -> &[(u64, Option<Content>)] {
+        &self.before[self.before.partition_point(|(place, _)| *place < ring)..]
+    }
+
+    /// The states in which a client can know the document who has read the ring up to a place and may have seen states up
     /// to the place `known`: that before the first change which it cannot have seen, and all before the others.
-    pub fn before_since(&self, known: u64) -> impl Iterator<Item = Option<&Content>> {
-        let unseen = self.before.partition_point(|(place, _)| *place < known);
-        self.before.iter().take(unseen + 1).map(|(_, content)| content.as_ref())
+    pub fn before(&self, ring: u64, known: u64) -> impl Iterator<Item = Option<&Content>> {
+        let changes = self.since(ring);
+        let unseen = changes.partition_point(|(place, _)| *place < known);
+        changes.iter().take(unseen + 1).map(|(_, content)| content.as_ref())
     }
 
     /// Its JSON as a change. It is made once, whoever asks for it.

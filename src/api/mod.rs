@@ -154,9 +154,7 @@ fn check_ready(standing: Standing) -> Result<(), Refused> {
 /// The routes of a node, each of which `openapi` describes.
 fn routes(api: &Api) -> Vec<(&'static str, MethodRouter<Api>)> {
     // At its two routes only: a layer around all of them costs every request some allocations.
-    let tail = Arc::new(feed::Tail::default());
-    let herald = Extension(herald::Herald::new(&api.node, &tail));
-    let tail = Extension(tail);
+    let herald = Extension(herald::Herald::new(&api.node));
     let rooms = Extension(rooms::Rooms::new(&api.node));
     vec![
         ("/v1/docs/{collection}/{id}", put(docs::put).get(docs::get).patch(docs::patch).delete(docs::delete)),
@@ -166,7 +164,7 @@ fn routes(api: &Api) -> Vec<(&'static str, MethodRouter<Api>)> {
         ("/v1/collections", get(listing::collections)),
         ("/v1/tx", post(tx::post)),
         ("/v1/ops/{op}", get(tx::op)),
-        ("/v1/changes", get(changes::show).layer(tail)),
+        ("/v1/changes", get(changes::show).layer(herald.clone())),
         ("/v1/ws", get(ws::open).layer((herald, rooms.clone()))),
         ("/v1/yjs/{collection}/{id}", get(yjs::open).layer(rooms)),
         ("/v1/log", get(log::show)),

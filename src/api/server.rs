@@ -21,7 +21,7 @@ use tower::{Service, ServiceExt};
 use super::{
     Limits, Tls,
     crowd::{Beyond, Crowd, Seat, Whence},
-    patience::Patient,
+    patience::{Patient, Thrift},
 };
 
 /// How long a client may take for what it is to be refused for.
@@ -40,6 +40,7 @@ pub struct Hold(Arc<Held>);
 #[derive(Debug)]
 struct Held {
     seat: Seat,
+    thrift: Thrift,
     _running: TaskTrackerToken,
 }
 
@@ -47,6 +48,11 @@ impl Hold {
     /// Where the connection comes from.
     pub fn whence(&self) -> Whence {
         self.0.seat.whence
+    }
+
+    /// What is sent from now on is a feed: the system is to buffer little of it.
+    pub fn feeds(&self) {
+        self.0.thrift.begin();
     }
 
     /// The limit of connections that it is beyond, if it is to be refused.
@@ -80,8 +86,9 @@ where
             None => limits.head_timeout,
             Some(_) => limits.head_timeout.min(ASIDE_TIMEOUT),
         };
-        let io = Patient::new(io, limits.write_timeout);
-        let hold = Hold(Arc::new(Held { seat, _running: connections.token() }));
+        let thrift = Thrift::default();
+        let io = Patient::new(io, limits.write_timeout, thrift.clone());
+        let hold = Hold(Arc::new(Held { seat, thrift, _running: connections.token() }));
         let service = TowerToHyperService::new(router.clone().map_request(move |mut request: Request<_>| {
             request.extensions_mut().insert(hold.clone());
             request

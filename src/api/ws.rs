@@ -28,7 +28,7 @@ use super::{
     Api, Problem,
     access::{self, Pass, Reach, SUBPROTOCOL, UNAUTHORIZED},
     crowd::Whence,
-    feed::{Feed, Item, Scope, Step, Tail},
+    feed::{Feed, Item, Scope, Step},
     herald::{Ear, Herald},
     query::Query,
     rates::Caller,
@@ -71,12 +71,12 @@ pub async fn open(
     let whence = hold.as_ref().map(|Extension(hold)| hold.whence());
     // Who has shown no token yet is asked for it, if there is room to wait.
     let waits = if matches!(pass, Pass::Stranger) { Some(api.access.lobby().enter()?) } else { None };
-    Ok(bounded(upgrade, MESSAGE_BYTES_MAX).on_upgrade(move |mut socket| async move {
+    Ok(bounded(upgrade, hold.as_ref(), MESSAGE_BYTES_MAX).on_upgrade(move |mut socket| async move {
         match admitted(&api, pass, &mut socket).await {
             Ok(pass) => {
                 drop(waits);
                 let _one = api.meters.clients.enter();
-                Connection::new(api, &herald, rooms, (pass, whence), socket).run().await;
+                Connection::new(api, herald, rooms, (pass, whence), socket).run().await;
             }
             Err(problem) => refuse(socket, &problem).await,
         }
@@ -84,8 +84,15 @@ pub async fn open(
     }))
 }
 
-/// A WebSocket of clients, with messages of so many bytes at the most.
-pub fn bounded(upgrade: WebSocketUpgrade, message_bytes_max: usize) -> WebSocketUpgrade {
+/// A WebSocket of clients, with messages of so many bytes at the most; of its connection the system buffers little.
+pub fn bounded(
+    upgrade: WebSocketUpgrade,
+    hold: Option<&Extension<Hold>>,
+    message_bytes_max: usize,
+) -> WebSocketUpgrade {
+    if let Some(Extension(hold)) = hold {
+        hold.feeds();
+    }
     upgrade
         .protocols([SUBPROTOCOL])
         .read_buffer_size(4096)
@@ -156,7 +163,7 @@ fn authenticated(id: Option<&str>) -> String {
 
 struct Connection {
     api: Api,
-    tail: Arc<Tail>,
+    herald: Arc<Herald>,
     ear: Ear,
     pass: Pass,
     caller: Caller,
@@ -194,7 +201,7 @@ impl End {
 impl Connection {
     fn new(
         api: Api,
-        herald: &Arc<Herald>,
+        herald: Arc<Herald>,
         rooms: Arc<Rooms>,
         (pass, whence): (Pass, Option<Whence>),
         socket: WebSocket,
@@ -204,8 +211,8 @@ impl Connection {
         let seats = Seats::new(rooms, api.limits.rooms);
         Connection {
             api,
-            tail: Arc::clone(herald.tail()),
             ear: herald.listen(),
+            herald,
             caller: Caller::of(&pass, whence),
             pass,
             socket,
@@ -344,7 +351,7 @@ impl Connection {
         }
         let reach = Reach::new(&self.pass, collection)?;
         self.api.read(|_| ()).await?;
-        let mut feed = Feed::new(&self.api.node, &self.tail, Scope::new(reach, filter.as_ref())?).heralded(&self.ear);
+        let mut feed = Feed::new(&self.herald, Scope::new(reach, filter.as_ref())?).heralded(&self.ear);
         let first = match since {
             Some(cursor) if !feed.resume(&cursor)? => Some(resync(id)),
             _ => None,

@@ -83,7 +83,7 @@ pub async fn open(
         Problem::bad("bad-request", detail)
     })?;
     api.read(|_| ()).await?;
-    Ok(ws::bounded(upgrade, MESSAGE_BYTES_MAX).on_upgrade(move |socket| async move {
+    Ok(ws::bounded(upgrade, hold.as_ref(), MESSAGE_BYTES_MAX).on_upgrade(move |socket| async move {
         let _one = api.meters.editors.enter();
         let whence = hold.as_ref().map(|Extension(hold)| hold.whence());
         run(api, rooms, (pass, whence), socket, doc.key()).await;

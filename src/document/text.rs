@@ -8,6 +8,9 @@ use std::sync::Arc;
 use super::prose::is_prose;
 use crate::op::Op;
 
+/// A text of which an op has this share more stays in it: copying a large text takes longer than it saves.
+const OP_SHARE: usize = 16;
+
 /// A document's canonical JSON. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Text(Repr);
@@ -32,11 +35,13 @@ impl Text {
         }
     }
 
-    /// The same text, not part of any op: to keep it keeps no op.
+    /// The same text, to be kept without its op: copied out of it, unless there is hardly more to the op.
     pub(super) fn into_own(self) -> Text {
         match &self.0 {
-            Repr::InOp { .. } => Text::own(self.as_str()),
-            Repr::Own(_) => self,
+            Repr::InOp { op, len, .. } if OP_SHARE * (op.bytes().len() - *len as usize) > op.bytes().len() => {
+                Text::own(self.as_str())
+            }
+            _ => self,
         }
     }
 

@@ -16,8 +16,11 @@ use crate::{
     wire::Begun,
 };
 
-/// Most ops that are forgotten at a time, some milliseconds of work; with every tick more than a node takes in.
-const FORGOTTEN_MAX: usize = 8_192;
+/// Most ops that are forgotten with a tick, and bytes of them: some milliseconds of work.
+const FORGOTTEN_MAX: (usize, usize) = (8_192, 8 << 20);
+/// A busy node takes in more than that until the next tick, and writers would wait for all of it: so many ops, or bytes of
+/// them, are forgotten as soon as they need not stay.
+const PORTION: (usize, usize) = (256, 1 << 20);
 
 /// How long one time can be pinned, however often somebody says so: who is slower than this begins anew.
 const PINNED_MAX_MS: u64 = 600_000;
@@ -205,19 +208,39 @@ impl Replica {
     pub(super) fn settle(&mut self) -> bool {
         let now_ms = self.now.mono_ms;
         self.pins.retain(|_, (_, until_ms)| *until_ms > now_ms);
+        self.forget_final(FORGOTTEN_MAX)
+    }
+
+    /// The same between ticks, of what has grown to a portion.
+    pub(super) fn settle_portion(&mut self) {
+        let (ops, bytes) = self.beyond_retention();
+        if (ops >= PORTION.0 || bytes >= PORTION.1) && self.finality.frontier > self.log.horizon() {
+            self.forget_final(PORTION);
+        }
+    }
+
+    /// How many ops, and how many bytes of them, the log has beyond those that it is to keep.
+    fn beyond_retention(&self) -> (usize, usize) {
+        let ((ops, bytes), retention) = (self.log.kept(), self.config.retention);
+        (ops.saturating_sub(retention.ops), bytes.saturating_sub(retention.bytes))
+    }
+
+    fn forget_final(&mut self, (ops_max, bytes_max): (usize, usize)) -> bool {
+        let (ops, bytes) = self.beyond_retention();
+        if (ops, bytes) == (0, 0) {
+            return true;
+        }
         let sending = self.links.values().filter_map(|link| link.transfer.as_ref()).map(|pieces| pieces.time);
         let pinned = self.pins.keys().copied().chain(self.compacting.as_ref().map(Dump::time)).chain(sending).min();
         let frontier = if left_out(Rule::ForgetFinal) { self.clock } else { self.finality.frontier };
         let limit = frontier.min(pinned.unwrap_or(u64::MAX));
-        let (kept, kept_bytes) = self.log.kept();
-        let (ops, bytes) = (self.config.retention.ops, self.config.retention.bytes);
-        let (ops, bytes) = (kept.saturating_sub(ops), kept_bytes.saturating_sub(bytes));
-        if ops == 0 && bytes == 0 {
-            return true;
-        }
-        let (mut horizon, mut count, mut freed) = (self.log.horizon(), 0, 0);
+        let (mut horizon, mut count, mut freed, mut all) = (self.log.horizon(), 0, 0, true);
         for op in self.log.after(Stamp { time: horizon, origin: NodeId(uuid::Uuid::max()) }, None) {
-            if op.time() > limit || count == FORGOTTEN_MAX || (count >= ops && freed >= bytes) {
+            if op.time() > limit || (count >= ops && freed >= bytes) {
+                break;
+            }
+            if count >= ops_max || freed >= bytes_max {
+                all = false;
                 break;
             }
             (horizon, count, freed) = (op.time(), count + 1, freed + op.bytes().len());
@@ -226,6 +249,6 @@ impl Replica {
             let forgotten: Vec<Op> = self.log.forget(horizon);
             self.state.forget(&forgotten, horizon);
         }
-        count < FORGOTTEN_MAX
+        all
     }
 }

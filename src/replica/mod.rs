@@ -432,6 +432,7 @@ impl Replica {
             self.advance();
         }
         self.announce_in_haste();
+        self.settle_portion();
         self.show();
         self.reserve();
         std::mem::take(&mut self.effects)
