@@ -5,10 +5,17 @@ mod support;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use futures_util::SinkExt;
+use futures_util::{
+    SinkExt,
+    future::{join, join_all},
+};
 use lamplight::api::{Access, Limits};
 use serde_json::{Value, json};
 use support::{TestNode, feeds::Ws, start_joining, start_limited, start_node, start_pool};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// The ids of a snapshot's documents.
@@ -624,5 +631,57 @@ async fn however_a_reader_comes_and_goes_it_ends_with_what_is_there() {
             }
             assert!(restless || copy.docs == matching(&node).await, "seed {seed}, round {round}");
         }
+    }
+}
+
+/// Comes and goes with its cursor while others write, and stays once `ending` says so until it has the last document.
+async fn come_and_go(node: &TestNode, mut rng: fastrand::Rng, ending: watch::Receiver<bool>) -> Copy {
+    let (mut copy, mut stays) = (Copy::default(), false);
+    let mut subscribe = json!({ "type": "subscribe", "id": "s", "filter": { "in": true } });
+    if rng.bool() {
+        subscribe["collection"] = "c".into();
+    }
+    while !copy.docs.contains_key("last") {
+        stays |= *ending.borrow();
+        if let Some(cursor) = &copy.cursor {
+            subscribe["since"] = cursor.clone();
+        }
+        let mut ws = Ws::connect(node).await;
+        ws.send(subscribe.clone()).await;
+        let mut patience = rng.u32(1..20);
+        while !copy.docs.contains_key("last") && (stays || patience > 0) {
+            // Who has nothing to read leaves as well.
+            let Ok(message) = timeout(Duration::from_millis(20), ws.next()).await else { break };
+            copy.take(&message);
+            patience -= u32::from(!stays);
+        }
+        if !stays {
+            sleep(Duration::from_millis(rng.u64(0..20))).await;
+        }
+    }
+    copy
+}
+
+#[tokio::test]
+async fn a_crowd_that_grows_and_shrinks_ends_with_what_is_there() {
+    let node = start_node().await;
+    for seed in 0..4 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (end, ending) = watch::channel(false);
+        let readers = join_all((0..32).map(|_| come_and_go(&node, rng.fork(), ending.clone())));
+        let writer = async {
+            for _ in 0..60 {
+                let (path, value) = (format!("c/{}", rng.u32(0..8)), json!({ "in": rng.bool(), "n": rng.u32(..) }));
+                put(&node, &path, value).await;
+                sleep(Duration::from_millis(rng.u64(0..8))).await;
+            }
+            put(&node, "c/last", json!({ "in": true })).await;
+            end.send_replace(true);
+        };
+        let (copies, ()) = join(readers, writer).await;
+        for copy in copies {
+            assert_eq!(copy.docs, matching(&node).await, "seed {seed}");
+        }
+        node.delete("/v1/docs/c/last").await.expect(200);
     }
 }
