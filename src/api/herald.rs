@@ -12,6 +12,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,7 +26,7 @@ use tokio::{
 use super::{
     access::Reach,
     feed::{Tail, look_alone},
-    look::{Chunk, Look},
+    look::Look,
     place::Place,
 };
 use crate::node::{Node, Stopped};
@@ -46,6 +47,8 @@ enum Pace {
 }
 
 impl Pace {
+    const ALL: [Pace; 2] = [Pace::AtOnce, Pace::InRounds];
+
     /// Of so many who follow the same.
     fn of(followers: usize) -> Pace {
         if followers <= FEW { Pace::AtOnce } else { Pace::InRounds }
@@ -105,7 +108,7 @@ impl Herald {
         let mut board = self.board();
         if !std::mem::replace(&mut board.runs, true) {
             board.ends = [self.node.published().borrow().changes_end; 2];
-            for pace in [Pace::AtOnce, Pace::InRounds] {
+            for pace in Pace::ALL {
                 let herald = Arc::clone(self);
                 tokio::spawn(async move {
                     // It ends when the node has stopped.
@@ -138,7 +141,10 @@ impl Herald {
                 None => look_alone(&self.node, Place::at(end), Reach::default()).await,
             };
             let bells = match look {
-                Ok(Look::Found(chunk)) => self.board().note(pace, end, &chunk),
+                Ok(Look::Found(chunk)) => {
+                    let changed = chunk.changed.iter().map(|doc| &*doc.collection).collect();
+                    self.board().note(pace, end..chunk.behind, &changed)
+                }
                 // The node has begun anew with other documents, or does not hold its data: feeds see for themselves.
                 Ok(Look::Gone) | Err(_) => self.board().lose(pace, newest),
             };
@@ -184,14 +190,13 @@ impl Board {
         nobody
     }
 
-    /// Notes what was found from a place on; returns whom to tell.
-    fn note(&mut self, pace: Pace, start: u64, chunk: &Chunk) -> Vec<Arc<Notify>> {
-        self.ends[pace as usize] = chunk.behind;
+    /// Notes in which collections there were changes in a part of the ring; returns whom to tell.
+    fn note(&mut self, pace: Pace, part: Range<u64>, changed: &HashSet<&str>) -> Vec<Arc<Notify>> {
+        self.ends[pace as usize] = part.end;
         let is_told = |bells: &Bells| Pace::of(bells.len()) == pace;
         let mut told = Vec::new();
-        let changed: HashSet<&str> = chunk.changed.iter().map(|doc| &*doc.collection).collect();
         for collection in changed {
-            let Some(topic) = self.collections.get_mut(collection).filter(|topic| is_told(&topic.bells)) else {
+            let Some(topic) = self.collections.get_mut(*collection).filter(|topic| is_told(&topic.bells)) else {
                 continue;
             };
             if topic.parts.len() == PARTS_MAX
@@ -199,7 +204,7 @@ impl Board {
             {
                 topic.known_from = end;
             }
-            topic.parts.push_back((start, chunk.behind));
+            topic.parts.push_back((part.start, part.end));
             told.extend(topic.bells.values().cloned());
         }
         if is_told(&self.everything) {
@@ -214,6 +219,27 @@ impl Board {
             topic.forget(newest);
         }
         self.bells.values().cloned().collect()
+    }
+
+    /// How those are told who follow a collection, or all.
+    fn pace(&self, collection: Option<&str>) -> (Pace, Option<&Topic>) {
+        let topic = collection.and_then(|name| self.collections.get(name));
+        (Pace::of(topic.map_or(&self.everything, |topic| &topic.bells).len()), topic)
+    }
+
+    /// See [`Watch::next`].
+    fn next(&self, collection: Option<&str>, place: u64, ring_end: u64) -> (u64, bool) {
+        let (pace, topic) = self.pace(collection);
+        let told = self.end(pace);
+        let to = if pace == Pace::AtOnce { ring_end } else { told.min(ring_end) };
+        match topic {
+            Some(topic) if place >= topic.known_from => match topic.parts.iter().find(|(_, end)| *end > place) {
+                Some((start, _)) => (place.max(*start), true),
+                None => (place.max(told), place.max(told) < to),
+            },
+            // A place that the ring has not reached is of another ring.
+            _ => (place, place < to || place > ring_end),
+        }
     }
 
     /// Adds one who follows a collection, or all.
@@ -309,34 +335,127 @@ impl Watch {
     /// there and the ring's end. Of few, one who is awake is as quick as the herald; of a crowd, each reads as far as
     /// the last round did.
     pub fn next(&self, place: u64, ring_end: u64) -> (u64, bool) {
-        let board = self.herald.board();
-        let (pace, topic) = self.pace(&board);
-        let told = board.end(pace);
-        let to = if pace == Pace::AtOnce { ring_end } else { told.min(ring_end) };
-        match topic {
-            Some(topic) if place >= topic.known_from => match topic.parts.iter().find(|(_, end)| *end > place) {
-                Some((start, _)) => (place.max(*start), true),
-                None => (place.max(told), place.max(told) < to),
-            },
-            // A place that the ring has not reached is of another ring.
-            _ => (place, place < to || place > ring_end),
-        }
+        self.herald.board().next(self.collection.as_deref(), place, ring_end)
     }
 
     /// What it shares with others.
     pub fn tail(&self) -> &Tail {
-        let (pace, _) = self.pace(&self.herald.board());
+        let (pace, _) = self.herald.board().pace(self.collection.as_deref());
         &self.herald.tails[pace as usize]
-    }
-
-    fn pace<'a>(&self, board: &'a Board) -> (Pace, Option<&'a Topic>) {
-        let topic = self.collection.as_ref().and_then(|name| board.collections.get(name));
-        (Pace::of(topic.map_or(&board.everything, |topic| &topic.bells).len()), topic)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         self.herald.board().leave(self.id, self.collection.as_deref());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const COLLECTIONS: [&str; 2] = ["a", "b"];
+
+    /// A reader of one collection, or of all.
+    struct Reader {
+        id: u64,
+        bell: Arc<Notify>,
+        collection: Option<&'static str>,
+        place: u64,
+    }
+
+    /// A ring of changes, of which only the collection is known, and who reads it.
+    #[derive(Default)]
+    struct World {
+        ring: Vec<&'static str>,
+        board: Board,
+        readers: Vec<Reader>,
+    }
+
+    impl World {
+        fn end(&self) -> u64 {
+            self.ring.len() as u64
+        }
+
+        fn come(&mut self, collection: Option<&'static str>, place: u64) {
+            let (id, bell) = (self.board.next_id(), Arc::new(Notify::new()));
+            self.board.follow(id, collection, Arc::clone(&bell));
+            // Who comes looks before it waits.
+            bell.notify_one();
+            self.readers.push(Reader { id, bell, collection, place });
+        }
+
+        fn go(&mut self, index: usize) {
+            let Reader { id, collection, .. } = self.readers.swap_remove(index);
+            self.board.leave(id, collection);
+        }
+
+        /// The herald of a pace takes up to so many changes.
+        fn herald(&mut self, pace: Pace, most: u64) {
+            let (start, end) = (self.board.end(pace), self.end());
+            if start == end || self.board.nobody_follows(pace, end) {
+                return;
+            }
+            let part = start..end.min(start + most);
+            let changed = self.ring[start as usize..part.end as usize].iter().copied().collect();
+            ring(&self.board.note(pace, part, &changed));
+        }
+
+        /// A reader that was rung for reads until it has no more.
+        fn read(&mut self, index: usize) {
+            let (end, reader) = (self.end(), &mut self.readers[index]);
+            if reader.bell.notified().now_or_never().is_none() {
+                return;
+            }
+            loop {
+                let (place, more) = self.board.next(reader.collection, reader.place, end);
+                let passed = &self.ring[reader.place as usize..place as usize];
+                assert!(
+                    passed.iter().all(|changed| reader.collection.is_some_and(|name| name != *changed)),
+                    "it is lost"
+                );
+                reader.place = place;
+                if !more {
+                    return;
+                }
+                let (pace, _) = self.board.pace(reader.collection);
+                reader.place = if pace == Pace::AtOnce { end } else { self.board.end(pace).max(place + 1) };
+            }
+        }
+    }
+
+    #[test]
+    fn however_many_come_and_go_each_reader_is_told_of_all_that_it_follows() {
+        for seed in 0..2_000 {
+            let (mut rng, mut world) = (fastrand::Rng::with_seed(seed), World::default());
+            // About as many as are few, and as many as are a crowd.
+            let (usual, most) = (rng.usize(1..3 * FEW), [Some("a"), None][rng.usize(..2)]);
+            for _ in 0..400 {
+                match rng.u32(0..10) {
+                    0..3 => world.ring.push(COLLECTIONS[rng.usize(..2)]),
+                    3 => world.herald(Pace::AtOnce, rng.u64(1..4)),
+                    4 => world.herald(Pace::InRounds, rng.u64(1..8)),
+                    5 if world.readers.len() < usual => {
+                        let collection = if rng.u32(0..4) == 0 { Some("b") } else { most };
+                        let place = rng.u64(world.end().saturating_sub(9)..=world.end());
+                        world.come(collection, place);
+                    }
+                    6 if world.readers.len() > rng.usize(..usual) => world.go(rng.usize(..world.readers.len())),
+                    _ if !world.readers.is_empty() => world.read(rng.usize(..world.readers.len())),
+                    _ => {}
+                }
+            }
+            while Pace::ALL.iter().any(|pace| world.board.end(*pace) < world.end()) {
+                Pace::ALL.into_iter().for_each(|pace| world.herald(pace, 5));
+            }
+            (0..world.readers.len()).for_each(|index| world.read(index));
+            for Reader { collection, place, .. } in &world.readers {
+                let missed = &world.ring[*place as usize..];
+                assert!(!missed.iter().any(|changed| collection.is_none_or(|name| name == *changed)), "seed {seed}");
+            }
+        }
     }
 }
