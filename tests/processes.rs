@@ -9,11 +9,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hyper::{Method, StatusCode};
 use processes::{Http, Process};
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,6 +64,42 @@ async fn a_partition_with_ten_thousand_writes_on_each_side_heals() {
     assert_eq!(listing.len(), 2 * WRITES - WRITES / 2, "every second document was written on both sides");
     assert_eq!(http.listing(&b, "notes").await, listing);
     assert_eq!(http.listing(&c, "notes").await, listing);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_full_takes_deletions_and_then_writes_again() {
+    let http = Http::new();
+    let bounds = ["--max-memory", "256MiB", "--retain-ops", "0", "--retain-bytes", "0"];
+    let node = Process::serve(&[&["--memory", "--listen", "127.0.0.1:0"], &bounds[..]].concat());
+    http.formed(&[&node], 1).await;
+    let url = format!("{}/v1/docs/notes/once-more", node.url);
+    let value = "x".repeat(2_000);
+    let put = |id: usize| json!({ "put": { "collection": "notes", "id": id.to_string(), "value": value } });
+    let delete = |id: usize| json!({ "delete": { "collection": "notes", "id": id.to_string() } });
+    let mut held = 0;
+    loop {
+        match many(&http, &node, (held..held + 100).map(put).collect()).await {
+            StatusCode::OK => held += 100,
+            status => break assert_eq!(status, StatusCode::INSUFFICIENT_STORAGE),
+        }
+        assert!(held < 1_000_000, "there is no bound");
+    }
+    for n in (0..held).step_by(100) {
+        assert_eq!(many(&http, &node, (n..n + 100).map(delete).collect()).await, StatusCode::OK);
+    }
+    // What was deleted is given back to the system.
+    let end = Instant::now() + Duration::from_secs(60);
+    while http.put(&url, "1").await != StatusCode::CREATED {
+        assert!(Instant::now() < end, "it takes no writes again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("{held} documents of 2 KB in 256 MiB");
+}
+
+/// One transaction.
+async fn many(http: &Http, node: &Process, commands: Vec<Value>) -> StatusCode {
+    let body = json!({ "commands": commands }).to_string();
+    http.call(Method::POST, &format!("{}/v1/tx", node.url), None, body).await.0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -292,4 +292,7 @@ fn tell_clients(out: &mut Exposition, api: &Api) {
     out.gauge("lamplight_subscriptions", "Subscriptions of these.", meters.subscriptions.read());
     out.gauge("lamplight_yjs_editors", "Connections of /v1/yjs.", meters.editors.read());
     out.gauge("lamplight_texts_worked_out", "Texts that are kept worked out.", api.texts.count());
+    let help =
+        "Looks at the files of tokens and keys at which they could not be used; what they said before is in force.";
+    out.counter("lamplight_access_files_refused_total", help, api.access.refused_files());
 }

@@ -7,7 +7,10 @@ use std::{
     io::Read,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{
+        Arc, PoisonError, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,7 +23,14 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// What some files hold.
 #[derive(Debug)]
-pub struct Watched<T>(Arc<RwLock<Arc<T>>>);
+pub struct Watched<T>(Arc<Held<T>>);
+
+#[derive(Debug)]
+struct Held<T> {
+    now: RwLock<Arc<T>>,
+    /// Looks at which the files had changed and could not be used.
+    refused: AtomicU64,
+}
 
 /// Makes of the files' contents what they hold, given what they held before; or says why it cannot.
 type Reading<T> = dyn Fn(&[PathBuf], Option<&T>) -> Result<T, String> + Send + Sync;
@@ -45,14 +55,27 @@ impl<T: Send + Sync + 'static> Watched<T> {
     ) -> Result<Watched<T>, String> {
         // Before they are read: what changes meanwhile is seen by the next look.
         let marks = marks(&paths);
-        let held = Arc::new(RwLock::new(Arc::new(reading(&paths, None)?)));
+        let now = RwLock::new(Arc::new(reading(&paths, None)?));
+        let held = Arc::new(Held { now, refused: AtomicU64::new(0) });
         tokio::spawn(follow(Arc::downgrade(&held), paths, Arc::new(reading), replaced, marks));
         Ok(Watched(held))
     }
 
     /// What they hold now.
     pub fn now(&self) -> Arc<T> {
-        now(&self.0)
+        self.0.now()
+    }
+
+    /// How often they were looked at and could not be used.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+}
+
+impl<T> Held<T> {
+    fn now(&self) -> Arc<T> {
+        // Nothing panics while it is held.
+        Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -69,11 +92,6 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-fn now<T>(held: &RwLock<Arc<T>>) -> Arc<T> {
-    // Nothing panics while it is held.
-    Arc::clone(&held.read().unwrap_or_else(PoisonError::into_inner))
-}
-
 fn marks(paths: &[PathBuf]) -> Marks {
     let mark = |data: Metadata| (data.ino(), data.len(), data.mtime(), data.mtime_nsec());
     paths.iter().map(|path| std::fs::metadata(path).ok().map(mark)).collect()
@@ -81,7 +99,7 @@ fn marks(paths: &[PathBuf]) -> Marks {
 
 /// Looks at the files for as long as somebody holds what they hold.
 async fn follow<T: Send + Sync + 'static>(
-    held: Weak<RwLock<Arc<T>>>,
+    held: Weak<Held<T>>,
     paths: Vec<PathBuf>,
     reading: Arc<Reading<T>>,
     replaced: impl Fn(&T, &T) + Send,
@@ -94,7 +112,7 @@ async fn follow<T: Send + Sync + 'static>(
         let Some(held) = held.upgrade() else { return };
         let (paths, reading, before, failing) =
             (paths.clone(), Arc::clone(&reading), known.clone(), complaint.is_some());
-        let current = now(&held);
+        let current = held.now();
         let looked = spawn_blocking(move || {
             let marks = marks(&paths);
             // A file that could not be read is tried again as it is: it may have been half written.
@@ -109,19 +127,27 @@ async fn follow<T: Send + Sync + 'static>(
             Some(Ok(read)) => {
                 let read = Arc::new(read);
                 let before = {
-                    let mut held = held.write().unwrap_or_else(PoisonError::into_inner);
-                    std::mem::replace(&mut *held, Arc::clone(&read))
+                    let mut now = held.now.write().unwrap_or_else(PoisonError::into_inner);
+                    std::mem::replace(&mut *now, Arc::clone(&read))
                 };
                 replaced(&before, &read);
                 complaint = None;
                 tracing::info!(files, "read again, for it has changed");
             }
-            Some(Err(why)) if complaint.as_ref() != Some(&why) => {
-                tracing::error!(files, why, "it has changed and cannot be used: what it said before stays in force");
-                complaint = Some(why);
+            Some(Err(why)) => {
+                held.refused.fetch_add(1, Ordering::Relaxed);
+                // The same complaint is not made again.
+                if complaint.as_ref() != Some(&why) {
+                    tracing::error!(
+                        files,
+                        why,
+                        "it has changed and cannot be used: what it said before stays in force"
+                    );
+                    complaint = Some(why);
+                }
             }
-            // Nothing has changed, or the same complaint was made before.
-            None | Some(Err(_)) => {}
+            // Nothing has changed.
+            None => {}
         }
     }
 }

@@ -39,6 +39,17 @@ impl Running {
         Running { child, out, err }
     }
 
+    /// One that may have so many open files at the most.
+    pub fn start_narrow(files: u32, args: &[&str]) -> Running {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_lamplight")]);
+        let mut child =
+            command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the shell starts");
+        let out = lines(child.stdout.take().unwrap());
+        let err = lines(child.stderr.take().unwrap());
+        Running { child, out, err }
+    }
+
     /// One that nobody reads: its standard output is a pipe without a reader.
     pub fn start_unread(args: &[&str]) -> Running {
         let mut child = lamplight(args).spawn().expect("the program starts");
@@ -135,7 +146,11 @@ impl Node {
 
     /// Starts a node on a free port, and waits until it listens.
     pub fn start_unready(args: &[&str]) -> Node {
-        let process = Running::start(&[&["serve", "--memory", "--listen", "127.0.0.1:0"], args].concat());
+        Node::listening(Running::start(&[&["serve", "--memory", "--listen", "127.0.0.1:0"], args].concat()))
+    }
+
+    /// A node in a process that was started, once it listens on this machine.
+    pub fn listening(process: Running) -> Node {
         let line = process.says("http://127.0.0.1:");
         let port: String =
             line.split("http://127.0.0.1:").nth(1).unwrap().chars().take_while(char::is_ascii_digit).collect();

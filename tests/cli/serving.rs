@@ -114,3 +114,13 @@ fn cut(node: &Node) {
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
+
+#[test]
+fn a_node_with_too_few_open_files_says_so_and_outlives_it_when_they_are_taken() {
+    let node = Node::listening(Running::start_narrow(64, &["serve", "--memory", "--listen", "127.0.0.1:0"]));
+    let line = node.process.says("--max-connections needs more open files");
+    assert!(line.contains("has=64") && line.contains("LimitNOFILE="), "{line}");
+    let crowd: Vec<_> = (0..100).map(|_| node.connect()).collect();
+    drop(crowd);
+    node.run(&["put", "notes", "milk", "1"]).done();
+}

@@ -108,6 +108,15 @@ impl Access {
         Ok(Access(Arc::new(Rules { keyring: Some(keyring), site, lobby: Lobby::default() })))
     }
 
+    /// How often the files of tokens and keys were looked at and could not be used; what they said before is in force.
+    pub fn refused_files(&self) -> u64 {
+        let refused = |keyring: &Keyring| {
+            let (tokens, keys) = (keyring.tokens.as_ref(), keyring.keys.as_ref());
+            tokens.map_or(0, Watched::refused) + keys.map_or(0, Watched::refused)
+        };
+        self.0.keyring.as_ref().map_or(0, refused)
+    }
+
     /// Whether clients need tokens.
     pub fn asks(&self) -> bool {
         self.0.keyring.is_some()
