@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    op::{NodeId, Op, OpError, PoolId},
+    op::{NodeId, Op, OpError, PoolId, TIME_MAX},
     snapshot::Part,
 };
 
@@ -47,7 +47,7 @@ pub struct Identity {
 pub enum RecordError {
     /// Nothing, or a kind that this version does not know: a newer version has written it.
     Kind,
-    /// Cut short, or trailing bytes.
+    /// Cut short, or trailing bytes, or a time that no node comes to.
     Malformed,
     /// The op in it is malformed.
     Op(OpError),
@@ -61,6 +61,9 @@ const ORPHAN: u8 = 5;
 const FRONTIER: u8 = 6;
 const FORK: u8 = 7;
 const SNAPSHOT: u8 = 8;
+
+/// No node reserves times up to here, for ops end at [`TIME_MAX`].
+const CEILING_MAX: u64 = 2 * TIME_MAX;
 
 impl Record {
     /// Writes the record behind `bytes`: its kind, then what it says.
@@ -98,11 +101,17 @@ impl Record {
         let (kind, rest) = bytes.split_first().ok_or(RecordError::Kind)?;
         match (*kind, rest) {
             (IDENTITY, rest) => whole(rest).map(Record::Identity),
-            (SNAPSHOT, rest) => whole(rest).map(Record::Snapshot),
+            (SNAPSHOT, rest) => match whole(rest)? {
+                Part::Base(base) | Part::Again(base) if base.time > TIME_MAX => Err(RecordError::Malformed),
+                part => Ok(Record::Snapshot(part)),
+            },
             (OP, rest) => Op::decode(rest).map(Record::Op).map_err(RecordError::Op),
             (ORPHAN, rest) => Op::decode(rest).map(Record::Orphan).map_err(RecordError::Op),
             (FORK, rest) => Op::decode(rest).map(Record::Fork).map_err(RecordError::Op),
-            (CEILING, rest) => time(rest).map(Record::Ceiling),
+            (CEILING, rest) => match time(rest)? {
+                time @ ..=CEILING_MAX => Ok(Record::Ceiling(time)),
+                _ => Err(RecordError::Malformed),
+            },
             (FRONTIER, rest) => time(rest).map(Record::Frontier),
             (FORGET, []) => Ok(Record::Forget),
             (FORGET, _) => Err(RecordError::Malformed),
@@ -125,4 +134,29 @@ fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, RecordError> {
 
 fn time(bytes: &[u8]) -> Result<u64, RecordError> {
     bytes.try_into().map(u64::from_le_bytes).map_err(|_| RecordError::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Base;
+
+    fn check(record: &Record, is_sound: bool) {
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes);
+        let expected = if is_sound { Ok(record.clone()) } else { Err(RecordError::Malformed) };
+        assert_eq!(Record::decode(&bytes), expected);
+    }
+
+    #[test]
+    fn a_time_that_no_node_comes_to_is_malformed() {
+        let base = |time| Base { time, heads: Vec::new(), membership: Vec::new(), documents: 0 };
+        for (time, is_sound) in [(CEILING_MAX, true), (CEILING_MAX + 1, false), (u64::MAX, false)] {
+            check(&Record::Ceiling(time), is_sound);
+        }
+        for (time, is_sound) in [(TIME_MAX, true), (TIME_MAX + 1, false), (u64::MAX, false)] {
+            check(&Record::Snapshot(Part::Base(base(time))), is_sound);
+            check(&Record::Snapshot(Part::Again(base(time))), is_sound);
+        }
+    }
 }

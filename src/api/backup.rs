@@ -10,8 +10,8 @@ use futures_util::stream;
 use super::{Api, Problem, query::Query};
 use crate::{
     node::{Node, Stopped},
-    record::Record,
     replica::{Dump, DumpGone, Refused, Replica},
+    storage::{STREAM_END, streamed},
 };
 
 /// How far a backup is.
@@ -21,8 +21,7 @@ struct Progress {
     ended: bool,
 }
 
-/// `GET /v1/backup`: each record as its length (four bytes, little-endian) and its bytes; a length of 0 ends the whole,
-/// so that a stream which broke off is not taken for one.
+/// `GET /v1/backup`: a stream of records.
 pub async fn show(State(api): State<Api>, uri: Uri) -> Result<impl IntoResponse, Problem> {
     Query::of(&uri, &[])?;
     // What the copy begins with must not be forgotten before it is known what that is.
@@ -42,7 +41,7 @@ impl Progress {
             return None;
         }
         let piece = self.look().await;
-        self.ended = piece.as_ref().map_or(true, |piece| **piece == END);
+        self.ended = piece.as_ref().map_or(true, |piece| **piece == STREAM_END);
         Some(piece)
     }
 
@@ -55,25 +54,10 @@ impl Progress {
         let (dump, records) = look.await??;
         self.dump = dump;
         if records.is_empty() {
-            return Ok(Bytes::from_static(&END));
+            return Ok(Bytes::from_static(&STREAM_END));
         }
-        Ok(framed(&records))
+        Ok(streamed(&records).into())
     }
-}
-
-/// What stands behind the last record.
-const END: [u8; 4] = [0; 4];
-
-fn framed(records: &[Record]) -> Bytes {
-    let mut bytes = Vec::new();
-    for record in records {
-        let start = bytes.len();
-        bytes.extend_from_slice(&[0; 4]);
-        record.encode(&mut bytes);
-        let length = u32::try_from(bytes.len() - start - 4).expect("a record is far shorter");
-        bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
-    }
-    bytes.into()
 }
 
 /// Why a backup is not sent to its end; the client sees the stream break off.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, body::Incoming};
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     record::Record,
     snapshot::Part,
-    storage::{self, RECORD_BYTES_MAX, StoreError},
+    storage::{self, RecordStream, StoreError, Streamed, Unreadable},
 };
 
 /// Records that wait to be written; full, they stop the reading.
@@ -145,27 +145,21 @@ fn said(what: &str, records: u64, dir: &Path, json: bool) -> Result<(), Failure>
 
 /// Reads the records of an answer, to their end.
 async fn receive(mut answer: Incoming, sender: SyncSender<Record>) -> Result<(), Failure> {
-    let mut buffer = BytesMut::new();
+    let mut stream = RecordStream::default();
     while let Some(frame) = answer.frame().await {
         let frame = frame.map_err(|error| Failure::unreachable(format!("the node broke off: {}", root(&error))))?;
-        buffer.extend_from_slice(frame.data_ref().map(Bytes::as_ref).unwrap_or_default());
-        while let Some(length) = buffer.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize) {
-            if length == 0 {
-                return Ok(());
-            }
-            if length > RECORD_BYTES_MAX {
-                return Err(unreadable());
-            }
-            if buffer.len() < 4 + length {
-                break;
-            }
-            buffer.advance(4);
-            let record = Record::decode(&buffer.split_to(length)).map_err(|_| unreadable())?;
-            // The disk is slower than the network; this thread may wait for it, for others run the runtime.
-            let sent = tokio::task::block_in_place(|| sender.send(record));
-            if sent.is_err() {
-                // The writer says what is wrong.
-                return Ok(());
+        stream.take(frame.data_ref().map(Bytes::as_ref).unwrap_or_default());
+        loop {
+            match stream.read().map_err(|Unreadable| unreadable())? {
+                // The disk is slower than the network; this thread may wait for it, for others run the runtime.
+                Streamed::Record(record) => {
+                    if tokio::task::block_in_place(|| sender.send(record)).is_err() {
+                        // The writer says what is wrong.
+                        return Ok(());
+                    }
+                }
+                Streamed::End => return Ok(()),
+                Streamed::More => break,
             }
         }
     }

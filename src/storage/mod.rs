@@ -13,6 +13,7 @@ mod found;
 mod mender;
 mod meters;
 mod reader;
+mod stream;
 mod writer;
 
 use std::{
@@ -35,6 +36,7 @@ pub use error::StoreError;
 pub use format::PAYLOAD_BYTES_MAX as RECORD_BYTES_MAX;
 pub use found::{DAMAGE_MAX, Damage, Found, Torn, Why};
 pub use meters::Meters;
+pub use stream::{RecordStream, STREAM_END, Streamed, Unreadable, streamed};
 use writer::{Cut, Marks, Pending, Segment, Shared, Writer};
 
 use crate::{op::OP_BYTES_MAX, record::Record, snapshot::Part};

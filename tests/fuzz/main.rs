@@ -72,6 +72,6 @@ macro_rules! targets {
 }
 
 targets![
-    frame, peer, proof, secret, json, patch, merge, selector, delta, update, yjs, ws, websocket, http, cursor, token,
-    record, journal,
+    frame, peer, proof, dialler, sealed, secret, json, patch, merge, selector, delta, update, yjs, ws, websocket, http,
+    cursor, token, record, backup, journal,
 ];

@@ -1,13 +1,13 @@
-//! What a node reads from its disk or from a backup: records, and the segments of a journal.
+//! What a node reads from its disk or from a backup: records, the stream of a backup, and the segments of a journal.
 
 use std::{cell::OnceCell, fs, path::PathBuf};
 
 use lamplight::{
     op::{Body, Command, DocKey, NodeId, Op, OpId, PoolId},
     record::{Identity, Record},
-    replica::{Config, Recovery, Retention},
+    replica::{Config, Event, Now, Recovery, Retention},
     snapshot::{Base, BaseDocument, Part, Slice, Whole},
-    storage::{self, StoreError},
+    storage::{self, RecordStream, STREAM_END, StoreError, Streamed, Unreadable},
 };
 use uuid::Uuid;
 
@@ -20,6 +20,36 @@ pub fn record(input: &[u8]) {
     let mut again = Vec::new();
     record.encode(&mut again);
     assert_eq!(again, encoded);
+}
+
+/// The stream of a backup, behind the length of the pieces in which it comes: whatever that is, the same records come. A node
+/// that is restored from them, whatever they say, is one.
+pub fn backup(input: &[u8]) {
+    let Some((length, stream)) = input.split_first() else { return };
+    let (records, ended) = streamed(stream, usize::from(*length) + 1);
+    assert_eq!(streamed(stream, stream.len() + 1), (records.clone(), ended));
+    let again = [&*storage::streamed(&records), &STREAM_END].concat();
+    assert_eq!(streamed(&again, again.len()), (records.clone(), Ok(Streamed::End)), "what is written is read");
+    let mut recovery = Recovery::new(config());
+    records.into_iter().for_each(|record| recovery.take(record));
+    let mut replica = recovery.finish(Some(node(9)));
+    replica.handle(Now { mono_ms: 0, wall_ms: 0 }, Event::Tick);
+}
+
+/// The records of a stream that comes in pieces of this length, and how it ends.
+fn streamed(bytes: &[u8], length: usize) -> (Vec<Record>, Result<Streamed, Unreadable>) {
+    let (mut stream, mut records) = (RecordStream::default(), Vec::new());
+    for piece in bytes.chunks(length) {
+        stream.take(piece);
+        loop {
+            match stream.read() {
+                Ok(Streamed::Record(record)) => records.push(record),
+                Ok(Streamed::More) => break,
+                ended => return (records, ended),
+            }
+        }
+    }
+    (records, Ok(Streamed::More))
 }
 
 /// A sound journal, and behind it changes of its bytes: where (3 bytes), and what stands there instead (1).

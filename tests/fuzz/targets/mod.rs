@@ -6,6 +6,7 @@
 
 mod core;
 mod disk;
+mod link;
 mod memory;
 mod node;
 mod replica;
@@ -34,10 +35,12 @@ const PROMISED: usize = MIB;
 const MESSAGE: usize = 4 * MIB;
 
 /// All of them. Most take a tenth of this; bounds far above what is seen would hide what grows.
-pub const ALL: [Target; 18] = [
+pub const ALL: [Target; 21] = [
     Target { name: "frame", memory: (PROMISED + 64 * KIB, 64), run: core::frame },
     Target { name: "peer", memory: (PROMISED + 128 * KIB, 256), run: replica::peer },
-    Target { name: "proof", memory: (512 * KIB, 16), run: node::proof },
+    Target { name: "proof", memory: (512 * KIB, 16), run: link::proof },
+    Target { name: "dialler", memory: (512 * KIB, 16), run: link::dialler },
+    Target { name: "sealed", memory: (512 * KIB, 64), run: link::sealed },
     Target { name: "secret", memory: (8 * KIB, 16), run: core::secret },
     Target { name: "json", memory: (16 * KIB, 256), run: core::json },
     // What a step copies is bounded by the size of a document and by WORK_MAX, whatever the length of the patch.
@@ -53,6 +56,7 @@ pub const ALL: [Target; 18] = [
     Target { name: "cursor", memory: (512 * KIB, 256), run: node::cursor },
     Target { name: "token", memory: (512 * KIB, 256), run: node::token },
     Target { name: "record", memory: (PROMISED + 64 * KIB, 64), run: disk::record },
+    Target { name: "backup", memory: (PROMISED + 256 * KIB, 256), run: disk::backup },
     Target { name: "journal", memory: (MIB, 256), run: disk::journal },
 ];
 

@@ -1,10 +1,11 @@
-//! A running node, and whoever asks it something: requests, messages over a WebSocket, cursors, tokens, proofs.
+//! A running node, and whoever asks it something: requests, messages over a WebSocket, cursors, tokens.
 
 use std::{
     cell::RefCell,
     fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -39,19 +40,20 @@ const INPUTS_MAX: u32 = 1_000;
 /// How long an answer may wait for what does not come: a peer, an end of a feed.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// Bytes that are on their way to a node or from it.
-const WAY_BYTES: usize = 256 << 10;
+pub const WAY_BYTES: usize = 256 << 10;
 const JWT_SECRET: &[u8] = b"a secret of more than thirty-two bytes";
-const POOL_SECRET: &[u8] = b"a secret of a pool";
+pub const POOL_SECRET: &[u8] = b"a secret of a pool";
 const TOKEN: &str = "token-of-a-writer-0001";
 
-/// Nothing can be reached.
-struct Nowhere;
+/// Nothing can be reached but what is put here, once.
+#[derive(Clone, Default)]
+struct Ways(Arc<Mutex<Option<DuplexStream>>>);
 
-impl Network for Nowhere {
+impl Network for Ways {
     type Io = DuplexStream;
 
     async fn connect(&self, _: &str) -> io::Result<DuplexStream> {
-        Err(io::ErrorKind::ConnectionRefused.into())
+        self.0.lock().expect("nothing panics here").take().ok_or(io::ErrorKind::ConnectionRefused.into())
     }
 }
 
@@ -75,10 +77,11 @@ impl Listener for Calls {
 }
 
 /// A node on this thread.
-struct Running {
-    runtime: Runtime,
-    node: Node,
+pub struct Running {
+    pub runtime: Runtime,
+    pub node: Node,
     router: Router,
+    ways: Ways,
     calls: mpsc::Sender<DuplexStream>,
     /// Where its files are, if it has any.
     dir: Option<PathBuf>,
@@ -87,7 +90,7 @@ struct Running {
 
 /// What a node asks for.
 #[derive(Clone, Copy)]
-enum Asks {
+pub enum Asks {
     Nothing,
     Tokens,
     Secret,
@@ -97,7 +100,7 @@ impl Running {
     fn start(asks: Asks) -> Running {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let dir = matches!(asks, Asks::Tokens).then(files);
-        let (calls, received) = mpsc::channel(1);
+        let (ways, (calls, received)) = (Ways::default(), mpsc::channel(1));
         let (node, router) = runtime.block_on(async {
             let config = Config {
                 node: NodeId(Uuid::from_u128(1)),
@@ -113,7 +116,7 @@ impl Running {
                 Asks::Secret => PoolSecret::new(POOL_SECRET).expect("long enough"),
                 _ => PoolSecret::none(),
             };
-            let node = Node::guarded(Replica::new(config), None, Nowhere, secret, Trust::of_system());
+            let node = Node::guarded(Replica::new(config), None, ways.clone(), secret, Trust::of_system());
             let mut published = node.published();
             while node.read(|replica, _| replica.standing()).await != Ok(Standing::Member) {
                 published.changed().await.expect("it runs");
@@ -127,7 +130,7 @@ impl Running {
             tokio::spawn(api::serve(Calls(received), router.clone(), stop));
             (node, router)
         });
-        let running = Running { runtime, node, router, calls, dir, inputs: 0 };
+        let running = Running { runtime, node, router, ways, calls, dir, inputs: 0 };
         running.prepare();
         running
     }
@@ -170,6 +173,11 @@ impl Running {
         near
     }
 
+    /// Lets it reach this when it dials next.
+    pub fn reach(&self, far: DuplexStream) {
+        *self.ways.0.lock().expect("nothing panics here") = Some(far);
+    }
+
     /// Says these things over a WebSocket, and waits until the node has heard them.
     fn say(&self, path: &str, messages: Vec<Message>) {
         let near = self.dial();
@@ -202,7 +210,7 @@ impl Running {
         self.settle();
     }
 
-    fn settle(&self) {
+    pub fn settle(&self) {
         self.runtime.block_on(async {
             for _ in 0..8 {
                 tokio::task::yield_now().await;
@@ -231,7 +239,7 @@ fn check(status: StatusCode, headers: &HeaderMap, body: &[u8]) {
 }
 
 /// Runs something on a node that stays for the next inputs.
-fn on(asks: Asks, run: impl FnOnce(&Running) -> bool) {
+pub fn on(asks: Asks, run: impl FnOnce(&Running) -> bool) {
     thread_local!(static NODES: RefCell<[Option<Running>; 3]> = const { RefCell::new([None, None, None]) });
     NODES.with_borrow_mut(|nodes| {
         let place = &mut nodes[asks as usize];
@@ -391,33 +399,4 @@ fn files() -> PathBuf {
         .and_then(|()| fs::write(dir.join("key"), JWT_SECRET))
         .expect("a directory for scratch");
     dir
-}
-
-/// A challenge on a line, and the bytes behind the head of a link to a node that has a pool secret. Nobody can prove the
-/// secret by chance: whatever is said, no link comes about, and the answer is one of two.
-pub fn proof(input: &[u8]) {
-    /// The base point, of which anyone may say that it is theirs.
-    const SOUND: &str = "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-    let (challenge, said) = halves(input);
-    on(Asks::Secret, |running| {
-        if let Ok(challenge) = str::from_utf8(challenge) {
-            drop(running.node.admit(Some(challenge)));
-        }
-        running.runtime.block_on(async {
-            let admission = running.node.admit(Some(SOUND)).unwrap_or_else(|why| panic!("{}", why.word()));
-            let (mut near, far) = duplex(WAY_BYTES);
-            let spoken = async {
-                // It may hang up before all is said.
-                let _ = near.write_all(said).await;
-                let _ = near.shutdown().await;
-                let mut answer = Vec::new();
-                let _ = near.read_to_end(&mut answer).await;
-                answer
-            };
-            let ((), answer) = tokio::join!(running.node.accept(admission, async { Ok(far) }), spoken);
-            assert!(answer.is_empty() || answer == [0x88, 2, 0x11, 0x31], "it told {answer:?}");
-            assert_eq!(running.node.read(|replica, _| replica.linked().count()).await, Ok(0));
-        });
-        true
-    });
 }
