@@ -47,7 +47,7 @@ pub struct Identity {
 pub enum RecordError {
     /// Nothing, or a kind that this version does not know: a newer version has written it.
     Kind,
-    /// Cut short, or trailing bytes, or a time that no node comes to.
+    /// Cut short, or trailing bytes, or times and seqs that no pool comes to.
     Malformed,
     /// The op in it is malformed.
     Op(OpError),
@@ -102,7 +102,7 @@ impl Record {
         match (*kind, rest) {
             (IDENTITY, rest) => whole(rest).map(Record::Identity),
             (SNAPSHOT, rest) => match whole(rest)? {
-                Part::Base(base) | Part::Again(base) if base.time > TIME_MAX => Err(RecordError::Malformed),
+                Part::Base(base) | Part::Again(base) if !base.is_sound() => Err(RecordError::Malformed),
                 part => Ok(Record::Snapshot(part)),
             },
             (OP, rest) => Op::decode(rest).map(Record::Op).map_err(RecordError::Op),
@@ -138,8 +138,13 @@ fn time(bytes: &[u8]) -> Result<u64, RecordError> {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
-    use crate::snapshot::Base;
+    use crate::{
+        op::{Hash, Head},
+        snapshot::Base,
+    };
 
     fn check(record: &Record, is_sound: bool) {
         let mut bytes = Vec::new();
@@ -150,13 +155,18 @@ mod tests {
 
     #[test]
     fn a_time_that_no_node_comes_to_is_malformed() {
-        let base = |time| Base { time, heads: Vec::new(), membership: Vec::new(), documents: 0 };
+        let base = |time, seq| {
+            let head = Head { seq, hash: Hash([0; 16]) };
+            Base { time, heads: vec![(NodeId(Uuid::nil()), head)], membership: Vec::new(), documents: 0 }
+        };
         for (time, is_sound) in [(CEILING_MAX, true), (CEILING_MAX + 1, false), (u64::MAX, false)] {
             check(&Record::Ceiling(time), is_sound);
         }
-        for (time, is_sound) in [(TIME_MAX, true), (TIME_MAX + 1, false), (u64::MAX, false)] {
-            check(&Record::Snapshot(Part::Base(base(time))), is_sound);
-            check(&Record::Snapshot(Part::Again(base(time))), is_sound);
+        for (time, seq, is_sound) in
+            [(TIME_MAX, TIME_MAX, true), (TIME_MAX + 1, 1, false), (u64::MAX, 1, false), (5, 5, true), (5, 6, false)]
+        {
+            check(&Record::Snapshot(Part::Base(base(time, seq))), is_sound);
+            check(&Record::Snapshot(Part::Again(base(time, seq))), is_sound);
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::op::{Head, NodeId, Op, Stamp};
+use crate::op::{Head, NodeId, Op, Stamp, TIME_MAX};
 
 /// A sender of documents ends a part when it passes this, in bytes of their texts and names.
 pub const PART_BYTES: usize = 256 << 10;
@@ -38,6 +38,12 @@ pub struct Base {
 }
 
 impl Base {
+    /// Whether there can be such a pool: an origin's ops have times that rise, from 1 on, so it has no more of them than that.
+    pub fn is_sound(&self) -> bool {
+        let orderly = self.heads.is_sorted_by(|a, b| a.0 < b.0);
+        self.time <= TIME_MAX && orderly && self.heads.iter().all(|(_, head)| head.seq <= self.time)
+    }
+
     /// Whether it says the same of the ops; how many documents there will be is a guess.
     pub fn is_same(&self, other: &Base) -> bool {
         (self.time, &self.heads, &self.membership) == (other.time, &other.heads, &other.membership)

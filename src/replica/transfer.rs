@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     document::State,
-    op::{Head, NodeId, Op, TIME_MAX},
+    op::{Head, NodeId, Op},
     record::Record,
     snapshot::{Base, BaseDocument, Key, Part, Slice, Whole},
     wire::{Begun, Message, Why},
@@ -178,9 +178,8 @@ impl Replica {
         let stored = Record::Snapshot(part.clone());
         match (part, &mut fetch.incoming) {
             (Part::Base(base), _) => {
-                let far = time > self.clock.saturating_add(TIME_LEAP_MAX) || time > TIME_MAX;
-                let orderly = base.heads.len() <= HEADS_MAX && base.heads.is_sorted_by(|a, b| a.0 < b.0);
-                if base.time != time || far || !orderly {
+                let far = time > self.clock.saturating_add(TIME_LEAP_MAX) || base.heads.len() > HEADS_MAX;
+                if base.time != time || far || !base.is_sound() {
                     return self.refuse(link, Why::Broken, "a snapshot that begins wrongly".into());
                 }
                 fetch.incoming = Some(Incoming {
