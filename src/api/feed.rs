@@ -248,7 +248,11 @@ impl Feed {
         if !self.is_walking()
             && let Some(slot) = tail.slot(self.place.ring)
         {
-            return slot.look(self.herald.node()).await;
+            match slot.look(self.herald.node()).await? {
+                // The reader has looked for itself since, and knows later states of some documents.
+                Look::Found(chunk) if chunk.end < self.place.known => {}
+                look => return Ok(look),
+            }
         }
         look_alone(self.herald.node(), self.place.clone(), self.scope.reach.clone()).await
     }
