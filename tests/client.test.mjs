@@ -1,7 +1,7 @@
 // The browser client (static/lamplight.js) against nodes that the test plays: what it sends, when, and what it shows.
 // tests/client_nodes.test.mjs asks the same of real nodes.
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import test, { afterEach, beforeEach, mock } from "node:test";
 import { connect } from "../static/lamplight.js";
 import { MemoryStorage } from "../static/storage.js";
@@ -179,9 +179,7 @@ test("where no other node holds what was seen, what there is is shown", async ()
   assert.equal(net.dials.length, 2);
 });
 
-const hasText = existsSync(new URL("../static/text-provider.js", import.meta.url));
-
-test("a text is opened on the pool's nodes, and closed with the pool", { skip: !hasText && "the modules of text are not here" }, async () => {
+test("a text is opened on the pool's nodes, and closed with the pool", async () => {
   const pool = open({}, URLS);
   const text = await pool.text("pads", "plan");
   assert.equal(net.last.url, "ws://a:1/v1/yjs/pads/plan");

@@ -16,7 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program with arguments, and without what the tester's environment says.
 fn lamplight(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lamplight"));
+    started_by(Command::new(env!("CARGO_BIN_EXE_lamplight")), args)
+}
+
+/// The same, of a command that starts it.
+fn started_by(mut command: Command, args: &[&str]) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LAMPLIGHT_")) {
         command.env_remove(name);
     }
@@ -33,7 +37,11 @@ pub struct Running {
 
 impl Running {
     pub fn start(args: &[&str]) -> Running {
-        let mut child = lamplight(args).stdin(Stdio::piped()).spawn().expect("the program starts");
+        Running::read(lamplight(args).stdin(Stdio::piped()))
+    }
+
+    fn read(command: &mut Command) -> Running {
+        let mut child = command.spawn().expect("the program starts");
         let out = lines(child.stdout.take().unwrap());
         let err = lines(child.stderr.take().unwrap());
         Running { child, out, err }
@@ -43,11 +51,7 @@ impl Running {
     pub fn start_narrow(files: u32, args: &[&str]) -> Running {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_lamplight")]);
-        let mut child =
-            command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the shell starts");
-        let out = lines(child.stdout.take().unwrap());
-        let err = lines(child.stderr.take().unwrap());
-        Running { child, out, err }
+        Running::read(&mut started_by(command, args))
     }
 
     /// One that nobody reads: its standard output is a pipe without a reader.

@@ -4,17 +4,16 @@ use aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use lamplight::{
     node::CHALLENGE,
-    op::{NodeId, PoolId},
-    wire::{self, Hello, Message},
+    wire::{self, Message},
 };
 use ring::{aead, agreement, rand::SystemRandom};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use uuid::Uuid;
 
 use super::{
     core::halves,
     node::{Asks, POOL_SECRET, WAY_BYTES, on},
+    replica::hello,
     text::pieces,
 };
 
@@ -117,8 +116,10 @@ pub fn sealed(input: &[u8]) {
             let pool = running.node.read(|replica, _| replica.pool().cloned()).await.expect("it runs");
             let challenge = Challenge::new();
             let admission = running.node.admit(Some(&challenge.shown())).unwrap_or_else(|why| panic!("{}", why.word()));
-            let (mut peer, hello) =
-                (challenge.answered(admission.challenge().expect("there is a secret")), hello(pool));
+            let (mut peer, hello) = (
+                challenge.answered(admission.challenge().expect("there is a secret")),
+                wire::encode(&Message::Hello(hello(pool))),
+            );
             let (near, far) = duplex(WAY_BYTES);
             let ((), sent) = tokio::join!(
                 running.node.accept(admission, async { Ok(far) }),
@@ -135,19 +136,6 @@ pub fn sealed(input: &[u8]) {
         assert_eq!(running.runtime.block_on(running.node.read(|replica, _| replica.linked().count())), Ok(0));
         true
     });
-}
-
-fn hello(pool: Option<(PoolId, String)>) -> Vec<u8> {
-    wire::encode(&Message::Hello(Hello {
-        node: NodeId(Uuid::from_u128(2)),
-        name: "b".into(),
-        urls: Vec::new(),
-        pool,
-        wants: None,
-        member: true,
-        founds: false,
-        clock: 0,
-    }))
 }
 
 /// The dialler's half of docs/pool-secret.md, once more: what is sealed here is not the node's own work.

@@ -1,7 +1,7 @@
 //! A peer that says anything: a replica hears it, and is well afterwards.
 
 use lamplight::{
-    op::NodeId,
+    op::{NodeId, PoolId},
     replica::{Config, Draft, Effect, Event, LinkId, Now, Replica, Retention, Standing},
     wire::{self, Hello, Message},
 };
@@ -18,16 +18,7 @@ pub fn peer(mut input: &[u8]) {
     let pool = replica.pool().cloned();
     let link = LinkId(1);
     say(&mut replica, Event::Opened(link, None));
-    let hello = Hello {
-        node: node(2),
-        name: "b".into(),
-        urls: Vec::new(),
-        pool,
-        wants: None,
-        member: true,
-        founds: false,
-        clock: 0,
-    };
+    let hello = hello(pool);
     say(&mut replica, Event::Heard(link, Message::Hello(hello)));
     let mut closed = false;
     while let [low, high, rest @ ..] = input {
@@ -61,6 +52,12 @@ pub fn peer(mut input: &[u8]) {
         let draft = Draft { key: None, guards: Vec::new(), commands: Vec::new(), present: false };
         say(&mut replica, Event::Submit(1, draft));
     }
+}
+
+/// What a member of a pool, another node, says first.
+pub(super) fn hello(pool: Option<(PoolId, String)>) -> Hello {
+    let (node, name) = (node(2), "b".into());
+    Hello { node, name, urls: Vec::new(), pool, wants: None, member: true, founds: false, clock: 0 }
 }
 
 fn node(id: u128) -> NodeId {
