@@ -27,6 +27,7 @@ use support::{Answer, Call, TestNode, exposition::Scrape, feeds::Ws, start_guard
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    time::timeout,
 };
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
@@ -469,6 +470,45 @@ async fn a_token_for_some_collections_shows_and_writes_these_only() {
     let tx = json!({ "commands": [put_in("notes")] }).to_string();
     let receipt = node.call(Method::POST, "/v1/tx").json(&tx).with(LIMITED).send().await.expect(200).json();
     get(&node, &format!("/v1/ops/{}", receipt["op"].as_str().unwrap()), LIMITED).await.expect(200);
+}
+
+/// A cursor with other bytes in it; it is only base64.
+fn forged(cursor: &str, forge: impl Fn(Vec<u8>) -> Vec<u8>) -> String {
+    let (mark, encoded) = cursor.strip_prefix("f.").map_or(("", cursor), |encoded| ("f.", encoded));
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(encoded).unwrap();
+    format!("{mark}{}", BASE64_URL_SAFE_NO_PAD.encode(forge(bytes)))
+}
+
+#[tokio::test]
+async fn a_forged_cursor_shows_no_other_collections() {
+    let (node, _dir) = start().await;
+    fill(&node).await;
+    let page = get(&node, "/v1/changes?limit=1", LIMITED).await.expect(200).json();
+    let amidst = forged(page["next"].as_str().unwrap(), |bytes| {
+        let before = bytes.strip_suffix(b"\x05notes\x01\x01x").expect("it says where it is");
+        [before, b"\x06secret\x00"].concat()
+    });
+    let page = get(&node, &format!("/v1/changes?since={amidst}"), LIMITED).await.expect(200);
+    check_nothing_secret(&page.text());
+    let subscribe = json!({ "type": "subscribe", "id": "s", "since": amidst });
+    let mut socket = socket(&ws_url(&node, "/v1/ws"), &[("authorization", bearer(LIMITED))]).await.unwrap();
+    socket.send(Message::text(subscribe.to_string())).await.unwrap();
+    loop {
+        let text = socket.next().await.unwrap().unwrap().into_text().unwrap();
+        check_nothing_secret(&text);
+        if serde_json::from_str::<Value>(&text).unwrap()["more"] == false {
+            break;
+        }
+    }
+    // The same of the documents as they were at the time 1, behind one in a collection, and in the one without a name.
+    let end =
+        get(&node, "/v1/changes?view=final", LIMITED).await.expect(200).json()["next"].as_str().unwrap().to_string();
+    for place in [&b"\x06secret\x00"[..], b"\x00\x01\x01x"] {
+        let amidst = forged(&end, |bytes| [&bytes[..16], b"\x00\x01", place].concat());
+        let path = format!("/v1/changes?view=final&since={amidst}");
+        let page = timeout(Duration::from_secs(60), get(&node, &path, LIMITED)).await.expect("it comes to an end");
+        check_nothing_secret(&page.expect(200).text());
+    }
 }
 
 #[tokio::test]

@@ -267,8 +267,10 @@ fn walk(replica: &Replica, time: u64, key: (String, Option<String>), reach: &Rea
     let (state, frontier) = (replica.state(), replica.frontier());
     let (mut collection, mut id) = key;
     let mut entries = Vec::new();
-    // The collection without a name, where a walk over all begins, is none of the users'.
-    if reach.covers(&collection) && !collection.is_empty() {
+    // The collection without a name, where a walk over all begins, is none of the users': a cursor that says an id in it is
+    // not ours, and is before all documents too.
+    let is_listed = reach.covers(&collection) && !collection.is_empty();
+    if is_listed {
         let (views, last) = state.scan_at(&collection, id.as_deref(), time, LOOK_ENTRIES);
         let name = CompactString::new(&collection);
         entries.extend(views.into_iter().map(|view| Entry {
@@ -280,7 +282,7 @@ fn walk(replica: &Replica, time: u64, key: (String, Option<String>), reach: &Rea
         }));
         id = last.map(Into::into);
     }
-    if id.is_none() || !reach.covers(&collection) {
+    if id.is_none() || !is_listed {
         id = None;
         let Some(next) = next_collection(state, &collection, reach) else {
             let more = is_final_beyond(replica, time);

@@ -222,13 +222,13 @@ impl Look {
     }
 }
 
-/// The next documents of a walk, and how far it is then. It only ever comes to collections in reach, for cursors name where
-/// it is.
+/// The next documents of a walk, and how far it is then. Where it is, a client may have made up: what is out of reach is
+/// passed over.
 fn walk_on(state: &State, mut walk: Walk, reach: &Reach) -> (Vec<View>, Option<Walk>) {
     let (mut found, mut bytes, mut left) = (Vec::new(), 0, LOOK_MAX);
     loop {
         // The collection without a name, where a walk over all begins, is none of the users'.
-        if !walk.collection.is_empty() {
+        if reach.covers(&walk.collection) && !walk.collection.is_empty() {
             let (views, last) = state.scan(&walk.collection, walk.id.as_deref(), left);
             left = left.saturating_sub(views.len() + 1);
             for view in views {

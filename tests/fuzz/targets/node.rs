@@ -39,6 +39,8 @@ use super::{core::halves, text::pieces};
 const INPUTS_MAX: u32 = 1_000;
 /// How long an answer may wait for what does not come: a peer, an end of a feed.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// An answer that has not come by then never will, on any machine.
+const ENDLESS: Duration = Duration::from_secs(60);
 /// Bytes that are on their way to a node or from it.
 pub const WAY_BYTES: usize = 256 << 10;
 const JWT_SECRET: &[u8] = b"a secret of more than thirty-two bytes";
@@ -102,16 +104,8 @@ impl Running {
         let dir = matches!(asks, Asks::Tokens).then(files);
         let (ways, (calls, received)) = (Ways::default(), mpsc::channel(1));
         let (node, router) = runtime.block_on(async {
-            let config = Config {
-                node: NodeId(Uuid::from_u128(1)),
-                name: "a".into(),
-                urls: Vec::new(),
-                join: Vec::new(),
-                found: true,
-                pool: None,
-                seed: 7,
-                retention: Retention { ops: 100, bytes: 1 << 20 },
-            };
+            let retention = Retention { ops: 100, bytes: 1 << 20 };
+            let config = Config { retention, ..Config::founder(NodeId(Uuid::from_u128(1)), 7) };
             let secret = match asks {
                 Asks::Secret => PoolSecret::new(POOL_SECRET).expect("long enough"),
                 _ => PoolSecret::none(),
@@ -147,7 +141,8 @@ impl Running {
 
     /// The answer to what is answered at once.
     fn ask(&self, request: Request<Body>) -> (StatusCode, Vec<u8>) {
-        self.runtime.block_on(self.answer(request))
+        let answer = async { timeout(ENDLESS, self.answer(request)).await.expect("it answers before long") };
+        self.runtime.block_on(answer)
     }
 
     /// The answer, as far as it does not wait for something, or has no end.
