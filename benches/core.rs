@@ -190,16 +190,7 @@ const OPS_A_TICK: usize = 5_000;
 
 impl Lone {
     fn new(retention: Retention) -> Lone {
-        let config = Config {
-            node: NodeId(Uuid::from_u128(1)),
-            name: "bench".into(),
-            urls: Vec::new(),
-            join: Vec::new(),
-            found: true,
-            pool: None,
-            seed: 7,
-            retention,
-        };
+        let config = Config { retention, ..Config::founder(NodeId(Uuid::from_u128(1)), 7) };
         let mut lone = Lone { replica: Replica::new(config), now: Now::default(), issued: 0 };
         lone.tick();
         lone

@@ -53,17 +53,7 @@ async fn main() {
 }
 
 fn config(url: String) -> Config {
-    let node = NodeId(Uuid::new_v4());
-    Config {
-        node,
-        name: "bench".into(),
-        urls: vec![url],
-        join: Vec::new(),
-        found: true,
-        pool: None,
-        seed: 7,
-        retention: Retention::default(),
-    }
+    Config { urls: vec![url], ..Config::founder(NodeId(Uuid::new_v4()), 7) }
 }
 
 async fn writes(root: &Path) {

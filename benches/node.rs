@@ -70,14 +70,12 @@ async fn start_with(name: &str, join: Option<&Server>, retention: Retention) -> 
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();
     let config = Config {
-        node: NodeId(Uuid::new_v4()),
         name: name.into(),
         urls: vec![format!("http://{address}")],
         found: join.is_none(),
         join: join.iter().map(|server| format!("http://{}", server.address)).collect(),
-        pool: None,
-        seed: 7,
         retention,
+        ..Config::founder(NodeId(Uuid::new_v4()), 7)
     };
     let node = Node::start(config, Tcp);
     let stop = CancellationToken::new();

@@ -319,16 +319,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_take_its_answers_is_not_read_from() {
-        let config = Config {
-            node: NodeId(uuid::Uuid::new_v4()),
-            name: "a".into(),
-            urls: Vec::new(),
-            join: Vec::new(),
-            found: true,
-            pool: None,
-            seed: 7,
-            retention: crate::replica::Retention::default(),
-        };
+        let config = Config::founder(NodeId(uuid::Uuid::new_v4()), 7);
         let api = Api::new(Node::start(config, Tcp), tokio_util::sync::CancellationToken::new());
         let read = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&read);

@@ -317,16 +317,7 @@ mod tests {
     };
 
     fn api() -> Api {
-        let config = Config {
-            node: NodeId(uuid::Uuid::new_v4()),
-            name: "a".into(),
-            urls: Vec::new(),
-            join: Vec::new(),
-            found: true,
-            pool: None,
-            seed: 7,
-            retention: Retention::default(),
-        };
+        let config = Config::founder(NodeId(uuid::Uuid::new_v4()), 7);
         Api::new(Node::start(config, Tcp), CancellationToken::new())
     }
 

@@ -353,18 +353,7 @@ mod tests {
     };
 
     fn founder() -> Replica {
-        let node = NodeId(uuid::Uuid::from_u128(1));
-        let config = Config {
-            node,
-            name: "a".into(),
-            urls: Vec::new(),
-            join: Vec::new(),
-            found: true,
-            pool: None,
-            seed: 1,
-            retention: Retention::default(),
-        };
-        Replica::new(config)
+        Replica::new(Config::founder(NodeId(uuid::Uuid::from_u128(1)), 1))
     }
 
     fn put(replica: &mut Replica, id: &'static str) {

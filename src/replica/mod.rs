@@ -79,6 +79,22 @@ pub struct Config {
     pub retention: Retention,
 }
 
+impl Config {
+    /// A node that founds a pool, and that nobody can dial.
+    pub fn founder(node: NodeId, seed: u64) -> Config {
+        Config {
+            node,
+            name: "node".into(),
+            urls: Vec::new(),
+            join: Vec::new(),
+            found: true,
+            pool: None,
+            seed,
+            retention: Retention::default(),
+        }
+    }
+}
+
 /// How much of the log stays once it is final, for those who look back and those who have fallen behind: as many ops as both
 /// bounds let stay. Ops that are not final always stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

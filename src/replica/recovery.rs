@@ -296,16 +296,8 @@ mod tests {
 
     #[test]
     fn one_lost_record_of_a_snapshot_costs_no_more_than_what_it_held() {
-        let config = Config {
-            node: NodeId(Uuid::from_u128(1)),
-            name: "a".into(),
-            urls: Vec::new(),
-            found: true,
-            join: Vec::new(),
-            pool: None,
-            seed: 1,
-            retention: Retention { ops: 0, bytes: 0 },
-        };
+        let retention = Retention { ops: 0, bytes: 0 };
+        let config = Config { retention, ..Config::founder(NodeId(Uuid::from_u128(1)), 1) };
         let (node, records) = with_snapshot(&config);
         for lost in 0..records.len() {
             let mut recovery = Recovery::new(config.clone());
@@ -332,16 +324,7 @@ mod tests {
     #[test]
     fn however_many_ops_come_behind_a_lost_one_they_are_there_when_it_is() {
         const OPS: usize = EARLY_OPS_MAX + 500;
-        let config = Config {
-            node: NodeId(Uuid::from_u128(1)),
-            name: "a".into(),
-            urls: Vec::new(),
-            found: true,
-            join: Vec::new(),
-            pool: None,
-            seed: 1,
-            retention: Retention::default(),
-        };
+        let config = Config::founder(NodeId(Uuid::from_u128(1)), 1);
         let mut node = Replica::new(config.clone());
         let command = || Command::Put(DocKey::new("c", "d"), "1".into());
         let draft = || Draft { key: None, guards: Vec::new(), commands: vec![command()], present: false };

@@ -176,14 +176,8 @@ mod tests {
         /// A pool in which these pairs are linked.
         fn of(count: usize, pairs: &[(usize, usize)]) -> Pool {
             let config = |number: usize| Config {
-                node: NodeId(uuid::Uuid::from_u128(1 + number as u128)),
-                name: "n".into(),
-                urls: Vec::new(),
-                join: Vec::new(),
                 found: number == 0,
-                pool: None,
-                seed: number as u64,
-                retention: Retention::default(),
+                ..Config::founder(NodeId(uuid::Uuid::from_u128(1 + number as u128)), number as u64)
             };
             let replicas = (0..count).map(|number| Replica::new(config(number))).collect();
             let mut pool = Pool { replicas, links: Vec::new(), now_ms: 0, sent: 0 };

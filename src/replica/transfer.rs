@@ -306,16 +306,13 @@ mod tests {
     }
 
     fn config(id: u128, found: bool) -> Config {
-        let url = format!("http://n{id}:1");
         Config {
-            node: NodeId(uuid::Uuid::from_u128(id)),
             name: format!("n{id}"),
             join: if found { Vec::new() } else { vec!["http://elsewhere:1".into()] },
-            urls: vec![url],
+            urls: vec![format!("http://n{id}:1")],
             found,
-            pool: None,
-            seed: id as u64,
             retention: Retention { ops: 0, bytes: 0 },
+            ..Config::founder(NodeId(uuid::Uuid::from_u128(id)), id as u64)
         }
     }
 

@@ -127,15 +127,13 @@ async fn start_in(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let config = Config {
-        node: NodeId(Uuid::new_v4()),
         name: name.into(),
         urls: vec![url.clone()],
         found: join.is_none(),
         join: join.into_iter().collect(),
-        pool: None,
-        // The pool's id is drawn from it, and two pools must not have the same.
-        seed: fastrand::u64(..),
         retention,
+        // The pool's id is drawn from the seed, and two pools must not have the same.
+        ..Config::founder(NodeId(Uuid::new_v4()), fastrand::u64(..))
     };
     let node = Node::guarded(Replica::new(config), store, Tcp, secret, Trust::of_system());
     let stop = CancellationToken::new();

@@ -5,7 +5,7 @@ use std::{cell::OnceCell, fs, path::PathBuf};
 use lamplight::{
     op::{Body, Command, DocKey, NodeId, Op, OpId, PoolId},
     record::{Identity, Record},
-    replica::{Config, Event, Now, Recovery, Retention},
+    replica::{Config, Event, Now, Recovery},
     snapshot::{Base, BaseDocument, Part, Slice, Whole},
     storage::{self, RecordStream, STREAM_END, StoreError, Streamed, Unreadable},
 };
@@ -123,16 +123,7 @@ fn node(id: u128) -> NodeId {
 }
 
 fn config() -> Config {
-    Config {
-        node: node(1),
-        name: "a".into(),
-        urls: Vec::new(),
-        join: Vec::new(),
-        found: true,
-        pool: None,
-        seed: 7,
-        retention: Retention::default(),
-    }
+    Config::founder(node(1), 7)
 }
 
 /// An identity, a snapshot and some ops, as a node writes them.

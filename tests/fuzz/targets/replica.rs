@@ -2,7 +2,7 @@
 
 use lamplight::{
     op::{NodeId, PoolId},
-    replica::{Config, Draft, Effect, Event, LinkId, Now, Replica, Retention, Standing},
+    replica::{Config, Draft, Effect, Event, LinkId, Now, Replica, Standing},
     wire::{self, Hello, Message},
 };
 use uuid::Uuid;
@@ -65,14 +65,5 @@ fn node(id: u128) -> NodeId {
 }
 
 fn founder() -> Replica {
-    Replica::new(Config {
-        node: node(1),
-        name: "a".into(),
-        urls: Vec::new(),
-        join: Vec::new(),
-        found: true,
-        pool: None,
-        seed: 7,
-        retention: Retention::default(),
-    })
+    Replica::new(Config::founder(node(1), 7))
 }
