@@ -27,7 +27,7 @@ async fn main() {
         if !what.contains(&only) {
             continue;
         }
-        let size = Size { idle: 10_000, slow, half: 100, writers: 8, writes, bytes, pace };
+        let size = Size { idle: 10_000, slow, half: 100, writers: 8, writes, bytes, pace, touched: 1 << 30 };
         let Figures { quiet, crowded, idle_bytes, busy_bytes, .. } = crowd::run(size).await;
         println!("{what}: {idle_bytes} bytes an idle client, {} MiB for the writes and slow readers", busy_bytes >> 20);
         for (to, quiet, crowded) in

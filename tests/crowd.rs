@@ -20,8 +20,16 @@ const BESIDE_BYTES_MAX: u64 = 64 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_costs_what_it_may_and_keeps_nobody_from_working() {
-    let size =
-        Size { idle: 10_000, slow: 200, half: 100, writers: 8, writes: 100, bytes: 16 << 10, pace: Duration::ZERO };
+    let size = Size {
+        idle: 10_000,
+        slow: 200,
+        half: 100,
+        writers: 8,
+        writes: 100,
+        bytes: 16 << 10,
+        pace: Duration::ZERO,
+        touched: 0,
+    };
     let Figures { quiet, crowded, idle_bytes, busy_bytes, written_bytes } = crowd::run(size).await;
     for (part, times) in [("quiet", &quiet), ("crowded", &crowded)] {
         let [receipts, changes] =

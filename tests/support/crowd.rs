@@ -37,6 +37,9 @@ pub struct Size {
     pub bytes: usize,
     /// From one write of a writer to its next at the least: zero writes as fast as it goes.
     pub pace: Duration,
+    /// Bytes of the machine's memory that are touched before each part that is measured. A virtual machine gets memory from its host only once it
+    /// is used, and gives back what lies idle for some seconds; 2 MiB that come from the host take milliseconds.
+    pub touched: usize,
 }
 
 /// What was measured.
@@ -87,8 +90,9 @@ pub async fn run(size: Size) -> Figures {
         "3s",
     ]);
     let port: u16 = node.url.rsplit(':').next().unwrap().parse().unwrap();
-    // Memory that is fresh from the system is slow: a part that nobody measures takes the first of it.
+    // A part that nobody measures fills the caches and the allocator's own memory.
     work(&node, size, "first").await;
+    touch(size.touched);
     let quiet = work(&node, size, "quiet").await;
     let before = resident(&node);
     let idle: Vec<TcpStream> = stream::iter(0..size.idle)
@@ -99,6 +103,7 @@ pub async fn run(size: Size) -> Figures {
     assert_eq!(clients(&node).await, size.idle as u64);
     let with_idle = resident(&node);
     let slow: Vec<TcpStream> = join_all((0..size.slow).map(|n| subscriber(port, 200_000 + n, None))).await;
+    touch(size.touched);
     let half: Vec<TcpStream> = join_all((0..size.half).map(|n| half_request(port, n))).await;
     let crowded = work(&node, size, "crowded").await;
     let mut busy = resident(&node);
@@ -130,6 +135,12 @@ async fn work(node: &Process, size: Size, part: &str) -> Times {
     all.receipts.sort_unstable();
     all.changes.sort_unstable();
     all
+}
+
+fn touch(bytes: usize) {
+    let mut memory = vec![0_u8; bytes];
+    memory.iter_mut().step_by(4096).for_each(|page| *page = 1);
+    std::hint::black_box(&memory);
 }
 
 async fn write(node: &Process, size: Size, collection: String) -> Times {
