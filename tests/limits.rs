@@ -368,7 +368,7 @@ async fn above_the_ceiling_of_memory_only_writes_are_refused() {
     full.put("/v1/docs/c/a", "1").await.expect(201);
     full.put("/v1/docs/c/b", "1").await.expect(201);
     full.call(Method::PUT, "/v1/docs/c/t").typed("text/plain", "text").send().await.expect(201);
-    full.node.bound_memory(1);
+    full.node.bound_memory(1, || {});
     let detail = full.put("/v1/docs/c/a", "2").await.expect_problem(507, "memory-full");
     assert!(detail.contains("--max-memory") && detail.contains("delete"), "{detail}");
     full.merge("/v1/docs/c/a", "{}").await.expect_problem(507, "memory-full");
@@ -390,7 +390,7 @@ async fn above_the_ceiling_of_memory_only_writes_are_refused() {
     let scrape = Scrape::of(&full).await;
     assert_eq!(scrape.value("lamplight_memory_full", &[]), 1.0);
     assert!(scrape.value("lamplight_ops_refused_total", &[("why", "memory-full")]) >= 6.0);
-    full.node.bound_memory(u64::MAX);
+    full.node.bound_memory(u64::MAX, || {});
     full.put("/v1/docs/c/a", "2").await.expect(200);
     assert_eq!(edit(&full, "c/t").await, None);
 }

@@ -206,8 +206,8 @@ impl Failure {
     }
 }
 
-/// Runs the program.
-pub fn main() -> ExitCode {
+/// Runs the program; `give_back` has its allocator give what is free back to the system.
+pub fn main(give_back: fn()) -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
     let matches = match config::parse(Cli::command(), &line) {
         Ok(matches) => matches,
@@ -220,7 +220,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Failure::new(format!("the runtime does not start: {error}")), json),
     };
-    let outcome = runtime.block_on(run(cli.command, log));
+    let outcome = runtime.block_on(run(cli.command, log, give_back));
     // A thread that waits for standard input or for a reader of standard output does not keep the program.
     runtime.shutdown_background();
     match outcome {
@@ -229,13 +229,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command, log: Log) -> Result<(), Failure> {
+async fn run(command: Command, log: Log, give_back: fn()) -> Result<(), Failure> {
     if command.log().is_some() {
         log.follow_signals()?;
     }
     match command {
-        Command::Serve(args) => serve::serve(*args).await,
-        Command::Demo(args) => serve::demo(args).await,
+        Command::Serve(args) => serve::serve(*args, give_back).await,
+        Command::Demo(args) => serve::demo(args, give_back).await,
         Command::Get(args) => documents::get(args).await,
         Command::Put(args) => documents::put(args).await,
         Command::Patch(args) => documents::patch(args).await,

@@ -106,8 +106,8 @@ pub struct DemoArgs {
     pub(super) log: LogArgs,
 }
 
-/// Runs a node until it is told to stop.
-pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
+/// Runs a node until it is told to stop; `give_back` is for when memory is short.
+pub async fn serve(args: ServeArgs, give_back: fn()) -> Result<(), Failure> {
     let secret = args.secret.load()?;
     let listener = bind(args.listen).await?;
     let bound = listener.local_addr().map_err(|error| Failure::new(error.to_string()))?;
@@ -141,11 +141,12 @@ pub async fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let kept = data.as_ref().map_or("in memory only".into(), |data| data.dir().display().to_string());
     tracing::info!(node = %replica.node(), name = replica.config().name, url, data = kept, pool_secret = secret.is_set(), "serving");
-    run(listener, replica, data, Door { opened, secret, limits, memory_max, leaves: args.leave }, stop).await
+    let door = Door { opened, secret, limits, memory_max, give_back, leaves: args.leave };
+    run(listener, replica, data, door, stop).await
 }
 
 /// Runs three linked nodes until told to stop.
-pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
+pub async fn demo(args: DemoArgs, give_back: fn()) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     let mut nodes = tokio::task::JoinSet::new();
     let first = format!("http://127.0.0.1:{}", args.port);
@@ -163,7 +164,7 @@ pub async fn demo(args: DemoArgs) -> Result<(), Failure> {
         };
         let opened = Opened { access: Access::default(), tls: None, trust: Trust::of_system() };
         let (limits, memory_max) = (Limits::default(), usual_memory_max());
-        let door = Door { opened, secret: PoolSecret::none(), limits, memory_max, leaves: false };
+        let door = Door { opened, secret: PoolSecret::none(), limits, memory_max, give_back, leaves: false };
         nodes.spawn(run(listener, Replica::new(config), None, door, stop.clone()));
     }
     println!("Three nodes are running. Open {first}/?side and cut one of them off. Ctrl-C ends them.");
@@ -176,6 +177,7 @@ struct Door {
     secret: PoolSecret,
     limits: Limits,
     memory_max: Option<u64>,
+    give_back: fn(),
     leaves: bool,
 }
 
@@ -195,7 +197,7 @@ async fn run(
     let Opened { access, tls, trust } = door.opened;
     let node = Node::guarded(replica, store, Tcp, door.secret, trust);
     if let Some(max) = door.memory_max {
-        node.bound_memory(max);
+        node.bound_memory(max, door.give_back);
     }
     let (mut published, starting) = (node.published(), node.clone());
     let readiness = tokio::spawn(async move {

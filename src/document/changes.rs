@@ -12,8 +12,8 @@ use super::Text;
 
 /// Most entries the ring keeps: about five seconds of changes at the highest rate that a node sustains.
 pub const CHANGES_MAX: usize = 1 << 16;
-/// Most bytes of earlier texts that the ring keeps alive; the oldest entries go first.
-pub const CHANGES_BYTES_MAX: usize = 64 << 20;
+/// Most bytes of earlier texts that the ring keeps alive, and as many while memory is short; the oldest entries go first.
+const BYTES_MAX: [usize; 2] = [64 << 20, 4 << 20];
 
 /// One document changed.
 #[derive(Clone, Debug)]
@@ -32,6 +32,7 @@ pub struct Changes {
     ring: VecDeque<Change>,
     dropped: u64,
     bytes: usize,
+    tight: bool,
 }
 
 impl Changes {
@@ -53,13 +54,23 @@ impl Changes {
 
     /// An empty ring that has none of the places of this one.
     pub(super) fn broken_off(&self) -> Changes {
-        Changes { dropped: self.end() + 1, ..Changes::default() }
+        Changes { dropped: self.end() + 1, tight: self.tight, ..Changes::default() }
+    }
+
+    /// Keeps less, or as much as usual again.
+    pub(super) fn tighten(&mut self, tight: bool) {
+        self.tight = tight;
+        self.trim();
     }
 
     pub(super) fn push(&mut self, change: Change) {
         self.bytes += cost(&change);
         self.ring.push_back(change);
-        while self.ring.len() > CHANGES_MAX || self.bytes > CHANGES_BYTES_MAX {
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        while self.ring.len() > CHANGES_MAX || self.bytes > BYTES_MAX[usize::from(self.tight)] {
             let Some(oldest) = self.ring.pop_front() else { break };
             self.bytes -= cost(&oldest);
             self.dropped += 1;

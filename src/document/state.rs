@@ -224,6 +224,11 @@ impl State {
         &self.changes
     }
 
+    /// Memory is short, or no longer: the ring of changes keeps less, or as much as usual.
+    pub fn tighten(&mut self, tight: bool) {
+        self.changes.tighten(tight);
+    }
+
     /// The last edits of text documents.
     pub fn edits(&self) -> &Edits {
         &self.edits

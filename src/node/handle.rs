@@ -216,6 +216,11 @@ impl Node {
         self.0.requests.send(Request::Command(Event::Pin(time))).await.map_err(|_| Stopped)
     }
 
+    /// Says that memory is short, or no longer: while it is, what is kept only for those who look back goes.
+    pub(super) async fn tighten(&self, tight: bool) -> Result<(), Stopped> {
+        self.0.requests.send(Request::Command(Event::Tight(tight))).await.map_err(|_| Stopped)
+    }
+
     /// Whether a peer that opens a link may go on to the proof of the pool's secret; `challenge` is the one it brings.
     pub fn admit(&self, challenge: Option<&str>) -> Result<Admission, NotAdmitted> {
         self.0.links.admit(challenge)

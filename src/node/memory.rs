@@ -1,40 +1,66 @@
 //! The ceiling of memory: above it a node takes no more writes of its clients, so that it is not killed, nor its machine
 //! driven to swap, and with it all that clients could still read.
 //!
+//! Somewhat below it memory is short: what is kept only for those who look back is forgotten, and what is free goes back to
+//! the system, before any write is refused.
+//!
 //! The whole process is measured, as the system counts it, four times a second. What peers have written is taken in all the
 //! same: a node that does not would hold back what is final on all of them.
 
 use std::{fs, time::Duration};
 
 use rustix::param::page_size;
-use tokio_util::sync::CancellationToken;
 
-use super::{Meters, Node};
+use super::{Meters, Node, Stopped};
 use crate::op::Command;
 
 /// How often the memory is looked at. Writes at full speed come to some ten megabytes meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Writes are taken again below this part of the ceiling, in hundredths, so that it does not go to and fro with each.
-const AGAIN_BELOW: u64 = 95;
+/// Writes are refused from the first part of the ceiling on and taken again below the second, in hundredths, so that it does
+/// not go to and fro with each.
+const FULL: (u64, u64) = (100, 95);
+/// The same of when memory is short.
+const TIGHT: (u64, u64) = (90, 80);
+/// What is free is given back with each so many looks while memory is short, since that takes some time.
+const GIVE_BACK_EVERY: u64 = 4;
 /// The part of what there is that a process may take when nothing else is said, in hundredths.
 const USUAL: u64 = 80;
 
 impl Node {
     /// Refuses writes but deletions while the process takes more than so many bytes of memory; must be called within a
-    /// runtime. Where the system does not say how much it takes, nothing is refused.
-    pub fn bound_memory(&self, max: u64) {
+    /// runtime. Where the system does not say how much it takes, nothing is refused. `give_back` has the allocator give what
+    /// is free back to the system, which it does in its own time else.
+    pub fn bound_memory(&self, max: u64, give_back: fn()) {
         let (node, stopping) = (self.clone(), self.stopping());
         node.meters().memory_max_bytes.set(max);
         node.meters().look_at_memory(resident());
-        tokio::spawn(async move { node.watch_memory(stopping).await });
+        tokio::spawn(async move {
+            tokio::select! {
+                // It ends when the node has stopped.
+                _ = node.watch_memory(give_back) => {}
+                () = stopping.cancelled() => {}
+            }
+        });
     }
 
-    async fn watch_memory(self, stopping: CancellationToken) {
-        let mut looks = tokio::time::interval(LOOK_EVERY);
+    async fn watch_memory(&self, give_back: fn()) -> Result<(), Stopped> {
+        let (mut looks, mut tight, mut short_for) = (tokio::time::interval(LOOK_EVERY), false, 0);
         loop {
-            tokio::select! {
-                _ = looks.tick() => self.meters().look_at_memory(resident()),
-                () = stopping.cancelled() => return,
+            looks.tick().await;
+            let (resident, max) = (resident(), self.meters().memory_max_bytes.read());
+            self.meters().look_at_memory(resident);
+            let was_tight = tight;
+            tight = resident.is_some_and(|bytes| is_past(TIGHT, was_tight, bytes, max));
+            if tight != was_tight {
+                self.tighten(tight).await?;
+                tracing::info!(tight, "memory is short, or no longer: while it is, all that is final is forgotten");
+                short_for = 0;
+            }
+            if tight {
+                short_for += 1;
+                if short_for % GIVE_BACK_EVERY == 0 {
+                    give_back();
+                }
             }
         }
     }
@@ -43,7 +69,7 @@ impl Node {
 impl Meters {
     fn look_at_memory(&self, resident: Option<u64>) {
         let (was_full, max) = (self.memory_full.read() != 0, self.memory_max_bytes.read());
-        let is_full = resident.is_some_and(|resident| is_full(was_full, resident, max));
+        let is_full = resident.is_some_and(|resident| is_past(FULL, was_full, resident, max));
         self.memory_full.set(is_full.into());
         match (was_full, is_full) {
             (false, true) => {
@@ -58,8 +84,10 @@ impl Meters {
     }
 }
 
-fn is_full(was_full: bool, resident: u64, max: u64) -> bool {
-    resident >= if was_full { max / 100 * AGAIN_BELOW } else { max }
+/// Whether so many bytes are past a part of the ceiling; past the lower one, if they were before.
+fn is_past((from, below): (u64, u64), was_past: bool, resident: u64, max: u64) -> bool {
+    let part = if was_past { below } else { from };
+    resident >= if part == 100 { max } else { max / 100 * part }
 }
 
 /// Whether a command may make the documents larger.
@@ -97,7 +125,7 @@ mod tests {
         let mut full = false;
         let steps = [(999, false), (1_000, true), (999, true), (950, true), (949, false), (999, false), (2_000, true)];
         for (resident, expected) in steps {
-            full = is_full(full, resident, 1_000);
+            full = is_past(FULL, full, resident, 1_000);
             assert_eq!(full, expected, "{resident}");
         }
     }

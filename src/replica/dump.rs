@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Effect, PIN_MS, Replica, log::Log, roster::Roster};
+use super::{Effect, PIN_MS, Replica, Retention, log::Log, roster::Roster};
 use crate::{
     document::State,
     op::{NodeId, Op, Stamp},
@@ -204,6 +204,14 @@ impl Replica {
         *until_ms = (now_ms + PIN_MS).min(*first_ms + PINNED_MAX_MS);
     }
 
+    /// While memory is short, final ops go, as if none were to be retained, and most of what documents were before their last
+    /// changes: both are for those who look back, and a write that is refused is worse.
+    pub(super) fn on_tight(&mut self, tight: bool) {
+        self.tight = tight;
+        self.state.tighten(tight);
+        self.settle();
+    }
+
     /// Forgets final ops that need not stay in the log; says whether that was all of them.
     pub(super) fn settle(&mut self) -> bool {
         let now_ms = self.now.mono_ms;
@@ -221,7 +229,8 @@ impl Replica {
 
     /// How many ops, and how many bytes of them, the log has beyond those that it is to keep.
     fn beyond_retention(&self) -> (usize, usize) {
-        let ((ops, bytes), retention) = (self.log.kept(), self.config.retention);
+        let (ops, bytes) = self.log.kept();
+        let retention = if self.tight { Retention { ops: 0, bytes: 0 } } else { self.config.retention };
         (ops.saturating_sub(retention.ops), bytes.saturating_sub(retention.bytes))
     }
 
@@ -250,5 +259,44 @@ impl Replica {
             self.state.forget(&forgotten, horizon);
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        op::{Command, DocKey},
+        replica::{Config, Draft, Event, Now},
+    };
+
+    #[test]
+    fn while_memory_is_short_hardly_anything_stays_for_those_who_look_back() {
+        let mut node = Replica::new(Config::founder(NodeId(Uuid::from_u128(1)), 1));
+        let mut now = Now::default();
+        let mut give = |node: &mut Replica, event| {
+            now.mono_ms += 100;
+            drop(node.handle(now, event));
+        };
+        let put = |n: u64| {
+            let command = Command::Put(DocKey::new("c", "d"), format!("\"{n}{}\"", "x".repeat(500_000)).into());
+            Event::Submit(n, Draft { key: None, guards: Vec::new(), commands: vec![command], present: false })
+        };
+        let kept = |node: &Replica| (node.log.kept().0, node.state.changes().end() - node.state.changes().start());
+        give(&mut node, Event::Tick);
+        (0..20).for_each(|n| give(&mut node, put(n)));
+        // The op with which it became a member is one more.
+        assert_eq!(kept(&node), (21, 20));
+        give(&mut node, Event::Tight(true));
+        assert_eq!(kept(&node), (0, 8), "four MiB of what the document was");
+        (20..40).for_each(|n| give(&mut node, put(n)));
+        give(&mut node, Event::Tick);
+        assert_eq!(kept(&node), (0, 8));
+        give(&mut node, Event::Tight(false));
+        (40..60).for_each(|n| give(&mut node, put(n)));
+        assert_eq!(kept(&node), (20, 28));
+        assert!(node.state().get("c", "d").is_some_and(|view| view.text.json().starts_with("\"59x")));
     }
 }

@@ -164,6 +164,8 @@ pub enum Event {
     Stored,
     /// Somebody is taking a snapshot of this time: for another [`PIN_MS`], the log keeps what comes after it.
     Pin(u64),
+    /// Memory is short, or no longer: while it is, nothing stays that is kept only for those who look back.
+    Tight(bool),
     /// A link came about; with the URL if this node dialled it.
     Opened(LinkId, Option<String>),
     /// A dial came to nothing.
@@ -345,6 +347,8 @@ pub struct Replica {
     rewrites: bool,
     /// Times of snapshots that somebody takes: since when, and until when, these hold the log.
     pins: BTreeMap<u64, (u64, u64)>,
+    /// Whether memory is short.
+    tight: bool,
     /// Where an operator wants this node to be.
     moving_to: Option<String>,
     dead_end: membership::DeadEnd,
@@ -398,6 +402,7 @@ impl Replica {
             compacted: 0,
             rewrites: false,
             pins: BTreeMap::new(),
+            tight: false,
             moving_to: None,
             dead_end: membership::DeadEnd::default(),
             cut: false,
@@ -435,6 +440,7 @@ impl Replica {
             Event::Compact => self.on_compact(),
             Event::Stored => self.go_on_compacting(),
             Event::Pin(time) => self.pin(time),
+            Event::Tight(tight) => self.on_tight(tight),
             Event::Opened(link, dialled) => self.on_opened(link, dialled),
             Event::DialFailed(url, why) => self.peers.dialled(&url, now.mono_ms, Some(why), &mut self.rng),
             Event::Heard(link, message) => self.on_heard(link, message),

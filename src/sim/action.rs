@@ -36,6 +36,8 @@ pub enum Action {
     Full(usize, bool),
     /// A node's journal has grown long.
     Compact(usize),
+    /// A node's memory is short, or no longer.
+    Tight(usize, bool),
     /// A node's timer goes off.
     Tick(usize),
     /// A client asks a node for an op.
@@ -152,6 +154,7 @@ impl fmt::Display for Action {
             Action::Stored(node, end) => write!(f, "stored {node} {end}"),
             Action::Full(node, full) => write!(f, "full {node} {full}"),
             Action::Compact(node) => write!(f, "compact {node}"),
+            Action::Tight(node, tight) => write!(f, "tight {node} {tight}"),
             Action::Tick(node) => write!(f, "tick {node}"),
             Action::Submit(node, draft) => write!(f, "submit {node} {}", draft_text(draft).ok_or(fmt::Error)?),
             Action::Cut(node, cut) => write!(f, "cut {node} {cut}"),
@@ -199,6 +202,7 @@ impl FromStr for Action {
             "stored" => message().map(|(node, end)| Action::Stored(node, end))?,
             "full" => Action::Full(index()?, flag()?),
             "compact" => Action::Compact(index()?),
+            "tight" => Action::Tight(index()?, flag()?),
             "tick" => Action::Tick(index()?),
             "submit" => Action::Submit(index()?, draft(second).ok_or_else(bad)?),
             "cut" => Action::Cut(index()?, flag()?),

@@ -217,6 +217,10 @@ impl<'e> Driver<'e> {
                     if self.plan.durable && self.happens(self.plan.compact) {
                         self.act(&Action::Compact(node))?;
                     }
+                    if self.plan.tight > 0 && self.happens(self.plan.tight) {
+                        let tight = self.rng.bool();
+                        self.act(&Action::Tight(node, tight))?;
+                    }
                     self.after(TICK_MS, Due::Tick(node));
                 }
             }

@@ -137,6 +137,8 @@ pub struct Plan {
     pub squeeze: (u64, usize),
     /// Between two changes of what clients show of themselves, on average; zero if they show nothing.
     pub present_ms: u64,
+    /// Per mille of ticks with which a node's memory is found to be short, or no longer.
+    pub tight: u32,
     /// Per mille of batches that leave slowly, where links are slow.
     pub slow: u32,
     /// Whether nodes vanish while everyone writes, and are evicted at once; else hardly anybody writes.
@@ -274,8 +276,9 @@ impl Plan {
             compact: *rng.choice(&[0, 5, 50]).unwrap_or(&5),
             squeeze: (*rng.choice(&[20, 200, u64::MAX]).unwrap_or(&200), *rng.choice(&[1, 3, 1_000]).unwrap_or(&3)),
             faults,
-            // Drawn last, so that a seed means for all else what it did before there was presence.
+            // Drawn last, so that a seed means for all else what it did before there were these.
             present_ms: *rng.choice(&[0, 0, 20, 200]).unwrap_or(&0),
+            tight: *rng.choice(&[0, 0, 20]).unwrap_or(&0),
             slow: 250,
             burials: false,
         }

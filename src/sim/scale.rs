@@ -194,6 +194,7 @@ fn plan(nodes: usize, seed: u64) -> Plan {
         compact: 0,
         squeeze: (u64::MAX, usize::MAX),
         present_ms: 0,
+        tight: 0,
         slow: 250,
         burials: false,
     }

@@ -212,6 +212,7 @@ impl World {
                 self.step(*node, Event::Compact, &mut outcomes)?;
                 self.go_on_compacting(*node, &mut outcomes)?;
             }
+            Action::Tight(node, tight) => self.step(*node, Event::Tight(*tight), &mut outcomes)?,
             Action::Tick(node) => self.step(*node, Event::Tick, &mut outcomes)?,
             Action::Submit(node, draft) => self.submit(*node, draft, &mut outcomes)?,
             Action::Cut(node, cut) => self.step(*node, Event::Cut(*cut), &mut outcomes)?,
