@@ -310,11 +310,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::{
-        node::Tcp,
-        op::NodeId,
-        replica::{Config, Retention},
-    };
+    use crate::{node::Tcp, op::NodeId, replica::Config};
 
     fn api() -> Api {
         let config = Config::founder(NodeId(uuid::Uuid::new_v4()), 7);

@@ -348,7 +348,7 @@ impl Replica {
 mod tests {
     use crate::{
         op::{Command, DocKey, Hash, Head, NodeId, OpError},
-        replica::{Config, Draft, Effect, Event, LinkId, Now, Refused, Replica, Retention, Standing},
+        replica::{Config, Draft, Effect, Event, LinkId, Now, Refused, Replica, Standing},
         wire::{Beat, Hello, Message, Refusal, Why},
     };
 

@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        replica::{Config, Event, Now, Retention, TICK_MS},
+        replica::{Config, Event, Now, TICK_MS},
         wire,
     };
 

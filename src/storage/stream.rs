@@ -4,7 +4,11 @@
 use bytes::{Buf, BytesMut};
 
 use super::RECORD_BYTES_MAX;
-use crate::record::Record;
+use crate::{
+    document::{check, check_base},
+    record::Record,
+    snapshot::Part,
+};
 
 const LENGTH_BYTES: usize = 4;
 
@@ -41,7 +45,7 @@ pub enum Streamed {
     More,
 }
 
-/// What came is no record of this version; nothing that comes behind it is read.
+/// What came is no record of this version, or none that a node could have written; nothing that comes behind it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unreadable;
 
@@ -65,6 +69,53 @@ impl RecordStream {
             return Ok(Streamed::More);
         }
         self.buffer.advance(LENGTH_BYTES);
-        Record::decode(&self.buffer.split_to(length)).map(Streamed::Record).map_err(|_| Unreadable)
+        let record = Record::decode(&self.buffer.split_to(length)).ok().filter(is_sound);
+        record.map(Streamed::Record).ok_or(Unreadable)
+    }
+}
+
+/// Whether a node could have written it. What is on its own disk was looked at when it came in; this may be anybody's.
+fn is_sound(record: &Record) -> bool {
+    match record {
+        Record::Op(op) | Record::Orphan(op) | Record::Fork(op) => check(&op.body()).is_ok(),
+        Record::Snapshot(Part::Documents(slice)) => slice.documents.iter().all(|document| check_base(document).is_ok()),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        op::{Body, Command, DocKey, NodeId, Op, OpId},
+        snapshot::{BaseDocument, Slice},
+    };
+
+    #[test]
+    fn what_no_node_could_have_written_is_not_read() {
+        let origin = NodeId(Uuid::from_u128(1));
+        let op = |json: &'static str| {
+            let commands = vec![Command::Put(DocKey::new("c", "a"), json.into())];
+            let body = Body { wall_ms: 0, seen: Vec::new(), key: None, guards: Vec::new(), commands };
+            Op::encode(OpId { origin, seq: 1 }, 1, &body).unwrap()
+        };
+        let documents = |json: &str| {
+            let stamp = op("1").stamp();
+            let document = BaseDocument { collection: "c".into(), id: "a".into(), text: json.into(), stamp };
+            Record::Snapshot(Part::Documents(Slice { after: None, documents: vec![document], next: None }))
+        };
+        let read = |record: &Record| {
+            let mut stream = RecordStream::default();
+            stream.take(&streamed(std::slice::from_ref(record)));
+            stream.read()
+        };
+        for of in [|op| Record::Op(op), |op| Record::Orphan(op), |op| Record::Fork(op)] {
+            assert_eq!(read(&of(op("{\"a\":1}"))), Ok(Streamed::Record(of(op("{\"a\":1}")))));
+            assert_eq!(read(&of(op("{\"a\">1}"))), Err(Unreadable));
+        }
+        assert_eq!(read(&documents("[1]")), Ok(Streamed::Record(documents("[1]"))));
+        assert_eq!(read(&documents("[1")), Err(Unreadable));
     }
 }
