@@ -24,6 +24,8 @@ const PORTION: (usize, usize) = (256, 1 << 20);
 
 /// How long one time can be pinned, however often somebody says so: who is slower than this begins anew.
 const PINNED_MAX_MS: u64 = 600_000;
+/// Most times that are pinned at once: readers name them, and may name any.
+const PINS_MAX: usize = 1_024;
 
 /// The pieces of a snapshot, one after the other.
 #[derive(Clone, Debug)]
@@ -197,9 +199,12 @@ impl Replica {
         }
     }
 
-    /// The log keeps what comes after this time for a while, for somebody who takes a snapshot of it.
+    /// The log keeps what comes after this time, as far as it is there, for a while: for somebody who takes a snapshot of it.
     pub(super) fn pin(&mut self, time: u64) {
-        let now_ms = self.now.mono_ms;
+        let (now_ms, time) = (self.now.mono_ms, time.max(self.log.horizon()));
+        if self.pins.len() >= PINS_MAX && !self.pins.contains_key(&time) {
+            return;
+        }
         let (first_ms, until_ms) = self.pins.entry(time).or_insert((now_ms, 0));
         *until_ms = (now_ms + PIN_MS).min(*first_ms + PINNED_MAX_MS);
     }
@@ -298,5 +303,36 @@ mod tests {
         (40..60).for_each(|n| give(&mut node, put(n)));
         assert_eq!(kept(&node), (20, 28));
         assert!(node.state().get("c", "d").is_some_and(|view| view.text.json().starts_with("\"59x")));
+    }
+
+    #[test]
+    fn a_pin_holds_what_is_there_for_a_while_whatever_time_it_names() {
+        let retention = Retention { ops: 0, bytes: 0 };
+        let mut node = Replica::new(Config { retention, ..Config::founder(NodeId(Uuid::from_u128(1)), 1) });
+        let mut now = Now::default();
+        let mut give = |node: &mut Replica, event| {
+            now.mono_ms += 100;
+            drop(node.handle(now, event));
+        };
+        let mut written = 0;
+        let mut write = |node: &mut Replica, give: &mut dyn FnMut(&mut Replica, Event)| {
+            written += 1;
+            let command = Command::Put(DocKey::new("c", "d"), "1".into());
+            let draft = Draft { key: None, guards: Vec::new(), commands: vec![command], present: false };
+            give(node, Event::Submit(written, draft));
+            give(node, Event::Tick);
+            node.horizon() == node.clock()
+        };
+        give(&mut node, Event::Tick);
+        assert!(write(&mut node, &mut give), "it retains nothing");
+        let there = node.horizon();
+        (0..=there).for_each(|time| give(&mut node, Event::Pin(time)));
+        assert!(!write(&mut node, &mut give));
+        assert_eq!((node.horizon(), node.pins.len()), (there, 1), "what is forgotten cannot be held");
+        let past = node.clock() + 1;
+        (past..past + 2 * PINS_MAX as u64).for_each(|time| give(&mut node, Event::Pin(time)));
+        assert_eq!(node.pins.len(), PINS_MAX);
+        (0..PIN_MS / 100).for_each(|_| give(&mut node, Event::Tick));
+        assert!(write(&mut node, &mut give), "the pins have lapsed");
     }
 }
