@@ -203,7 +203,11 @@ impl Replica {
     pub(super) fn pin(&mut self, time: u64) {
         let (now_ms, time) = (self.now.mono_ms, time.max(self.log.horizon()));
         if self.pins.len() >= PINS_MAX && !self.pins.contains_key(&time) {
-            return;
+            match self.pins.last_entry() {
+                // The latest gives way: while the others last, they hold what it does.
+                Some(latest) if *latest.key() > time => drop(latest.remove()),
+                _ => return,
+            }
         }
         let (first_ms, until_ms) = self.pins.entry(time).or_insert((now_ms, 0));
         *until_ms = (now_ms + PIN_MS).min(*first_ms + PINNED_MAX_MS);
@@ -329,9 +333,16 @@ mod tests {
         (0..=there).for_each(|time| give(&mut node, Event::Pin(time)));
         assert!(!write(&mut node, &mut give));
         assert_eq!((node.horizon(), node.pins.len()), (there, 1), "what is forgotten cannot be held");
-        let past = node.clock() + 1;
+        (0..PIN_MS / 100).for_each(|_| give(&mut node, Event::Tick));
+        assert!(write(&mut node, &mut give), "it has lapsed");
+        let past = node.clock() + 1_000;
         (past..past + 2 * PINS_MAX as u64).for_each(|time| give(&mut node, Event::Pin(time)));
         assert_eq!(node.pins.len(), PINS_MAX);
+        let there = node.horizon();
+        give(&mut node, Event::Pin(there));
+        assert_eq!(node.pins.len(), PINS_MAX);
+        assert!(!write(&mut node, &mut give), "times that are far off keep no snapshot from being taken");
+        assert_eq!(node.horizon(), there);
         (0..PIN_MS / 100).for_each(|_| give(&mut node, Event::Tick));
         assert!(write(&mut node, &mut give), "the pins have lapsed");
     }
