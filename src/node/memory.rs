@@ -86,8 +86,7 @@ impl Meters {
 
 /// Whether so many bytes are past a part of the ceiling; past the lower one, if they were before.
 fn is_past((from, below): (u64, u64), was_past: bool, resident: u64, max: u64) -> bool {
-    let part = if was_past { below } else { from };
-    resident >= if part == 100 { max } else { max / 100 * part }
+    resident >= max / 100 * if was_past { below } else { from }
 }
 
 /// Whether a command may make the documents larger.
