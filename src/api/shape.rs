@@ -47,7 +47,7 @@ pub struct ReceiptBody {
     reason: Option<String>,
 }
 
-/// A document that an op wrote, with its version as it stands.
+/// A document that an op wrote, with the version that it has right after the op.
 #[derive(Clone, Debug, Serialize)]
 struct Written {
     collection: String,

@@ -116,12 +116,10 @@ impl Waited {
         self.outcome == Outcome::Reached
     }
 
-    /// What a write that has waited is refused with, if it is final that it has no effect.
+    /// The refusal of a write, if it is final that it has no effect: after a wait, or at once if it repeats such a write's key.
     pub fn check(&self, refuse: impl FnOnce(Reason) -> Problem) -> Result<(), Problem> {
         match &self.receipt.verdict {
-            Err(reason) if self.receipt.is_final && self.outcome != Outcome::AtOnce => {
-                Err(refuse(reason.clone()).with("op", self.receipt.op.to_string()))
-            }
+            Err(reason) if self.receipt.is_final => Err(refuse(reason.clone()).with("op", self.receipt.op.to_string())),
             _ => Ok(()),
         }
     }
@@ -266,5 +264,5 @@ fn settled(replica: &Replica, op: OpId) -> Result<Option<Receipt>, Refused> {
     }
     let bodies = replica.log().get(op).zip(replica.log().get(first)).map(|(op, first)| (op.body(), first.body()));
     let same = bodies.is_some_and(|(op, first)| op.guards == first.guards && op.commands == first.commands);
-    if same { Ok(replica.receipt(first)) } else { Err(Refused::KeyReused(first)) }
+    if same { Ok(replica.receipt_of(first)) } else { Err(Refused::KeyReused(first)) }
 }

@@ -220,6 +220,12 @@ impl Replica {
             let why = format!("the pool goes on without {}, which comes back as another", self.config.node);
             return self.be_reborn(why, Loss::CutOff);
         }
+        if refusal.why == Why::Oneself
+            && let Some(url) = self.links.get(&link).and_then(|link| link.dialled.clone())
+        {
+            // The end that was dialled notices, but only this one knows which address it was.
+            self.peers.is_oneself(&url);
+        }
         refusal.try_instead.iter().take(TRY_INSTEAD_MAX).for_each(|url| self.peers.give(url));
         self.drop_link(link, (!benign).then(|| format!("it refused: {}", refusal.detail)));
     }

@@ -207,7 +207,8 @@ pub struct Receipt {
     pub stamp: Stamp,
     /// Its verdict, as it stands.
     pub verdict: Verdict,
-    /// The documents it writes, each with its version as it stands; none if it is absent.
+    /// The documents it writes, each with the version that it has right after the op; no version if the op deletes it. Empty if
+    /// the verdict is a rejection, or if the op is forgotten.
     pub documents: Vec<(DocKey<'static>, Option<Version>)>,
     /// Whether the first of these documents came to be with this op.
     pub created: bool,
@@ -524,7 +525,7 @@ impl Replica {
         let held = draft.key.as_ref().and_then(|key| self.state.claim(key));
         if let Some(claim) = held.filter(|claim| !claim.has_ended(self.clock + 1)) {
             let same = claim.request == request(&draft.guards, &draft.commands);
-            return if same { Ok(self.repeated(claim, &draft)) } else { Err(Refused::KeyReused(claim.op)) };
+            return if same { Ok(self.repeated(claim)) } else { Err(Refused::KeyReused(claim.op)) };
         }
         let Draft { key, guards, commands, present } = draft;
         let absent = |doc: &DocKey<'_>| self.state.get(&doc.collection, &doc.id).is_none();
@@ -632,31 +633,42 @@ impl Replica {
 
     /// The receipt of an op as it stands, if the op is in the log; of one that this node has issued again, that of the later.
     pub fn receipt(&self, id: OpId) -> Option<Receipt> {
-        let id = self.reissued.get(&id).copied().unwrap_or(id);
+        self.receipt_of(self.reissued.get(&id).copied().unwrap_or(id))
+    }
+
+    /// The receipt of the op that the pool holds under this id, as it stands. The pool's record of an idempotency key names
+    /// such an op, also where this node issued another under the same id on an old copy of its disk.
+    pub fn receipt_of(&self, id: OpId) -> Option<Receipt> {
         let op = self.log.get(id)?;
-        let documents = self.written(&op.body().commands);
         let verdict = self.state.verdict(op.stamp());
+        let documents = if verdict.is_ok() { self.written(op) } else { Vec::new() };
         let is_final = op.time() <= self.finality.frontier;
         Some(Receipt { op: id, stamp: op.stamp(), verdict, documents, created: false, is_final })
     }
 
-    /// The receipt of the first op with a key, for the same request; it may be forgotten.
-    fn repeated(&self, claim: Claim, draft: &Draft) -> Receipt {
-        self.receipt(claim.op).unwrap_or_else(|| {
+    /// The receipt of the first op with a key, for the same request. If the op is forgotten, so is which versions it wrote.
+    fn repeated(&self, claim: Claim) -> Receipt {
+        self.receipt_of(claim.op).unwrap_or_else(|| {
             let why = || "it was rejected long ago; why is forgotten".to_string();
             let verdict = if claim.applied { Ok(()) } else { Err(Reason::Command { index: 0, why: why() }) };
-            let documents = self.written(&draft.commands);
-            Receipt { op: claim.op, stamp: claim.stamp(), verdict, documents, created: false, is_final: true }
+            Receipt {
+                op: claim.op,
+                stamp: claim.stamp(),
+                verdict,
+                documents: Vec::new(),
+                created: false,
+                is_final: true,
+            }
         })
     }
 
-    /// The documents that these commands write, as they stand.
-    fn written(&self, commands: &[Command<'_>]) -> Vec<(DocKey<'static>, Option<Version>)> {
-        let mut met = BTreeSet::new();
-        let written = commands.iter().filter_map(Command::doc).filter(|doc| met.insert(*doc));
+    /// The documents that an op writes, each with the version that it has right after the op.
+    fn written(&self, op: &Op) -> Vec<(DocKey<'static>, Option<Version>)> {
+        let (body, mut met, mut past) = (op.body(), BTreeSet::new(), self.state.past());
+        let written = body.commands.iter().filter_map(Command::doc).filter(|doc| met.insert(*doc));
         let document = |doc: &DocKey<'_>| {
-            let text = self.state.text(&doc.collection, &doc.id);
             let key = DocKey::new(doc.collection.to_string(), doc.id.to_string());
+            let text = past.after(&key, op.stamp());
             (key, text.map(|text| Version::of(text.as_str())))
         };
         written.map(document).collect()

@@ -406,4 +406,31 @@ mod tests {
         let bases = pool.records[b].iter().filter(|record| matches!(record, Record::Snapshot(Part::Base(_))));
         assert_eq!(bases.count(), 1, "it did not begin anew");
     }
+
+    #[test]
+    fn an_address_that_leads_back_to_the_node_itself_is_dialled_once() {
+        let own = "http://n1:1".to_string();
+        let mut node = Replica::new(Config { join: vec![own.clone()], ..config(1, true) });
+        let mut dials = 0;
+        for beat in 0..100 {
+            let now = Now { mono_ms: beat * 100, wall_ms: 0 };
+            for effect in node.handle(now, Event::Tick) {
+                let Effect::Dial(url) = effect else { continue };
+                dials += 1;
+                let [dialled, taken] = [LinkId(2 * dials), LinkId(2 * dials + 1)];
+                let hello = node.handle(now, Event::Opened(dialled, Some(url)));
+                node.handle(now, Event::Opened(taken, None));
+                let Some(Effect::Send(_, hello)) = hello.into_iter().find(|it| matches!(it, Effect::Send(..))) else {
+                    panic!("the dialler says hello");
+                };
+                let answer = node.handle(now, Event::Heard(taken, hello));
+                let Some(Effect::Send(_, refusal)) = answer.into_iter().find(|it| matches!(it, Effect::Send(..)))
+                else {
+                    panic!("it refuses itself");
+                };
+                node.handle(now, Event::Heard(dialled, refusal));
+            }
+        }
+        assert_eq!((dials, node.standing()), (1, Standing::Member));
+    }
 }

@@ -106,13 +106,18 @@ impl Model {
     }
 
     fn guard(&self, guard: &Guard<'_>) -> Result<(), Option<Version>> {
-        let current = self.documents.get(&key_of(guard.doc())).map(|(content, _)| version(content));
+        let current = self.version_of(guard.doc());
         let holds = match guard {
             Guard::Exists(_) => current.is_some(),
             Guard::Absent(_) => current.is_none(),
             Guard::Version(_, version) => current == Some(*version),
         };
         if holds { Ok(()) } else { Err(current) }
+    }
+
+    /// The version of a document, if it exists.
+    pub fn version_of(&self, doc: &DocKey<'_>) -> Option<Version> {
+        self.documents.get(&key_of(doc)).map(|(content, _)| version(content))
     }
 
     /// Compares a node with this model: every document, verdict, member and count.

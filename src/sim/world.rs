@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     document::{Reason, View},
-    op::{Command, NodeId, Op, OpId, Stamp},
+    op::{Command, DocKey, NodeId, Op, OpId, Stamp},
     plant,
     record::Record,
     replica::{
@@ -23,6 +23,7 @@ use crate::{
         Retention, Standing, TICK_MS,
     },
     snapshot::Part,
+    version::Version,
     wire::{self, Message},
 };
 
@@ -624,7 +625,7 @@ impl World {
             let detail = format!("node {index} gave none");
             return Err(Violation { invariant: "every draft is answered at once", detail });
         };
-        answer_is_right(replica, before, draft, &answer)
+        answer_is_right(replica, || self.ledger.ops_of(replica), before, draft, &answer)
     }
 
     fn accept(&mut self, dial: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
@@ -836,9 +837,11 @@ fn same_states(ours: (usize, &Replica), theirs: (usize, &Replica)) -> Result<(),
     if ours.1.roster() == theirs.1.roster() { Ok(()) } else { differs("the members".into()) }
 }
 
-/// A receipt says what was written; a refusal leaves nothing behind.
-fn answer_is_right(
+/// A receipt says what was written, whatever has come after it; a refusal leaves nothing behind. `ops` are all that the node
+/// holds or has forgotten, if they are known.
+fn answer_is_right<'a>(
     replica: &Replica,
+    ops: impl FnOnce() -> Option<Vec<&'a Op>>,
     before: usize,
     draft: &Draft,
     answer: &Result<Receipt, Refused>,
@@ -869,11 +872,18 @@ fn answer_is_right(
     if !repeated && !fresh {
         return wrong(format!("{receipt:?} with {issued} ops issued"));
     }
-    for (doc, version) in &receipt.documents {
-        let view = replica.state().get(&doc.collection, &doc.id);
-        if view.map(|view| crate::version::Version::of(view.text.as_str())) != *version {
-            return wrong(format!("{doc:?} is not in version {version:?}"));
-        }
+    let model = if repeated {
+        let Some(ops) = ops() else { return Ok(()) };
+        Some(Model::fold(ops.into_iter().filter(|op| op.stamp() <= receipt.stamp)))
+    } else {
+        None
+    };
+    // Nothing has come after an op that was issued a moment ago.
+    let now = |doc: &DocKey<'_>| replica.state().text(&doc.collection, &doc.id).map(|text| Version::of(text.as_str()));
+    let stored = |doc: &DocKey<'_>| model.as_ref().map_or_else(|| now(doc), |model| model.version_of(doc));
+    let differs = |(doc, version): &&(DocKey<'static>, Option<Version>)| stored(doc) != *version;
+    match receipt.documents.iter().find(differs) {
+        Some((doc, version)) => wrong(format!("{doc:?} was not in version {version:?} after {}", receipt.op)),
+        None => Ok(()),
     }
-    Ok(())
 }

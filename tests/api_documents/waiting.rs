@@ -103,6 +103,71 @@ async fn of_two_sides_that_claim_a_name_exactly_one_has_it_on_every_node() {
 }
 
 #[tokio::test]
+async fn a_repeated_key_of_a_claim_that_lost_is_refused_again() {
+    let [a, b] = start_pool().await;
+    let claim = async |node: &TestNode, query: &str| {
+        let call = node.call(Method::PUT, &format!("{DOC}{query}")).json(&json!(node.url).to_string());
+        call.header("if-none-match", "*").header("idempotency-key", &node.url).send().await
+    };
+    let (on_a, on_b) = on_both_sides([&a, &b], async |node| claim(node, "?wait=final&timeout=60s").await).await;
+    let (winner, loser, lost) = if on_a.status == 201 { (&a, &b, on_b) } else { (&b, &a, on_a) };
+    lost.expect_problem(412, "version-mismatch");
+    for query in ["", "?wait=final&timeout=60s", "?wait=1"] {
+        let again = claim(loser, query).await;
+        again.expect_problem(412, "version-mismatch");
+        assert_eq!(again.json()["op"], lost.json()["op"]);
+        claim(winner, query).await.expect(200);
+    }
+    // Nothing was written, so its receipt names no version.
+    assert_eq!(op(loser, &lost.json()["op"]).await["docs"], json!([]));
+}
+
+/// RFC 9110, 9.3.4: a validator in the response to a write is of what that write stored.
+#[tokio::test]
+async fn a_write_that_waits_names_the_version_that_it_stored_and_not_a_later_one() {
+    let [a, b] = start_pool().await;
+    let of = async |text: &str| a.put("/v1/docs/other/x", text).await.header("etag").to_string();
+    let (anns, merged) = (of(r#"{"by":"ann"}"#).await, of(r#"{"by":"ann","n":1}"#).await);
+    let wait = "?wait=final&timeout=60s";
+    let issued = async || a.node.read(|replica, _| replica.log().head(replica.node()).seq).await.unwrap();
+    for tx in [false, true] {
+        cut(&b, true).await;
+        let (before, id) = (issued().await, a.node.id());
+        let ann = async {
+            let put = json!({ "put": { "collection": "names", "id": "ada", "value": { "by": "ann" } } });
+            let put = json!({ "commands": [put] }).to_string();
+            if tx {
+                a.post(&format!("/v1/tx{wait}"), &put).await
+            } else {
+                a.put(&format!("{DOC}{wait}"), r#"{"by":"ann"}"#).await
+            }
+        };
+        let merge = async {
+            until(&a.node, has_issued(id, before + 1)).await;
+            a.merge(&format!("{DOC}{wait}"), r#"{"n":1}"#).await
+        };
+        let bob = async {
+            until(&a.node, has_issued(id, before + 2)).await;
+            a.put(DOC, r#"{"by":"bob"}"#).await.expect(200);
+            cut(&b, false).await;
+        };
+        let (ann, merge, ()) = tokio::join!(ann, merge, bob);
+        for (answer, stored) in [(&ann, &anns), (&merge, &merged)] {
+            assert_eq!(format!("{:?}", answer.json()["version"].as_str().unwrap()), *stored);
+            assert_eq!(answer.json()["status"], "final");
+            for node in [&a, &b] {
+                assert_eq!(op(node, &answer.json()["op"]).await["version"], answer.json()["version"]);
+            }
+        }
+        assert!(tx || ann.header("etag") == anns, "{}", ann.header("etag"));
+        assert_eq!(merge.header("etag"), merged);
+        // So a conditional write that builds on it does not overwrite what it has not seen.
+        let next = a.call(Method::PUT, DOC).json("1").header("if-match", &anns).send().await;
+        next.expect_problem(412, "version-mismatch");
+    }
+}
+
+#[tokio::test]
 async fn a_guard_of_a_transaction_that_fails_at_its_final_place_answers_409() {
     let [a, b] = start_pool().await;
     let seats = a.put("/v1/docs/c/seats?wait=final&timeout=60s", r#"{"free":1}"#).await.expect(201);
