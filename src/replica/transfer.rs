@@ -409,8 +409,8 @@ mod tests {
 
     #[test]
     fn an_address_that_leads_back_to_the_node_itself_is_dialled_once() {
-        let own = "http://n1:1".to_string();
-        let mut node = Replica::new(Config { join: vec![own.clone()], ..config(1, true) });
+        let join = vec!["http://n1:1".to_string()];
+        let mut node = Replica::new(Config { join, ..config(1, true) });
         let mut dials = 0;
         for beat in 0..100 {
             let now = Now { mono_ms: beat * 100, wall_ms: 0 };
