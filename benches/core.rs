@@ -228,6 +228,8 @@ impl Lone {
             member: false,
             founds: false,
             clock: 0,
+            process: 0,
+            empty: false,
         };
         let heads = self.replica.log().heads().collect();
         for event in [

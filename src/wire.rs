@@ -1,9 +1,8 @@
 //! The frames that two nodes exchange over a link.
 //!
 //! One binary WebSocket frame is one message: a byte that says which protocol version it is of, then the message in
-//! postcard (a compact, documented encoding). Two messages keep their form in every version, so that nodes of different
-//! versions can at least tell each other so: the hello, which begins with the range of versions its sender speaks, and
-//! the refusal. What [`decode`] returns has been checked whole; it never panics and allocates no more than a small
+//! postcard (a compact, documented encoding). Nodes of different versions can at least tell each other so: in every version
+//! the hello begins with the range of versions its sender speaks, and the refusal keeps its form. What [`decode`] returns has been checked whole; it never panics and allocates no more than a small
 //! multiple of the frame's length.
 
 use std::{fmt, sync::Arc};
@@ -17,8 +16,8 @@ use crate::{
 };
 
 /// The protocol version this node speaks. Version 1, without snapshots, was never released; version 3 has edits of texts among
-/// the commands of an op, and presence.
-pub const VERSION: u8 = 3;
+/// the commands of an op, and presence; version 4 names the process in the hello.
+pub const VERSION: u8 = 4;
 /// Longest frame: one op of the largest size, and what goes with it.
 pub const FRAME_BYTES_MAX: usize = OP_BYTES_MAX + (1 << 20);
 /// A sender of ops ends its batch when it passes this, so that a frame is some milliseconds of work for its receiver.
@@ -134,6 +133,10 @@ pub struct Hello {
     pub founds: bool,
     /// Its clock.
     pub clock: u64,
+    /// A random number of its process: two processes with one node id are two copies of one data directory.
+    pub process: u64,
+    /// Whether its pool holds nothing but its founding, so that nothing is lost if it joins another.
+    pub empty: bool,
 }
 
 /// Why a node will not link.

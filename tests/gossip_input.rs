@@ -59,6 +59,8 @@ impl Peer {
             member: false,
             founds: false,
             clock: 0,
+            process: 0,
+            empty: false,
         }
     }
 

@@ -169,6 +169,8 @@ async fn whoever_dials_without_the_secret_sees_a_challenge_and_nothing_else_what
         member: false,
         founds: false,
         clock: 0,
+        process: 0,
+        empty: false,
     }));
     let messages = [
         tungstenite::Message::binary(hello),

@@ -375,6 +375,8 @@ mod tests {
             member: false,
             founds: false,
             clock: 0,
+            process: 0,
+            empty: false,
         };
         replica.handle(Now::default(), Event::Opened(link, None));
         replica.handle(Now::default(), Event::Heard(link, Message::Hello(hello)));

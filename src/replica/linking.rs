@@ -351,6 +351,8 @@ impl Replica {
             member: self.is_member() && !self.would_move(link),
             founds: self.config.found && self.pool.is_none(),
             clock: self.clock,
+            process: self.config.seed,
+            empty: self.pool.is_some() && self.log.len() <= 1,
         };
         self.effects.push(Effect::Send(link, Message::Hello(hello)));
     }

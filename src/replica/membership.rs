@@ -119,8 +119,10 @@ impl Replica {
     /// Where a newcomer has come up in the place of a member that fell silent, that member will not come back: it is
     /// evicted, or it would hold back finality for ever. The newcomer sees to that, and who let it in.
     pub(super) fn replace_predecessors(&mut self) {
-        let node = self.config.node;
-        if !self.ready {
+        let (node, now_ms) = (self.config.node, self.now.mono_ms);
+        // Who has just come up has not had the time to hear of anyone.
+        let silent_after_ms = self.silent_after_ms();
+        if !self.ready || now_ms < *self.listens_since_ms.get_or_insert(now_ms) + silent_after_ms {
             return;
         }
         let mine = |(other, member): &(&NodeId, &super::Member)| {
@@ -136,7 +138,7 @@ impl Replica {
                 };
                 self.roster.present().filter(before).map(|(other, _)| *other)
             })
-            .filter(|other| self.linked_to(*other).is_none())
+            .filter(|other| !self.is_heard(*other, now_ms))
             .collect();
         for node in replaced {
             self.issue_alone(Command::Evict(Eviction { node, force: true }));
@@ -152,9 +154,13 @@ impl Replica {
 
     /// Whether a member was heard of lately, by any way.
     pub(super) fn is_heard(&self, node: NodeId, mono_ms: u64) -> bool {
-        let patience_ms = 3 * self.pulse_every() + SILENCE_MS;
         let (pulse, heard_ms) = self.pulses.get(&node).copied().unwrap_or_default();
-        let lately = pulse.count > (0, 0) && mono_ms.saturating_sub(heard_ms) < patience_ms;
+        let lately = pulse.count > (0, 0) && mono_ms.saturating_sub(heard_ms) < self.silent_after_ms();
         lately || self.linked_to(node).is_some()
+    }
+
+    /// How long nothing was heard of a member that counts as silent.
+    fn silent_after_ms(&self) -> u64 {
+        3 * self.pulse_every() + SILENCE_MS
     }
 }

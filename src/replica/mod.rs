@@ -361,6 +361,8 @@ pub struct Replica {
     /// The digest of the log from which the documents were last folded anew.
     refolded: Option<Hash>,
     started_ms: Option<u64>,
+    /// Since when it has listened to the members under its present id.
+    listens_since_ms: Option<u64>,
     beat_ms: u64,
     pulse_ms: u64,
     rng: fastrand::Rng,
@@ -413,6 +415,7 @@ impl Replica {
             presence: Presence::default(),
             refolded: None,
             started_ms: None,
+            listens_since_ms: None,
             beat_ms: 0,
             pulse_ms: 0,
             counters: Counters::default(),
@@ -482,7 +485,7 @@ impl Replica {
     fn rename(&mut self, node: NodeId) {
         self.config.node = node;
         self.unseen = self.log.heads().map(|(origin, head)| (origin, head.seq)).collect();
-        (self.ready, self.takes_back) = (false, false);
+        (self.ready, self.takes_back, self.listens_since_ms) = (false, false, None);
         if let Some(pool) = self.pool.clone() {
             self.enter(pool);
         }
@@ -497,6 +500,7 @@ impl Replica {
         self.tips.clear();
         self.unseen.clear();
         (self.pool, self.ready, self.takes_back) = (None, false, false);
+        self.listens_since_ms = None;
         (self.fetch, self.compacting, self.compacted) = (None, None, 0);
         (self.spoilt, self.doubtful) = (false, false);
         self.pins.clear();

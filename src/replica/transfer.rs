@@ -407,6 +407,45 @@ mod tests {
         assert_eq!(bases.count(), 1, "it did not begin anew");
     }
 
+    /// Three nodes, of which the last two have one address, as two laptops with the default one do: they hear each other through
+    /// the first.
+    fn with_one_address() -> (Pool, [usize; 3]) {
+        let mut pool = Pool::default();
+        let shared = |id| Config { urls: vec!["http://127.0.0.1:7171".into()], ..config(id, false) };
+        let a = pool.add(Replica::new(config(1, true)));
+        pool.pass(100);
+        let [b, c] = [2, 3].map(|id| {
+            let node = pool.add(Replica::new(shared(id)));
+            pool.link(a, node);
+            pool.pass(2_000);
+            node
+        });
+        (pool, [a, b, c])
+    }
+
+    #[test]
+    fn a_member_that_is_heard_stays_whatever_address_another_has() {
+        let (mut pool, nodes) = with_one_address();
+        pool.pass(60_000);
+        for node in nodes {
+            let node = &pool.nodes[node];
+            assert_eq!((node.roster().len(), node.counters().reborn, node.standing()), (3, 0, Standing::Member));
+        }
+    }
+
+    #[test]
+    fn a_silent_member_is_replaced_by_the_newer_one_at_its_address() {
+        let (mut pool, [a, b, c]) = with_one_address();
+        pool.pass(1_000);
+        pool.part(a, b);
+        pool.pass(20_000);
+        let present: Vec<u128> = pool.nodes[a].roster().present().map(|(node, _)| node.0.as_u128()).collect();
+        assert_eq!(present, [1, 3]);
+        let receipt = pool.put(c, "x", 1);
+        pool.pass(2_000);
+        assert!(pool.nodes[a].frontier() >= receipt.stamp.time);
+    }
+
     #[test]
     fn an_address_that_leads_back_to_the_node_itself_is_dialled_once() {
         let join = vec!["http://n1:1".to_string()];
