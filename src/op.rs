@@ -119,7 +119,7 @@ pub enum Command<'a> {
     /// Delete a document; no effect on an absent one.
     Delete(#[serde(borrow)] DocKey<'a>),
     /// Make a node a member, and say up to which time all is final where it joins: who holds this op holds all that its
-    /// sponsor held, so that it is final there too. Like the three below it stands alone in its op.
+    /// sponsor held, so that it is final there too. Like the three below, and `Removed`, it stands alone in its op.
     Add(#[serde(borrow)] Newcomer<'a>, u64),
     /// The origin leaves the pool: its last op.
     Retire,
@@ -129,6 +129,8 @@ pub enum Command<'a> {
     Fence(NodeId, u64),
     /// Edit a text document.
     Text(#[serde(borrow)] DocKey<'a>, #[serde(borrow)] Edit<'a>),
+    /// The eviction of a member is effective where the origin is, and so it is for all who hold this op, for ever.
+    Removed(NodeId),
 }
 
 /// An edit of a text document.
@@ -354,7 +356,7 @@ impl<'a> Command<'a> {
             | Command::Patch(doc, _)
             | Command::Delete(doc)
             | Command::Text(doc, _) => Some(doc),
-            Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) => None,
+            Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) | Command::Removed(_) => None,
         }
     }
 
@@ -377,6 +379,7 @@ impl<'a> Command<'a> {
             Command::Retire => Command::Retire,
             Command::Evict(eviction) => Command::Evict(eviction),
             Command::Fence(node, seq) => Command::Fence(node, seq),
+            Command::Removed(node) => Command::Removed(node),
             Command::Text(doc, Edit { creates, update }) => {
                 Command::Text(doc.into_owned(), Edit { creates, update: Cow::Owned(update.into_owned()) })
             }

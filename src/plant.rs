@@ -45,6 +45,8 @@ pub enum Rule {
     Ceiling,
     /// A node whose id has another past elsewhere gives it up.
     Rebirth,
+    /// A node that has broken a promise, because its disk was an old copy, comes back as another.
+    Promise,
     /// An announcement counts once the ops it speaks of are held.
     HeldFirst,
     /// What is final every member holds: the frontier is the least of all that others are complete up to.
@@ -55,10 +57,16 @@ pub enum Rule {
     AllFence,
     /// An eviction that is not forced needs a majority.
     Majority,
+    /// An eviction that was effective once stays so, also after a restart and for newcomers.
+    EvictedOnce,
     /// The ops of an evicted member are taken from members only.
     FencedSource,
     /// What only a node had that comes back as another is issued again.
     Reissue,
+    /// So is what it held of others and the pool lacks.
+    ReissueHeld,
+    /// What is issued again comes behind what it had seen.
+    ReissueOrder,
     /// Only what is final is forgotten.
     ForgetFinal,
     /// The documents of a snapshot are what they were at its time.
@@ -77,7 +85,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 34] = [
+    pub const ALL: [Rule; 38] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -98,13 +106,17 @@ impl Rule {
         Rule::DurableHeads,
         Rule::Ceiling,
         Rule::Rebirth,
+        Rule::Promise,
         Rule::HeldFirst,
         Rule::TwoRounds,
         Rule::NewcomerCounts,
         Rule::AllFence,
         Rule::Majority,
+        Rule::EvictedOnce,
         Rule::FencedSource,
         Rule::Reissue,
+        Rule::ReissueHeld,
+        Rule::ReissueOrder,
         Rule::ForgetFinal,
         Rule::SnapshotAt,
         Rule::WholeOnly,

@@ -22,7 +22,9 @@ pub enum Record {
     Forget,
     /// Everything up to this time is final.
     Frontier(u64),
-    /// An op that the node issued under an id it had to give up; it is to be issued again unless the pool holds it.
+    /// The node is about to announce that it is complete up to this time, at which it reckons with more members than before.
+    Complete(u64),
+    /// An op that the node issued, or held, under an id it had to give up; it is to be issued again unless the pool holds it.
     Orphan(Op),
     /// The same of an op in whose place the pool has another: two nodes have issued ops under one id.
     Fork(Op),
@@ -61,6 +63,7 @@ const ORPHAN: u8 = 5;
 const FRONTIER: u8 = 6;
 const FORK: u8 = 7;
 const SNAPSHOT: u8 = 8;
+const COMPLETE: u8 = 9;
 
 /// No node reserves times up to here, for ops end at [`TIME_MAX`].
 const CEILING_MAX: u64 = 2 * TIME_MAX;
@@ -81,6 +84,10 @@ impl Record {
             }
             Record::Frontier(time) => {
                 bytes.push(FRONTIER);
+                bytes.extend_from_slice(&time.to_le_bytes());
+            }
+            Record::Complete(time) => {
+                bytes.push(COMPLETE);
                 bytes.extend_from_slice(&time.to_le_bytes());
             }
             Record::Forget => bytes.push(FORGET),
@@ -113,6 +120,7 @@ impl Record {
                 _ => Err(RecordError::Malformed),
             },
             (FRONTIER, rest) => time(rest).map(Record::Frontier),
+            (COMPLETE, rest) => time(rest).map(Record::Complete),
             (FORGET, []) => Ok(Record::Forget),
             (FORGET, _) => Err(RecordError::Malformed),
             _ => Err(RecordError::Kind),

@@ -61,6 +61,8 @@ pub enum Message {
     Presence(Vec<Present>),
     /// How far the sender knows what the clients of each node show: "send me what I lack".
     Attendance(Vec<(NodeId, Attendance)>),
+    /// What the receiver has promised, as the sender heard it: all its ops beyond this seq come after this time.
+    Promised(u64, u64),
 }
 
 impl Message {
@@ -171,6 +173,8 @@ pub enum Why {
     Broken,
     /// The others go on without it: it must come back under a new id.
     Evicted,
+    /// It has issued an op at a time that it had promised not to: its disk is an old copy.
+    OldCopy,
 }
 
 /// A heartbeat, with what its sender heard of others.
@@ -257,6 +261,7 @@ enum Wire<'a> {
     Held(u64),
     Presence(Vec<Present>),
     Attendance(Vec<(NodeId, Attendance)>),
+    Promised(u64, u64),
 }
 
 /// Bytes that are written in one piece and read without a copy.
@@ -286,6 +291,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
         Message::Held(seq) => Wire::Held(*seq),
         Message::Presence(presents) => Wire::Presence(presents.clone()),
         Message::Attendance(known) => Wire::Attendance(known.clone()),
+        Message::Promised(seq, clock) => Wire::Promised(*seq, *clock),
     };
     with(vec![VERSION], &wire)
 }
@@ -323,6 +329,7 @@ fn message(wire: Wire<'_>) -> Result<Message, WireError> {
         }
         Wire::Presence(_) => Err(WireError::Malformed),
         Wire::Attendance(known) => Ok(Message::Attendance(known)),
+        Wire::Promised(seq, clock) => Ok(Message::Promised(seq, clock)),
         Wire::Snapshot(time, part) => {
             if let Part::Documents(slice) = &part {
                 slice.documents.iter().try_for_each(document::check_base).map_err(WireError::Content)?;

@@ -168,6 +168,9 @@ pub(super) enum CommandBody<'a> {
         node: String,
         held: String,
     },
+    Removed {
+        node: String,
+    },
     Text {
         #[serde(flatten)]
         doc: Target<'a>,
@@ -247,6 +250,7 @@ pub(super) fn command<'a>(command: &'a Command<'_>) -> CommandBody<'a> {
         Command::Retire => CommandBody::Retire {},
         Command::Evict(eviction) => CommandBody::Evict { node: eviction.node.to_string(), force: eviction.force },
         Command::Fence(node, held) => CommandBody::Fence { node: node.to_string(), held: held.to_string() },
+        Command::Removed(node) => CommandBody::Removed { node: node.to_string() },
         Command::Text(doc, edit) => CommandBody::Text { doc: doc.into(), update: BASE64_STANDARD.encode(&edit.update) },
     }
 }

@@ -34,7 +34,7 @@ impl Writes {
                 // Edits of a text are put together, none is lost to another.
                 Command::Text(..) => parts.push(Part { path: vec![], value: None, replaces: false }),
                 Command::Patch(_, steps) => patched(&tree(steps).unwrap_or_default(), &mut parts),
-                Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) => {}
+                Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) | Command::Removed(_) => {}
             }
         }
         Writes(parts)

@@ -220,7 +220,7 @@ impl<'k> Workbench<'k> {
                 // The patch kept the bound itself; how far below it ended is found out when a merge asks.
                 *bound = DOCUMENT_BYTES_MAX;
             }
-            Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) => {}
+            Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) | Command::Removed(_) => {}
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Effect, PIN_MS, Replica, Retention, log::Log, roster::Roster};
+use super::{Effect, PIN_MS, Replica, Retention, finality::Finality, log::Log, roster::Roster};
 use crate::{
     document::State,
     op::{NodeId, Op, Stamp},
@@ -163,7 +163,8 @@ impl Replica {
     /// What the journal says of this node besides its ops.
     pub(super) fn own_records(&self) -> Vec<Record> {
         let identity = self.identity().map(Record::Identity);
-        let times = [Record::Ceiling(self.ceiling), Record::Frontier(self.finality.frontier)];
+        let Finality { frontier, promised, .. } = &self.finality;
+        let times = [Record::Ceiling(self.ceiling), Record::Frontier(*frontier), Record::Complete(*promised)];
         identity.into_iter().chain(times).chain(self.orphans.iter().map(super::rebirth::Orphan::record)).collect()
     }
 

@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{
-    Replica,
+    Effect, Replica,
     log::Log,
     roster::{Assembly, Reach, Roster},
 };
 use crate::{
-    op::{Command, NodeId, Op},
+    op::{Command, NodeId, Op, OpId},
     plant::{Rule, left_out},
+    record::Record,
     wire::Announcement,
 };
 
@@ -28,8 +29,9 @@ pub(super) struct Finality {
     words: BTreeMap<NodeId, Word>,
     pub(super) complete: u64,
     pub(super) frontier: u64,
-    /// An earlier run may have announced to be complete up to here.
-    pub(super) before: u64,
+    /// The greatest time that was announced as what this node is complete up to when that came to be past one more `Add`. It is
+    /// in the journal before it is announced.
+    pub(super) promised: u64,
     /// The frontier in the journal.
     pub(super) recorded: u64,
     pub(super) assembly: Assembly,
@@ -76,6 +78,13 @@ impl Finality {
         *clock = op.time().max(*clock);
     }
 
+    /// What is heard of a member: all its ops beyond a seq come after a time. `held` is how many of its ops are held.
+    pub(super) fn heard_of(&self, node: NodeId, held: u64) -> Option<(u64, u64)> {
+        let word = self.words.get(&node)?;
+        // The newest of those that wait speaks of the latest time.
+        Some(word.waiting.back().map_or((held, word.clock), |said| (said.seq.max(held), said.clock.max(word.clock))))
+    }
+
     /// Whether a member has promised to hold every op up to this time.
     pub(super) fn is_complete(&self, node: NodeId, time: u64) -> bool {
         self.words.get(&node).is_some_and(|word| word.complete >= time)
@@ -103,6 +112,11 @@ impl Finality {
             let counts = |said: &Announcement| said.seq <= held || left_out(Rule::HeldFirst);
             while let Some(said) = word.waiting.front().copied().filter(counts) {
                 word.waiting.pop_front();
+                let next = log.get(OpId { origin: *node, seq: said.seq + 1 });
+                // It was said before an old copy of its disk came back, which issued what is held here.
+                if next.is_some_and(|op| op.time() <= said.clock) && !left_out(Rule::Promise) {
+                    continue;
+                }
                 // Each is true for ever, whichever came last.
                 (word.clock, word.complete) = (word.clock.max(said.clock), word.complete.max(said.complete));
             }
@@ -140,10 +154,36 @@ impl Replica {
             self.roster_moved = false;
             self.finality.assembled = frontier;
             self.finality.assemble(self.roster.assembly(self.reach()), &self.roster);
+            self.declare_removals();
             self.answer_evictions();
         }
         self.finality.count(&self.log);
-        self.finality.settle(self.config.node, self.clock);
+        // Who takes back its own ops may lack some that the others have as final.
+        if self.ready || left_out(Rule::Promise) {
+            self.finality.settle(self.config.node, self.clock);
+        }
+        self.record_promise();
+    }
+
+    /// An eviction that is effective here is declared so before anything rests on it. It must never be judged again, neither
+    /// here after a restart nor by a newcomer: with others to reckon with it might not be effective.
+    fn declare_removals(&mut self) {
+        let Assembly { remaining, pending, .. } = &self.finality.assembly;
+        if !self.ready || !remaining.contains(&self.config.node) || left_out(Rule::EvictedOnce) {
+            return;
+        }
+        let effective: Vec<NodeId> = self.roster.undeclared().filter(|node| !pending.contains(node)).collect();
+        effective.into_iter().for_each(|node| self.issue_alone(Command::Removed(node)));
+    }
+
+    /// Notes what is about to be announced as complete, where it is past one more `Add`: against those members too an eviction is
+    /// reckoned from then on, also after a restart.
+    fn record_promise(&mut self) {
+        let Finality { complete, promised, .. } = self.finality;
+        if self.ready && complete > promised && self.roster.adds_between(promised, complete) {
+            self.finality.promised = complete;
+            self.effects.push(Effect::Store(Record::Complete(complete)));
+        }
     }
 
     /// Says for each member that others have evicted how much of it is held here; from then on its ops are taken from
@@ -165,8 +205,8 @@ impl Replica {
     }
 
     pub(super) fn reach(&self) -> Reach<'_> {
-        let Finality { frontier, complete, before, .. } = self.finality;
-        Reach { node: self.config.node, log: &self.log, frontier, promised: complete.max(before) }
+        let Finality { frontier, complete, promised, .. } = self.finality;
+        Reach { node: self.config.node, log: &self.log, frontier, promised: complete.max(promised) }
     }
 
     /// What this node can promise now.

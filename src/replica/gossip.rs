@@ -96,6 +96,7 @@ impl Replica {
             Message::Snapshot(time, part) => self.on_snapshot(link, time, part),
             Message::Ask => self.on_ask(link),
             Message::Held(seq) => self.on_held(link, seq),
+            Message::Promised(seq, clock) => self.on_promised(link, seq, clock),
             Message::Presence(presents) => self.on_presence(link, &presents),
             Message::Attendance(known) => self.on_attendance(link, &known),
         }
@@ -191,6 +192,12 @@ impl Replica {
                     self.counters.early += 1;
                     self.early.keep(op, missing);
                 }
+                Place::Past if op.time() > self.log.horizon() && self.linked_to(op.origin()) == Some(link) => {
+                    let (id, time) = (op.id(), op.time());
+                    let detail =
+                        format!("its disk is an old copy: its op {id} of time {time} comes before what is final");
+                    return self.refuse(link, Why::OldCopy, detail);
+                }
                 Place::Past => {}
                 Place::Wrong(why) => wrong = Some(format!("op {}: {why}", op.id())),
             }
@@ -213,7 +220,9 @@ impl Replica {
         if seq <= held {
             return Place::Held;
         }
-        if op.time() <= self.log.horizon() {
+        // Every member holds all that is final: what comes later at an earlier time is of one who has forgotten his promise.
+        let is_final = self.ready && op.time() <= self.finality.frontier && !left_out(Rule::Promise);
+        if op.time() <= self.log.horizon() || is_final {
             return Place::Past;
         }
         if op.time() > self.clock.saturating_add(TIME_LEAP_MAX) {
@@ -319,6 +328,10 @@ impl Replica {
     pub(super) fn say_heads(&mut self, link: LinkId) {
         if !self.ready && self.host != Some(link) {
             return;
+        }
+        let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
+        if let Some((seq, clock)) = peer.and_then(|peer| self.finality.heard_of(peer, self.log.head(peer).seq)) {
+            self.effects.push(Effect::Send(link, Message::Promised(seq, clock)));
         }
         // What has holes is as good as nothing.
         let heads = if self.spoilt { Vec::new() } else { self.log.heads().collect() };

@@ -213,6 +213,10 @@ impl Replica {
             let why = format!("two nodes have issued ops as {node}: it comes back as another");
             return self.be_reborn(why, Loss::Fork);
         }
+        if refusal.why == Why::OldCopy && self.believes(link) {
+            let why = format!("{}; {} comes back as another", refusal.detail, self.config.node);
+            return self.be_reborn(why, Loss::Fork);
+        }
         // Who has retired is told the same, and stays what it is.
         let stays = self.roster.is_retired(self.config.node);
         // Who holds nothing yet has nothing to lose by it, and knows nobody whom to believe.

@@ -559,7 +559,9 @@ impl Replica {
             Command::Retire if self.roster.len() > 1 => return Ok(()),
             Command::Retire => return Err(Refused::Membership(self.config.node, Unfit::Last)),
             Command::Add(newcomer, _) => return Err(Refused::Membership(newcomer.node, Unfit::NotForClients)),
-            Command::Fence(node, _) => return Err(Refused::Membership(*node, Unfit::NotForClients)),
+            Command::Fence(node, _) | Command::Removed(node) => {
+                return Err(Refused::Membership(*node, Unfit::NotForClients));
+            }
             Command::Put(..) | Command::Merge(..) | Command::Patch(..) | Command::Delete(_) | Command::Text(..) => {
                 return Ok(());
             }
@@ -635,9 +637,13 @@ impl Replica {
         self.roster.knows(self.config.node)
     }
 
-    /// The receipt of an op as it stands, if the op is in the log; of one that this node has issued again, that of the later.
+    /// The receipt of an op as it stands, if the op is in the log; of one that was issued again, that of the later.
     pub fn receipt(&self, id: OpId) -> Option<Receipt> {
-        self.receipt_of(self.reissued.get(&id).copied().unwrap_or(id))
+        let Some(again) = self.reissued.get(&id) else { return self.receipt_of(id) };
+        // Others who held it may have issued it again before.
+        let key = self.log.get(*again)?.body().key;
+        let claim = key.and_then(|key| self.state.claim(&key));
+        claim.map_or_else(|| self.receipt_of(*again), |claim| Some(self.repeated(claim)))
     }
 
     /// The receipt of the op that the pool holds under this id, as it stands. The pool's record of an idempotency key names

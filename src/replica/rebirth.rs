@@ -1,10 +1,12 @@
 //! A node that finds that it is not the only one to have issued ops under its id: its disk was an old copy, or there are
-//! two of it. It gives the id up, comes back as a newcomer with what the pool holds, and issues again what only it had.
+//! two of it. It gives the id up, comes back as a newcomer with what the pool holds, and issues again what the pool lacks of what it had.
 
-use super::{Effect, Log, Replica};
+use std::collections::BTreeMap;
+
+use super::{Effect, LinkId, Log, Replica};
 use crate::{
-    op::{Command, Head, NodeId, Op, OpId},
-    plant::{Rule, left_out},
+    op::{Command, Head, NodeId, Op, OpId, Stamp},
+    plant::{self, Rule, left_out},
     record::Record,
     wire::Why,
 };
@@ -20,7 +22,7 @@ pub(super) enum Loss {
     Behind,
 }
 
-/// An op that this node issued under an id that it had to give up.
+/// An op that this node issued, or held, under an id that it had to give up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Orphan {
     pub(super) op: Op,
@@ -69,21 +71,47 @@ impl Replica {
         ))
     }
 
+    /// A peer says what this node has promised, as far as it heard: that all its ops beyond `seq` come after `clock`. If that is
+    /// not so, its disk was an old copy. What others know as final may rest on the promise, so the node comes back as another.
+    pub(super) fn on_promised(&mut self, link: LinkId, seq: u64, clock: u64) {
+        let node = self.config.node;
+        if seq > self.log.head(node).seq && self.takes_back {
+            self.ready = false;
+        }
+        let next = self.log.get(OpId { origin: node, seq: seq.saturating_add(1) });
+        let broken = next.filter(|op| op.time() <= clock).map(Op::stamp);
+        if let Some(stamp) = broken.filter(|_| self.believes(link) && !left_out(Rule::Promise)) {
+            let why = format!(
+                "its disk was an old copy: {node} had promised to issue nothing up to {clock}, and did at {}; it comes back as \
+                 another",
+                stamp.time
+            );
+            return self.be_reborn(why, Loss::Fork);
+        }
+        self.hear_clock(clock);
+    }
+
     /// Comes back under a new id.
     pub(super) fn be_reborn(&mut self, why: String, loss: Loss) {
         let (node, Some(pool)) = (self.config.node, self.pool.clone()) else { return };
         // What an old copy of a disk held the pool has, as far as that has ops of this id; what came since is its own.
         let is_forked = |op: &Op| loss == Loss::Fork && op.origin() == node && op.id().seq > self.resumed_at;
         let orphan = |op: &Op| Orphan { op: op.clone(), forked: is_forked(op) };
-        let ids = self.former.iter().copied().chain([node]).map(|id| (id, 0));
-        let own: Vec<Orphan> = self.log.beyond(ids).map(orphan).collect();
+        let ids = || self.former.iter().copied().chain([node]);
+        let mut held: Vec<Orphan> = self.log.beyond(ids().map(|id| (id, 0))).map(orphan).collect();
+        if !left_out(Rule::ReissueHeld) {
+            // Of what others have issued, all members hold what is final; the rest this node may be the only one to have.
+            let final_to = Stamp { time: self.finality.frontier, origin: NodeId(uuid::Uuid::max()) };
+            let others = self.log.after(final_to, None).filter(|op| !ids().any(|id| id == op.origin()));
+            held.extend(others.map(orphan));
+        }
         let urls = self.roster.present().map(|(_, member)| member).flat_map(|member| member.urls.clone());
         urls.for_each(|url| self.peers.give(&url));
         let links: Vec<_> = self.links.keys().copied().collect();
         links.into_iter().for_each(|link| self.refuse(link, Why::Fork, why.clone()));
         // Before all else is void: a crash in between must not lose them.
-        self.effects.extend(own.iter().map(|orphan| Effect::Store(orphan.record())));
-        self.orphans.extend(own);
+        self.effects.extend(held.iter().map(|orphan| Effect::Store(orphan.record())));
+        self.orphans.extend(held);
         self.forget();
         self.former.insert(node);
         self.resumed_at = 0;
@@ -95,16 +123,25 @@ impl Replica {
         self.enter(pool);
     }
 
-    /// Issues again what the pool does not hold of that which this node issued under earlier ids: once it is sure that
-    /// the first op will never come from elsewhere, so that it counts once.
+    /// Issues again what the pool does not hold of that which this node held under earlier ids: once it is sure that the first
+    /// op will never come from elsewhere, and behind all that the op had seen. Others who held it may do the same; by its key
+    /// it counts once.
     pub(super) fn issue_orphans(&mut self) {
-        for orphan in std::mem::take(&mut self.orphans) {
+        let mut orphans = std::mem::take(&mut self.orphans);
+        orphans.sort_by_key(|orphan| orphan.op.stamp());
+        // By origin, the first op that has to wait.
+        let mut waiting: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for orphan in orphans {
             let (op, body) = (&orphan.op, orphan.op.body());
             let left_out = left_out(Rule::Reissue);
             if left_out || orphan.is_shared(&self.log) || body.commands.iter().any(Command::is_membership) {
                 continue;
             }
-            if !self.is_settled(op.id()) {
+            let OpId { origin, seq } = op.id();
+            let rests_on = |(other, seen): &(NodeId, u64)| waiting.get(other).is_some_and(|first| first <= seen);
+            let rests = rests_on(&(origin, seq)) || body.seen.iter().any(rests_on);
+            if rests && !plant::left_out(Rule::ReissueOrder) || !self.is_settled(op.id()) {
+                waiting.entry(origin).or_insert(seq);
                 self.orphans.push(orphan);
                 continue;
             }
@@ -121,7 +158,7 @@ impl Replica {
         }
     }
 
-    /// Whether this node issued an op under an earlier id, and has yet to find out whether it must issue it again.
+    /// Whether this node held an op under an earlier id, and has yet to find out whether it must issue it again.
     pub fn is_orphan(&self, id: OpId) -> bool {
         self.orphans.iter().any(|orphan| orphan.op.id() == id)
     }

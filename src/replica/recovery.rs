@@ -33,6 +33,8 @@ struct Making {
     replica: Replica,
     batch: Vec<Op>,
     frontier: u64,
+    /// Up to where it has announced to be complete, as far as that counts.
+    promised: Option<u64>,
     /// Ids that the node had.
     ids: BTreeSet<NodeId>,
     /// Whether documents are still coming: until then ops are placed, but not folded.
@@ -149,6 +151,7 @@ impl Making {
             replica,
             batch: Vec::with_capacity(BATCH),
             frontier: 0,
+            promised: None,
             ids: BTreeSet::new(),
             open: false,
             documents: 0,
@@ -161,6 +164,7 @@ impl Making {
         self.replica.orphans.clone_from(&before.replica.orphans);
         self.take(Record::Ceiling(before.replica.ceiling));
         self.take(Record::Frontier(before.frontier));
+        before.promised.into_iter().for_each(|time| self.take(Record::Complete(time)));
     }
 
     fn take(&mut self, record: Record) {
@@ -173,11 +177,12 @@ impl Making {
                 self.replica.clock = self.replica.clock.max(time);
             }
             Record::Frontier(time) => self.frontier = self.frontier.max(time),
+            Record::Complete(time) => self.promised = self.promised.max(Some(time)),
             Record::Orphan(op) => self.replica.orphans.push(Orphan::of(op)),
             Record::Fork(op) => self.replica.orphans.push(Orphan::forked(op)),
             Record::Forget => {
                 self.batch.clear();
-                self.frontier = 0;
+                (self.frontier, self.promised) = (0, None);
                 self.replica.forget();
                 self.replica.takes_back = true;
             }
@@ -217,7 +222,8 @@ impl Making {
         // Past all that was ever announced: so its pulses are newer than those of any run before.
         replica.clock += 1;
         replica.run = replica.clock;
-        replica.finality.before = replica.clock;
+        // A journal that does not say what was announced may have announced anything.
+        replica.finality.promised = self.promised.unwrap_or(replica.clock);
         self.replica
     }
 

@@ -41,6 +41,8 @@ struct Exit {
     /// The stamps of the ops that evict it.
     evicted: BTreeSet<Stamp>,
     forced: bool,
+    /// Whether somebody has declared that it is effective.
+    removed: bool,
     /// What each member answered: the seq of its first such op, and how many ops of the evicted one it held at most.
     fences: BTreeMap<NodeId, (u64, u64)>,
 }
@@ -132,6 +134,7 @@ impl Roster {
                 exit.evicted.insert(op.stamp());
                 exit.forced |= force;
             }
+            Some(Command::Removed(node)) => self.exits.entry(*node).or_default().removed = true,
             Some(Command::Fence(node, held)) => {
                 let fences = &mut self.exits.entry(*node).or_default().fences;
                 let (first, most) = fences.entry(op.origin()).or_insert((op.id().seq, *held));
@@ -196,6 +199,17 @@ impl Roster {
     /// Up to which time all was final where `node` was let in.
     pub(super) fn joined_at(&self, node: NodeId) -> u64 {
         self.members.get(&node).map_or(0, |member| member.frontier)
+    }
+
+    /// Those whom others have evicted, and who have not retired, without a word that this is effective.
+    pub(super) fn undeclared(&self) -> impl Iterator<Item = NodeId> {
+        let undeclared = |exit: &Exit| !exit.evicted.is_empty() && !exit.retired && !exit.removed;
+        self.exits.iter().filter(move |(_, exit)| undeclared(exit)).map(|(node, _)| *node)
+    }
+
+    /// Whether a member was added after one time and not after the other.
+    pub(super) fn adds_between(&self, after: u64, to: u64) -> bool {
+        self.members.values().any(|member| after < member.added.time && member.added.time <= to)
     }
 
     /// Those whose eviction is not final yet.
@@ -281,7 +295,7 @@ impl Roster {
 
     fn is_effective(&self, node: NodeId, exit: &Exit, remaining: &BTreeSet<NodeId>, reach: Reach<'_>) -> bool {
         let Reach { log, frontier, .. } = reach;
-        if exit.is_settled(frontier) {
+        if exit.is_settled(frontier) || exit.removed {
             return true;
         }
         let fenced = |by: &NodeId| exit.fences.contains_key(by) || self.came_after(*by, exit);
@@ -291,16 +305,23 @@ impl Roster {
         all && majority && held
     }
 
-    /// Whether these are a majority. Only those speak whose `Add` is final here: then each member has promised to be
-    /// complete up to it, and so reckons with them. And they are reckoned against all whose `Add` this node has promised
-    /// to be complete up to, for these can be final elsewhere. So of two sides that evict each other one at most is one.
+    /// Whether these are a majority, of each member list that can be final somewhere: that which is final here, and each that
+    /// comes of it with one more `Add` that this node has promised to be complete up to. Of two sides that evict each other
+    /// both have a majority of the list that is final where less is; so somebody is in both, and at most one side is one.
     fn is_majority(&self, speaks: impl Fn(&NodeId) -> bool, reach: Reach<'_>) -> bool {
-        let left =
-            |node: &NodeId| self.exits.get(node).is_some_and(|exit| exit.retired || exit.is_settled(reach.frontier));
-        let base = || self.members.iter().filter(|(node, _)| !left(node));
-        let voices = base().filter(|(node, member)| member.added.time <= reach.frontier && speaks(node)).count();
-        2 * voices > base().filter(|(_, member)| member.added.time <= reach.promised).count()
-            || left_out(Rule::Majority)
+        let left = |node: &NodeId| {
+            self.exits.get(node).is_some_and(|exit| exit.retired || exit.removed || exit.is_settled(reach.frontier))
+        };
+        let mut list: Vec<(u64, bool)> = self
+            .members
+            .iter()
+            .filter(|(node, member)| member.added.time <= reach.promised.max(reach.frontier) && !left(node))
+            .map(|(node, member)| (member.added.time, speaks(node)))
+            .collect();
+        list.sort_unstable();
+        let first = list.partition_point(|(added, _)| *added <= reach.frontier);
+        let is_one = |len: usize| 2 * list[..len].iter().filter(|(_, speaks)| *speaks).count() > len;
+        (first..=list.len()).all(is_one) || left_out(Rule::Majority)
     }
 
     /// Whether those who would remain without `node` too are a majority.

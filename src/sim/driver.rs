@@ -10,7 +10,7 @@ use super::{
     action::{Action, Birth, Wrong},
     chance,
     network::{Fate, Network, Parked},
-    plan::{Fault, Plan},
+    plan::{Course, Fault, Plan},
     strikes::is_sound,
     tally::Tally,
     workload::Workload,
@@ -56,6 +56,12 @@ pub(super) enum Due {
     Die,
     /// An operator evicts who has vanished.
     Bury,
+    /// An operator evicts the members on these machines.
+    Oust(Vec<usize>),
+    /// The node of a machine vanishes.
+    DieAt(usize),
+    /// A client writes at a node.
+    WriteAt(usize),
     Unblock(Vec<(usize, usize)>),
     Release(usize),
     Calm,
@@ -237,6 +243,9 @@ impl<'e> Driver<'e> {
             }
             Due::Die => self.die()?,
             Due::Bury => self.bury()?,
+            Due::Oust(machines) => self.oust(&machines)?,
+            Due::DieAt(machine) => self.die_at(machine)?,
+            Due::WriteAt(node) => self.submit_at(node)?,
             Due::Unblock(pairs) => {
                 let freed = self.network.unblock(&pairs);
                 self.free(freed);
@@ -398,7 +407,14 @@ impl<'e> Driver<'e> {
             retain: self.rng.choice(&self.plan.retain).copied().unwrap_or(usize::MAX),
         };
         let node = self.world.nodes().len();
+        let is_old = matches!(birth.wrong, Wrong::Old(_));
         self.act(&Action::Start(birth))?;
+        if self.plan.course == Course::OldDisks && is_old {
+            for _ in 0..self.rng.usize(..3) {
+                let wait_ms = self.rng.u64(..=2 * self.plan.latency_ms.1);
+                self.after(wait_ms, Due::WriteAt(node));
+            }
+        }
         let wait_ms = self.rng.u64(..TICK_MS);
         self.after(wait_ms, Due::Tick(node));
         Ok(())
@@ -468,10 +484,14 @@ impl<'e> Driver<'e> {
         let ready = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
         let nodes: Vec<usize> = self.world.live().filter(ready).map(|(node, _)| node).collect();
         let Some(node) = self.rng.choice(&nodes).copied() else { return Ok(false) };
-        let Some(replica) = self.world.nodes()[node].replica.as_ref() else { return Ok(false) };
-        let draft = self.workload.draft(replica, &mut self.rng);
-        self.act(&Action::Submit(node, draft))?;
+        self.submit_at(node)?;
         Ok(true)
+    }
+
+    fn submit_at(&mut self, node: usize) -> Result<(), Violation> {
+        let Some(replica) = self.world.nodes()[node].replica.as_ref() else { return Ok(()) };
+        let draft = self.workload.draft(replica, &mut self.rng);
+        self.act(&Action::Submit(node, draft))
     }
 
     /// The storm is over: the network is made whole, and who is to come back comes back.

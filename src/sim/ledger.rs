@@ -15,7 +15,7 @@ use crate::{
     document::{Text, Verdict},
     op::{Head, NodeId, Op, OpId, Stamp},
     record::Record,
-    replica::{Effect, Replica},
+    replica::{Effect, Replica, Standing},
     snapshot::Part,
     wire::{Message, Pulse},
 };
@@ -31,6 +31,10 @@ pub struct Ledger {
     /// The final ops of the pool, with their verdicts, as the node that first came so far has them; up to this time.
     finals: BTreeMap<Stamp, (OpId, Verdict)>,
     final_to: u64,
+    /// By node, whose eviction was effective there when all that it had to store was stored.
+    evicted: BTreeMap<NodeId, BTreeSet<NodeId>>,
+    /// By the id under which a node came back: what it held before, by origin.
+    carried: BTreeMap<NodeId, BTreeMap<NodeId, u64>>,
     /// Before this time they are not all there: nodes have vanished that alone knew some.
     final_from: u64,
 }
@@ -82,6 +86,7 @@ impl Ledger {
     /// Checks a node after a step, and enters what it issued.
     pub fn check(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
         if watch.reborn != replica.counters().reborn {
+            self.carried.insert(replica.node(), std::mem::take(&mut watch.heads));
             *watch = Watch { clock: watch.clock, ..Watch::default() }.anew(replica);
         }
         if watch.adopted != replica.counters().adopted {
@@ -91,7 +96,7 @@ impl Ledger {
         if replica.log().len() != watch.ops {
             self.check_log(watch, replica)?;
         }
-        if replica.frontier() != watch.frontier && self.old.is_empty() {
+        if replica.frontier() != watch.frontier {
             self.check_finals(watch, replica)?;
         }
         a_subscriber_sees_every_change(watch, replica)
@@ -126,6 +131,25 @@ impl Ledger {
             self.finals.split_off(&gone);
             self.final_to = self.finals.last_key_value().map_or(0, |(stamp, _)| stamp.time);
         }
+    }
+
+    /// An eviction that was effective at a node stays effective there, or finality could end for good. `stored` says whether
+    /// all that the node knows is on its disk.
+    pub fn check_evictions(&mut self, replica: &Replica, stored: bool) -> Result<(), Violation> {
+        let (node, pending) = (replica.node(), &replica.assembly().pending);
+        if self.old.contains(&node) {
+            return Ok(());
+        }
+        let effective = self.evicted.entry(node).or_default();
+        if let Some(again) = effective.iter().find(|evicted| pending.contains(evicted)) {
+            let detail = format!("that of {again} was effective at {node}, and waits again");
+            return violated("an eviction that was effective stays so", detail);
+        }
+        if stored && replica.standing() == Standing::Member {
+            let gone = replica.roster().all().keys().filter(|node| replica.roster().is_evicted(**node));
+            effective.extend(gone.filter(|gone| !pending.contains(gone)));
+        }
+        Ok(())
     }
 
     /// What was final past this time nobody knows any more.
@@ -202,10 +226,10 @@ impl Ledger {
             stamp.time > replica.horizon() && !stands()
         };
         match self.finals.iter().find(turned) {
-            Some(turned) if self.old.is_empty() => {
+            Some(turned) => {
                 violated("a final verdict never turns", format!("{turned:?} is not so at {}", replica.node()))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -217,13 +241,43 @@ impl Ledger {
             let held = replica.log().head(id).seq as usize;
             let chain = self.chains.get(&id).map_or(&[][..], |chain| chain);
             for Issued { op, .. } in chain.iter().take(acknowledged).skip(held) {
-                let body = op.body();
-                let again = || format!("again:{}", blake3::hash(op.bytes()).to_hex());
-                let key = body.key.as_ref().map_or_else(again, ToString::to_string);
-                let membership = body.commands.iter().any(crate::op::Command::is_membership);
-                if !membership && replica.state().claim(&key).is_none() {
+                let membership = op.body().commands.iter().any(crate::op::Command::is_membership);
+                if !membership && come_again(replica, op).is_none() {
                     let detail = format!("{} was acknowledged, and is gone at {}", op.id(), replica.node());
                     return violated("what was acknowledged is there", detail);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a node held when it came back as another is in its log, or has come again, behind what it rests on.
+    pub fn carried_is_there(&self, replica: &Replica) -> Result<(), Violation> {
+        let ids = replica.former().iter().copied().chain([replica.node()]);
+        for (origin, seq) in ids.filter_map(|id| self.carried.get(&id)).flatten() {
+            let held = replica.log().head(*origin).seq;
+            for seq in held + 1..=*seq {
+                let id = OpId { origin: *origin, seq };
+                let Some(issued) = self.issued(id).filter(|_| !self.old.contains(origin)) else { continue };
+                if issued.op.body().commands.iter().any(crate::op::Command::is_membership) {
+                    continue;
+                }
+                let Some(place) = come_again(replica, &issued.op) else {
+                    let detail = format!("{id} was held, and is gone at {}", replica.node());
+                    return violated("what was held is there", detail);
+                };
+                // Where a client has repeated its key elsewhere, the first of these counts.
+                let own_key = |op: &Op| op.body().key.is_none();
+                if !own_key(&issued.op) {
+                    continue;
+                }
+                let before = issued.holding.iter().filter(|(other, seq)| replica.log().head(**other).seq < **seq);
+                let before = before.filter_map(|(origin, seq)| self.issued(OpId { origin: *origin, seq: *seq }));
+                let places =
+                    before.filter(|before| own_key(&before.op)).filter_map(|before| come_again(replica, &before.op));
+                if let Some(later) = places.into_iter().find(|before| *before > place) {
+                    let detail = format!("{id} came again at {place:?}, what it had seen at {later:?}");
+                    return violated("what comes again keeps its order", detail);
                 }
             }
         }
@@ -244,7 +298,7 @@ impl Ledger {
             let before = watch.heads.get(origin).copied().unwrap_or(0);
             for seq in before.max(replica.log().start(*origin).seq) + 1..=head.seq {
                 let op = replica.log().get(OpId { origin: *origin, seq }).expect("the heads are contiguous");
-                if op.time() <= watch.frontier && self.old.is_empty() {
+                if op.time() <= watch.frontier {
                     let detail = format!(
                         "{} at {} comes to {}, whose frontier was {}",
                         op.id(),
@@ -406,6 +460,13 @@ impl Watch {
         let left = self.follower.keys().find(|key| !documents.contains_key(*key));
         violated("a subscriber ends with the documents", format!("it lacks {differing:?} or still holds {left:?}"))
     }
+}
+
+/// Where an op has its effect that was issued again.
+fn come_again(replica: &Replica, op: &Op) -> Option<Stamp> {
+    let again = || format!("again:{}", blake3::hash(op.bytes()).to_hex());
+    let key = op.body().key.as_ref().map_or_else(again, ToString::to_string);
+    replica.state().claim(&key).map(|claim| claim.stamp())
 }
 
 fn a_clock_never_goes_back(watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {

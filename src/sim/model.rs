@@ -226,6 +226,7 @@ fn json_outcome(command: &Command<'_>, index: usize, before: Option<Value>) -> R
         | Command::Retire
         | Command::Evict(_)
         | Command::Fence(..)
+        | Command::Removed(_)
         | Command::Text(..) => Ok(None),
         Command::Merge(_, text) => {
             let merged = merged(before, tree(text));

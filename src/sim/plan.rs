@@ -141,8 +141,21 @@ pub struct Plan {
     pub tight: u32,
     /// Per mille of batches that leave slowly, where links are slow.
     pub slow: u32,
-    /// Whether nodes vanish while everyone writes, and are evicted at once; else hardly anybody writes.
-    pub burials: bool,
+    /// How faults come.
+    pub course: Course,
+}
+
+/// How faults come: at random, or as a story that random faults tell too seldom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// Each fault at its own times.
+    Storm,
+    /// Nodes vanish while everyone writes, and are evicted at once; else hardly anybody writes.
+    Burials,
+    /// A minority is cut off while everyone writes, and is evicted; some of it may vanish for good before it is heard again.
+    Partings,
+    /// Nodes come back from old copies of their disks, and clients write there before others are heard.
+    OldDisks,
 }
 
 /// What clients do: documents to choose from, and weights.
@@ -174,7 +187,58 @@ impl Plan {
     /// The run of a seed.
     pub fn draw(seed: u64) -> Plan {
         let plan = Plan::storm(seed);
-        if seed % 8 == 5 { plan.of_burials() } else { plan }
+        match seed % 8 {
+            2 => plan.of_partings(),
+            3 => plan.of_old_disks(),
+            5 => plan.of_burials(),
+            _ => plan,
+        }
+    }
+
+    /// A pool of five of which two are cut off and evicted while they hold what nobody else does; one of these may be gone for
+    /// good, and the other comes back as another.
+    fn of_partings(self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x7061_7274);
+        Plan {
+            machines: 5,
+            newcomers: 0,
+            all_found: false,
+            storm_ms: rng.u64(40_000..80_000),
+            faults: [Fault::Crash, Fault::Restart, Fault::Halves, Fault::Evict].into(),
+            latency_ms: *rng.choice(&[(1, 10), (10, 50), (5, 200)]).unwrap_or(&(10, 50)),
+            write_ms: 3_000,
+            writes_max: 200,
+            early_max: None,
+            durable: false,
+            disks_die: false,
+            present_ms: 0,
+            course: Course::Partings,
+            ..self
+        }
+    }
+
+    /// A small pool whose nodes go back to old copies of their disks, one after another, in the quiet between writes.
+    fn of_old_disks(self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x636f_7079);
+        Plan {
+            machines: rng.usize(2..=4),
+            newcomers: 0,
+            all_found: false,
+            storm_ms: rng.u64(20_000..60_000),
+            faults: [Fault::Crash, Fault::Restart, Fault::Comeback, Fault::OldDisk].into(),
+            latency_ms: *rng.choice(&[(1, 10), (10, 50), (5, 200)]).unwrap_or(&(10, 50)),
+            strike_ms: rng.u64(2_000..6_000),
+            write_ms: rng.u64(200..2_000),
+            writes_max: 200,
+            early_max: None,
+            durable: true,
+            disks_die: false,
+            all_return: true,
+            disk_ms: (0, 5),
+            present_ms: 0,
+            course: Course::OldDisks,
+            ..self
+        }
     }
 
     /// A small pool in which nodes vanish one after another, with ops on their way that reach some of the others only, and are
@@ -195,7 +259,7 @@ impl Plan {
             disks_die: false,
             present_ms: 0,
             slow: 600,
-            burials: true,
+            course: Course::Burials,
             ..self
         }
     }
@@ -280,7 +344,7 @@ impl Plan {
             present_ms: *rng.choice(&[0, 0, 20, 200]).unwrap_or(&0),
             tight: *rng.choice(&[0, 0, 20]).unwrap_or(&0),
             slow: 250,
-            burials: false,
+            course: Course::Storm,
         }
     }
 

@@ -196,6 +196,6 @@ fn plan(nodes: usize, seed: u64) -> Plan {
         present_ms: 0,
         tight: 0,
         slow: 250,
-        burials: false,
+        course: super::plan::Course::Storm,
     }
 }

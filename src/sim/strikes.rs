@@ -6,7 +6,7 @@ use super::{
     Violation,
     action::Action,
     driver::{Driver, Due},
-    plan::Fault,
+    plan::{Course, Fault},
 };
 use crate::{
     op::{Command, Eviction, NodeId},
@@ -19,11 +19,22 @@ impl Driver<'_> {
         if !self.stormy {
             return Ok(());
         }
-        if self.plan.burials {
-            if fault == Fault::Crash {
-                self.death_amid_writes();
+        match self.plan.course {
+            Course::Burials => {
+                if fault == Fault::Crash {
+                    self.death_amid_writes();
+                }
+                return Ok(());
             }
-            return Ok(());
+            Course::Partings => {
+                if fault == Fault::Halves {
+                    self.parting();
+                }
+                return Ok(());
+            }
+            // There every crash is one of those.
+            Course::OldDisks if fault == Fault::Crash => return Ok(()),
+            Course::OldDisks | Course::Storm => {}
         }
         let struck = match fault {
             Fault::Halves | Fault::Isolate | Fault::OneWay => self.partition(fault),
@@ -131,6 +142,56 @@ impl Driver<'_> {
         self.after(wait_ms, Due::Strike(Fault::Crash));
     }
 
+    /// Two machines are cut off together, are written to, and are evicted by those who remain; one may vanish before it is heard
+    /// again.
+    fn parting(&mut self) {
+        let machines = self.plan.machines;
+        let wait_ms = self.rng.u64(18_000..26_000);
+        self.after(wait_ms, Due::Strike(Fault::Halves));
+        let first = self.rng.usize(..machines);
+        let aside = [first, (first + 1 + self.rng.usize(..machines - 1)) % machines];
+        let mut pairs = Vec::new();
+        for from in aside {
+            for to in (0..machines).filter(|to| !aside.contains(to)) {
+                pairs.extend([(from, to), (to, from)]);
+            }
+        }
+        self.network.block(&pairs);
+        *self.tally.fired.entry(Fault::Halves).or_default() += 1;
+        for _ in 0..self.rng.usize(6..20) {
+            let wait_ms = self.rng.u64(..12_000);
+            self.after(wait_ms, Due::Burst);
+        }
+        let evicts_ms = self.rng.u64(9_500..12_000);
+        self.after(evicts_ms, Due::Oust(aside.to_vec()));
+        if self.rng.bool() {
+            let dies_ms = self.rng.u64(6_000..13_000);
+            self.after(dies_ms, Due::DieAt(aside[0]));
+        }
+        let lasts_ms = self.rng.u64(12_500..16_000);
+        self.after(lasts_ms, Due::Unblock(pairs));
+    }
+
+    /// An operator among the others evicts the members on these machines.
+    pub(super) fn oust(&mut self, machines: &[usize]) -> Result<(), Violation> {
+        let member = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
+        let is_aside = |node: &usize| machines.contains(&self.machine(*node));
+        let live: Vec<(usize, NodeId)> =
+            self.world.live().filter(member).map(|(node, replica)| (node, replica.node())).collect();
+        let operators: Vec<usize> = live.iter().map(|(node, _)| *node).filter(|node| !is_aside(node)).collect();
+        let gone: Vec<NodeId> = live.iter().filter(|(node, _)| is_aside(node)).map(|(_, id)| *id).collect();
+        let Some(operator) = self.rng.choice(&operators).copied() else { return Ok(()) };
+        *self.tally.fired.entry(Fault::Evict).or_default() += gone.len() as u64;
+        gone.into_iter().try_for_each(|gone| self.act(&Action::Submit(operator, eviction(gone, false))))
+    }
+
+    /// The node of a machine vanishes.
+    pub(super) fn die_at(&mut self, machine: usize) -> Result<(), Violation> {
+        let Some(node) = self.world.at_url(&self.urls[machine]).filter(|_| self.stormy) else { return Ok(()) };
+        *self.tally.fired.entry(Fault::Crash).or_default() += 1;
+        self.kill(node)
+    }
+
     pub(super) fn die(&mut self) -> Result<(), Violation> {
         let struck = self.stormy && self.crash()?;
         *self.tally.fired.entry(Fault::Crash).or_default() += u64::from(struck);
@@ -194,7 +255,11 @@ impl Driver<'_> {
         }
         let Some(node) = live.into_iter().find(|node| self.world.is_everywhere(*node)) else { return Ok(false) };
         // The copy is from after the node had become a member.
-        let (first, len) = (self.world.nodes()[node].disk.joined(), self.world.nodes()[node].disk.len());
+        let (mut first, len) = (self.world.nodes()[node].disk.joined(), self.world.nodes()[node].disk.len());
+        // Now and then the node has issued nothing since, and only its promises are lost.
+        if self.plan.course == Course::OldDisks && self.rng.bool() {
+            first = first.max(self.world.nodes()[node].disk.issued());
+        }
         let kept = self.rng.usize(first.min(len)..=len);
         self.old_disks.insert(node, kept);
         self.kill(node)?;

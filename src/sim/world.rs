@@ -82,7 +82,8 @@ impl Disk {
         self.records.len()
     }
 
-    /// How many records it held when its node had become a member.
+    /// How many records it held when its node had become a member, and knew another: a copy from before that takes its node for
+    /// the whole pool, and nobody can tell it otherwise before it hears of the others.
     pub fn joined(&self) -> usize {
         let own = self.records.iter().rev().find_map(|record| match record {
             Record::Identity(identity) => Some(identity.node),
@@ -91,8 +92,21 @@ impl Disk {
         let adds = |op: &Op| {
             op.body().commands.iter().any(|command| matches!(command, Command::Add(it, _) if Some(it.node) == own))
         };
+        let is_add =
+            |record: &Record| matches!(record, Record::Op(op) if matches!(op.body().commands[..], [Command::Add(..)]));
         let added = self.records.iter().position(|record| matches!(record, Record::Op(op) if adds(op)));
-        added.map_or(self.records.len(), |at| at + 1)
+        let second = self.records.iter().enumerate().filter(|(_, record)| is_add(record)).nth(1).map(|(at, _)| at);
+        added.zip(second).map_or(self.records.len(), |(own, second)| own.max(second) + 1)
+    }
+
+    /// How many records it held when its node had issued its last op.
+    pub fn issued(&self) -> usize {
+        let own = self.records.iter().rev().find_map(|record| match record {
+            Record::Identity(identity) => Some(identity.node),
+            _ => None,
+        });
+        let issued = |record: &Record| matches!(record, Record::Op(op) if Some(op.origin()) == own);
+        self.records.iter().rposition(issued).map_or(0, |at| at + 1)
     }
 
     /// How many of its first records are needless, because a snapshot that is stored stands for them.
@@ -394,6 +408,7 @@ impl World {
             },
             Some(Parcel::Message(Message::Ask)) => "asks how far its ops are held".into(),
             Some(Parcel::Message(Message::Held(seq))) => format!("holds {seq}"),
+            Some(Parcel::Message(Message::Promised(seq, clock))) => format!("has heard of {clock} behind {seq}"),
             Some(Parcel::Message(Message::Presence(presents))) => format!("{} clients in rooms", presents.len()),
             Some(Parcel::Message(Message::Attendance(known))) => format!("who is in rooms of {} nodes", known.len()),
             Some(Parcel::Message(Message::Ops(ops, ..))) => {
@@ -419,6 +434,7 @@ impl World {
             Some(Command::Retire) => " retires".into(),
             Some(Command::Evict(eviction)) => format!(" evicts {}", name(eviction.node)),
             Some(Command::Fence(node, held)) => format!(" fences {} at {held}", name(*node)),
+            Some(Command::Removed(node)) => format!(" has removed {}", name(*node)),
             _ => String::new(),
         };
         format!("{}.{} at {}{what}", name(op.origin()), op.id().seq, op.time())
@@ -546,7 +562,17 @@ impl World {
         if !birth.durable {
             disk.stored = disk.records.len();
         }
-        self.release(index, outcomes)
+        self.release(index, outcomes)?;
+        self.check_evictions(index)
+    }
+
+    fn check_evictions(&mut self, index: usize) -> Result<(), Violation> {
+        match &self.nodes[index] {
+            Node { disk, replica: Some(replica), .. } if self.checks => {
+                self.ledger.check_evictions(replica, disk.unstored() == 0)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A disk has stored a journal as far as `end`: what waited for that goes out, and the disk goes on.
@@ -721,6 +747,7 @@ impl World {
             // Of what a damaged disk has lost, and of keys that have ended, nothing can be told.
             let tells = |(node, _): &(usize, &Replica)| self.remembers && !self.nodes[*node].disk.lost;
             self.live().filter(tells).try_for_each(|(_, replica)| self.ledger.acknowledged_is_there(replica))?;
+            self.live().filter(tells).try_for_each(|(_, replica)| self.ledger.carried_is_there(replica))?;
         }
         let mut live = self.live();
         let Some((first, model)) = live.next() else { return Ok(()) };
@@ -850,7 +877,7 @@ fn answer_is_right<'a>(
     let own = replica.log().after(Stamp { time: 0, origin: replica.node() }, Some(replica.node()));
     let new: Vec<&Op> = own.collect();
     let new = new.iter().rev().take(replica.log().len() - before);
-    let issued = new.filter(|op| !matches!(op.body().commands[..], [Command::Fence(..)])).count();
+    let issued = new.filter(|op| !matches!(op.body().commands[..], [Command::Fence(..) | Command::Removed(_)])).count();
     let wrong = |detail: String| Err(Violation { invariant: "an answer says what was done", detail });
     let receipt = match answer {
         Err(_) if issued == 0 => return Ok(()),

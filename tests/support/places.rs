@@ -22,19 +22,23 @@ pub struct Place {
 
 impl Place {
     pub fn all(test: &str) -> Vec<Place> {
+        Place::some(test, NODES)
+    }
+
+    pub fn some(test: &str, nodes: usize) -> Vec<Place> {
         let root = std::env::temp_dir().join(format!("lamplight-{test}-{}", std::process::id()));
         // Held until all are chosen, or two could be the same.
-        let listeners: Vec<TcpListener> = (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let listeners: Vec<TcpListener> = (0..nodes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         let url = |index: usize| format!("http://127.0.0.1:{}", ports[index]);
         let place = |index: usize| Place {
             name: format!("n{index}"),
             port: ports[index],
             dir: root.join(format!("n{index}")),
-            join: (0..NODES).filter(|other| index > 0 && *other != index).map(url).collect(),
+            join: (0..nodes).filter(|other| index > 0 && *other != index).map(url).collect(),
             more: &[],
         };
-        (0..NODES).map(place).collect()
+        (0..nodes).map(place).collect()
     }
 
     pub fn url(&self) -> String {

@@ -184,6 +184,7 @@ fn ops() -> Value {
             only("retire", object(json!({}), json!({}))),
             only("evict", object(json!({ "node": schema("NodeId"), "force": { "type": "boolean" } }), json!({}))),
             only("fence", object(json!({ "node": schema("NodeId"), "held": schema("Count") }), json!({}))),
+            only("removed", object(json!({ "node": schema("NodeId") }), json!({}))),
         ]),
         "Op": object(
             json!({
