@@ -53,8 +53,10 @@ use crate::{
 pub const TICK_MS: u64 = 100;
 /// How long a [`Event::Pin`] lasts, in milliseconds.
 pub const PIN_MS: u64 = 10_000;
-/// How many Lamport times a node reserves in its journal at once.
-pub const CEILING_STEP: u64 = 4_096;
+/// How many Lamport times a node reserves in its journal at once, beyond the one that it needs: none at its start, then the
+/// first of these, and twice as many each time up to the second. So one that starts again and again uses up few, for
+/// it comes back behind all that it has reserved, and a busy one seldom has to reserve more.
+const CEILING_STEPS: (u64, u64) = (64, 4_096);
 /// A node that founds its pool if it finds none looks for one this long.
 pub const FOUND_AFTER_MS: u64 = 2_000;
 
@@ -310,6 +312,8 @@ pub struct Replica {
     clock: u64,
     /// No time past this one is issued or announced before a greater one is in the journal.
     ceiling: u64,
+    /// How many times more than it needs it reserves next.
+    step: u64,
     log: Log,
     state: State,
     roster: Roster,
@@ -382,6 +386,7 @@ impl Replica {
             pool: None,
             clock: 0,
             ceiling: 0,
+            step: 0,
             log: Log::default(),
             state: State::default(),
             roster: Roster::default(),
@@ -467,7 +472,8 @@ impl Replica {
     /// Reserves more times when those that are recorded are used up; before anything that was said in this step.
     fn reserve(&mut self) {
         if self.clock > self.ceiling {
-            self.ceiling = self.clock + CEILING_STEP;
+            self.ceiling = self.clock + self.step;
+            self.step = (2 * self.step).clamp(CEILING_STEPS.0, CEILING_STEPS.1);
             if !left_out(Rule::Ceiling) {
                 self.effects.insert(0, Effect::Store(Record::Ceiling(self.ceiling)));
             }
