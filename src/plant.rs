@@ -59,6 +59,8 @@ pub enum Rule {
     FencedSource,
     /// What only a node had that comes back as another is issued again.
     Reissue,
+    /// What a node issued since it came back from an old copy of its disk it knows as its own after another start, too.
+    Resumption,
     /// Only what is final is forgotten.
     ForgetFinal,
     /// The documents of a snapshot are what they were at its time.
@@ -77,7 +79,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 34] = [
+    pub const ALL: [Rule; 35] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -105,6 +107,7 @@ impl Rule {
         Rule::Majority,
         Rule::FencedSource,
         Rule::Reissue,
+        Rule::Resumption,
         Rule::ForgetFinal,
         Rule::SnapshotAt,
         Rule::WholeOnly,

@@ -333,6 +333,8 @@ pub struct Replica {
     takes_back: bool,
     /// How many ops of its own it came back with: an old copy of its disk is the past of another as far as that.
     resumed_at: u64,
+    /// The same as its journal has it, until a peer takes what came since for this node's history.
+    unconfirmed: Option<u64>,
     /// The ids that it had to give up, what it issued under them and has yet to issue again, and as what it has.
     former: BTreeSet<NodeId>,
     orphans: Vec<Orphan>,
@@ -399,6 +401,7 @@ impl Replica {
             ready: false,
             takes_back: false,
             resumed_at: 0,
+            unconfirmed: None,
             former: BTreeSet::new(),
             orphans: Vec::new(),
             reissued: BTreeMap::new(),
@@ -492,6 +495,7 @@ impl Replica {
         self.config.node = node;
         self.unseen = self.log.heads().map(|(origin, head)| (origin, head.seq)).collect();
         (self.ready, self.takes_back, self.listens_since_ms) = (false, false, None);
+        self.unconfirmed = None;
         if let Some(pool) = self.pool.clone() {
             self.enter(pool);
         }
@@ -506,6 +510,7 @@ impl Replica {
         self.tips.clear();
         self.unseen.clear();
         (self.pool, self.ready, self.takes_back) = (None, false, false);
+        self.unconfirmed = None;
         self.listens_since_ms = None;
         (self.fetch, self.compacting, self.compacted) = (None, None, 0);
         (self.spoilt, self.doubtful) = (false, false);
@@ -607,6 +612,7 @@ impl Replica {
 
     /// Takes an own op into the log and the documents.
     fn issue(&mut self, op: &Op) {
+        self.mark_resumption();
         self.takes_back = false;
         self.append(op, None, self.log.head(op.origin()).extended(op));
         self.state.insert(std::slice::from_ref(op));

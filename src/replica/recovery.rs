@@ -161,6 +161,7 @@ impl Making {
         self.replica.orphans.clone_from(&before.replica.orphans);
         self.take(Record::Ceiling(before.replica.ceiling));
         self.take(Record::Frontier(before.frontier));
+        self.take(Record::Resumed(before.replica.unconfirmed));
     }
 
     fn take(&mut self, record: Record) {
@@ -173,6 +174,7 @@ impl Making {
                 self.replica.clock = self.replica.clock.max(time);
             }
             Record::Frontier(time) => self.frontier = self.frontier.max(time),
+            Record::Resumed(seq) => self.replica.unconfirmed = seq.filter(|_| !left_out(Rule::Resumption)),
             Record::Orphan(op) => self.replica.orphans.push(Orphan::of(op)),
             Record::Fork(op) => self.replica.orphans.push(Orphan::forked(op)),
             Record::Forget => {
@@ -211,7 +213,10 @@ impl Making {
             }
             replica.finality.recorded = self.frontier;
         }
-        replica.resumed_at = replica.log.head(replica.config.node).seq;
+        let own = replica.log.head(replica.config.node).seq;
+        // If it issued nothing since the last start, there is nothing that nobody has confirmed.
+        replica.unconfirmed = replica.unconfirmed.filter(|seq| *seq < own);
+        replica.resumed_at = replica.unconfirmed.unwrap_or(own);
         replica.compacted = replica.log.horizon();
         replica.rewrites = anew.is_some();
         // Past all that was ever announced: so its pulses are newer than those of any run before.
@@ -228,6 +233,7 @@ impl Making {
             return;
         }
         self.replica.config.node = node;
+        self.replica.unconfirmed = None;
         self.replica.unseen = self.replica.log.heads().map(|(origin, head)| (origin, head.seq)).collect();
         self.replica.unseen.remove(&node);
     }

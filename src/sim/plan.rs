@@ -143,6 +143,8 @@ pub struct Plan {
     pub slow: u32,
     /// Whether nodes vanish while everyone writes, and are evicted at once; else hardly anybody writes.
     pub burials: bool,
+    /// Whether a node that comes back from an old copy of its journal is cut off at first, takes writes, and vanishes once more.
+    pub lonely: bool,
 }
 
 /// What clients do: documents to choose from, and weights.
@@ -174,7 +176,21 @@ impl Plan {
     /// The run of a seed.
     pub fn draw(seed: u64) -> Plan {
         let plan = Plan::storm(seed);
-        if seed % 8 == 5 { plan.of_burials() } else { plan }
+        if seed % 8 == 5 { plan.of_burials() } else { plan.of_old_copies() }
+    }
+
+    /// In most plans with an old copy of a journal its node does not hear of the others before it writes; and they may have
+    /// forgotten what it lacks.
+    fn of_old_copies(self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x6c6f_6e65);
+        if !self.has(Fault::OldDisk) || rng.u32(..3) == 0 {
+            return self;
+        }
+        let retain = if rng.u32(..3) == 0 { self.retain } else { vec![0] };
+        let mix = Mix { keyed: self.mix.keyed.max(300), ..self.mix };
+        // What is acknowledged is looked for by its keys.
+        let squeeze = (u64::MAX, self.squeeze.1);
+        Plan { lonely: true, storm_ms: self.storm_ms.max(40_000), retain, mix, squeeze, ..self }
     }
 
     /// A small pool in which nodes vanish one after another, with ops on their way that reach some of the others only, and are
@@ -281,6 +297,7 @@ impl Plan {
             tight: *rng.choice(&[0, 0, 20]).unwrap_or(&0),
             slow: 250,
             burials: false,
+            lonely: false,
         }
     }
 
