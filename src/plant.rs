@@ -61,6 +61,8 @@ pub enum Rule {
     Reissue,
     /// What a node issued since it came back from an old copy of its disk it knows as its own after another start, too.
     Resumption,
+    /// A repeated key is answered with the op that the pool has under the id which its record names.
+    PoolsReceipt,
     /// Only what is final is forgotten.
     ForgetFinal,
     /// The documents of a snapshot are what they were at its time.
@@ -79,7 +81,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 35] = [
+    pub const ALL: [Rule; 36] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -108,6 +110,7 @@ impl Rule {
         Rule::FencedSource,
         Rule::Reissue,
         Rule::Resumption,
+        Rule::PoolsReceipt,
         Rule::ForgetFinal,
         Rule::SnapshotAt,
         Rule::WholeOnly,

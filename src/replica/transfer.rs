@@ -524,7 +524,31 @@ mod tests {
         }
     }
 
+    const ALL: Retention = Retention { ops: usize::MAX, bytes: usize::MAX };
     const NONE: Retention = Retention { ops: 0, bytes: 0 };
+
+    #[test]
+    fn after_an_old_copy_a_repeated_key_is_answered_with_what_the_pool_has() {
+        for retention in [ALL, NONE] {
+            let (mut pool, [a, b], receipts) = with_an_old_copy(retention, 3);
+            let others: Vec<Receipt> = (0..3).map(|n| pool.put(b, &format!("own{n}"), 1)).collect();
+            let ids = |receipts: &[Receipt]| receipts.iter().map(|receipt| receipt.op).collect::<Vec<_>>();
+            assert_eq!(ids(&others), ids(&receipts), "one id for two ops");
+            reunite(&mut pool, a, b);
+            assert_eq!((pool.nodes[b].counters().reborn, pool.nodes[b].standing()), (1, Standing::Member));
+            for (n, first) in receipts.iter().enumerate() {
+                for node in [a, b] {
+                    let again = pool.put_once(node, &format!("key{n}"), &format!("lost{n}"));
+                    assert_eq!((again.op, again.stamp), (first.op, first.stamp), "{retention:?} at {node}");
+                    assert_eq!(again.documents, if retention == ALL { first.documents.clone() } else { Vec::new() });
+                }
+                // The number that the client of the other op has leads to where that went.
+                let moved = pool.nodes[b].receipt(first.op).map(|receipt| receipt.op.origin);
+                assert!(retention == NONE || moved == Some(pool.nodes[b].node()));
+                assert!(pool.nodes[a].state().get("c", &format!("own{n}")).is_some());
+            }
+        }
+    }
 
     #[test]
     fn what_was_written_on_an_old_copy_is_there_after_another_start_though_its_peers_have_forgotten() {
