@@ -67,6 +67,10 @@ pub enum Rule {
     ReissueHeld,
     /// What is issued again comes behind what it had seen.
     ReissueOrder,
+    /// What a node issued since it came back from an old copy of its disk it knows as its own after another start, too.
+    Resumption,
+    /// A repeated key is answered with the op that the pool has under the id which its record names.
+    PoolsReceipt,
     /// Only what is final is forgotten.
     ForgetFinal,
     /// The documents of a snapshot are what they were at its time.
@@ -85,7 +89,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 38] = [
+    pub const ALL: [Rule; 40] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -117,6 +121,8 @@ impl Rule {
         Rule::Reissue,
         Rule::ReissueHeld,
         Rule::ReissueOrder,
+        Rule::Resumption,
+        Rule::PoolsReceipt,
         Rule::ForgetFinal,
         Rule::SnapshotAt,
         Rule::WholeOnly,

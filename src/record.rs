@@ -31,6 +31,9 @@ pub enum Record {
     /// A piece of a snapshot. Once it is whole, all records before its base are void, those between count: the node's
     /// identity, ceiling, frontier and orphans, and the ops behind the base's time.
     Snapshot(Part),
+    /// The node came back from its journal with so many ops of its own, and issues more: what comes since nobody is known to
+    /// take for its history. With no number: a peer does now.
+    Resumed(Option<u64>),
 }
 
 /// Who a node is.
@@ -63,7 +66,8 @@ const ORPHAN: u8 = 5;
 const FRONTIER: u8 = 6;
 const FORK: u8 = 7;
 const SNAPSHOT: u8 = 8;
-const COMPLETE: u8 = 9;
+const COMPLETE: u8 = 10;
+const RESUMED: u8 = 9;
 
 /// No node reserves times up to here, for ops end at [`TIME_MAX`].
 const CEILING_MAX: u64 = 2 * TIME_MAX;
@@ -89,6 +93,10 @@ impl Record {
             Record::Complete(time) => {
                 bytes.push(COMPLETE);
                 bytes.extend_from_slice(&time.to_le_bytes());
+            }
+            Record::Resumed(seq) => {
+                bytes.push(RESUMED);
+                seq.iter().for_each(|seq| bytes.extend_from_slice(&seq.to_le_bytes()));
             }
             Record::Forget => bytes.push(FORGET),
             Record::Orphan(op) => {
@@ -121,6 +129,11 @@ impl Record {
             },
             (FRONTIER, rest) => time(rest).map(Record::Frontier),
             (COMPLETE, rest) => time(rest).map(Record::Complete),
+            (RESUMED, []) => Ok(Record::Resumed(None)),
+            (RESUMED, rest) => match time(rest)? {
+                seq @ ..=TIME_MAX => Ok(Record::Resumed(Some(seq))),
+                _ => Err(RecordError::Malformed),
+            },
             (FORGET, []) => Ok(Record::Forget),
             (FORGET, _) => Err(RecordError::Malformed),
             _ => Err(RecordError::Kind),
@@ -169,6 +182,9 @@ mod tests {
         };
         for (time, is_sound) in [(CEILING_MAX, true), (CEILING_MAX + 1, false), (u64::MAX, false)] {
             check(&Record::Ceiling(time), is_sound);
+        }
+        for (seq, is_sound) in [(None, true), (Some(0), true), (Some(TIME_MAX), true), (Some(TIME_MAX + 1), false)] {
+            check(&Record::Resumed(seq), is_sound);
         }
         for (time, seq, is_sound) in
             [(TIME_MAX, TIME_MAX, true), (TIME_MAX + 1, 1, false), (u64::MAX, 1, false), (5, 5, true), (5, 6, false)]

@@ -655,6 +655,74 @@ async fn a_name_that_is_not_this_nodes_is_not_answered() {
     assert!(socket(&ws_url(&node, "/v1/gossip"), &[("host", "elsewhere:7171".into())]).await.is_ok());
 }
 
+#[tokio::test]
+async fn a_token_is_answered_under_any_name() {
+    let dir = Dir::new();
+    let path = dir.write("tokens.json", tokens().to_string());
+    let mut site = Site::default();
+    site.allow_host("*.svc.cluster.local").unwrap();
+    site.add_origin("https://app.example.com").unwrap();
+    let node = start_guarded(Access::open(Some(path), Vec::new(), site).unwrap()).await;
+    let call = |method, path, host: &'static str| node.call(method, path).header("host", host);
+    let service = "lamplight.default:7171";
+    call(Method::PUT, "/v1/docs/notes/a", service).json("1").with(WRITE).send().await.expect(201);
+    let page = ("origin", format!("http://{service}"));
+    for path in ["/v1/docs/notes/a", "/v1/pool", "/livez", "/", "/v1/ws"] {
+        // Who brings none may be a page that was led here by a trick.
+        let bare = call(Method::GET, path, service).header(page.0, page.1.clone()).send().await;
+        let detail = bare.expect_problem(421, "unknown-host");
+        assert!(detail.contains("token") && detail.contains("--allow-host"), "{detail}");
+        let void = call(Method::GET, path, service).with("token-of-nobody-at-all").send().await;
+        void.expect_problem(401, "unauthorized");
+        assert_eq!(void.header("lamplight-node"), "");
+    }
+    for path in ["/v1/docs/notes/a", "/livez", "/"] {
+        call(Method::GET, path, service).with(READ).send().await.expect(200);
+    }
+    // What the role lets do, and which pages may do it, stays as it is.
+    call(Method::PUT, "/v1/docs/notes/a", service).json("2").with(READ).send().await.expect_problem(403, "forbidden");
+    let foreign = call(Method::PUT, "/v1/docs/notes/a", service).json("2").with(WRITE);
+    foreign.header("origin", "http://evil.example.com").send().await.expect_problem(403, "other-origin");
+    call(Method::GET, "/livez?token=abc", service).with(READ).send().await.expect_problem(400, "token-in-url");
+    let _events =
+        call(Method::GET, "/v1/changes", service).header("accept", "text/event-stream").with(READ).stream().await;
+    for (token, at) in [(None, Some(421)), (Some("token-of-nobody-at-all"), Some(401)), (Some(READ), None)] {
+        let header = token.map(|token| ("authorization", bearer(token)));
+        let protocol = token.map(|token| {
+            let encoded = BASE64_URL_SAFE_NO_PAD.encode(token);
+            ("sec-websocket-protocol", format!("lamplight.v1, bearer.{encoded}"))
+        });
+        for (shown, path) in [(header, "/v1/ws"), (protocol.clone(), "/v1/ws"), (protocol, "/v1/yjs/notes/t")] {
+            let headers: Vec<_> = [("host", service.to_string())].into_iter().chain(shown).collect();
+            assert_eq!(socket(&ws_url(&node, path), &headers).await.err(), at, "{path} {token:?}");
+        }
+    }
+    // Peers show no tokens, and know this node by what names they like.
+    assert!(socket(&ws_url(&node, "/v1/gossip"), &[("host", service.into())]).await.is_ok());
+    // A page that was allowed asks first, and brings its token then.
+    let asks = |origin: &'static str| {
+        let preflight = call(Method::OPTIONS, "/v1/docs/notes/a", service).header("origin", origin);
+        preflight.header("access-control-request-method", "PUT").send()
+    };
+    asks("https://app.example.com").await.expect(204);
+    asks("https://other.example.com").await.expect_problem(421, "unknown-host");
+    // Under a name of the pattern, clients without a token are told to bring one.
+    call(Method::GET, "/livez", "a.b.svc.cluster.local:7171").send().await.expect(200);
+    call(Method::GET, "/v1/pool", "a.svc.cluster.local").send().await.expect_problem(401, "unauthorized");
+    call(Method::GET, "/livez", "svc.cluster.local").send().await.expect_problem(421, "unknown-host");
+}
+
+#[tokio::test]
+async fn where_no_tokens_are_asked_for_none_stands_for_a_name() {
+    let mut site = Site::default();
+    site.allow_host("*.svc.cluster.local").unwrap();
+    let node = start_guarded(Access::open(None, Vec::new(), site).unwrap()).await;
+    let call = |host: &str| node.call(Method::GET, "/v1/pool").header("host", host.to_string());
+    let detail = call("lamplight").with(READ).send().await.expect_problem(421, "unknown-host");
+    assert!(!detail.contains("token"), "{detail}");
+    call("lamplight.default.svc.cluster.local").send().await.expect(200);
+}
+
 /// Asks until the answer has this status.
 async fn until_status(node: &TestNode, path: &str, token: &str, status: u16) {
     let end = Instant::now() + PATIENCE;
@@ -908,7 +976,8 @@ fn a_node_is_not_open_to_a_network_by_mistake() {
         let (code, words) = said(&[&["serve", "--memory", "--listen", "127.0.0.1:0"], args].concat());
         assert!(code == Some(1) && words.contains("/nowhere"), "{words}");
     }
-    for args in [&["--tls-cert", "x"][..], &["--allow-origin", "*"], &["--allow-host", "*"]] {
+    for args in [&["--tls-cert", "x"][..], &["--allow-origin", "*"], &["--allow-host", "*"], &["--allow-host", "*.com"]]
+    {
         let (code, words) = said(&[&["serve", "--memory", "--listen", "127.0.0.1:0"], args].concat());
         assert_eq!(code, Some(2), "{words}");
     }

@@ -51,7 +51,7 @@ pub const KINDS: &[Kind] = &[
     kind("too-slow", &[408], "a body, or the next line of a bulk load, did not come in time"),
     kind("too-large", &[413], "a body, a document or an op is over its bound"),
     kind("unsupported-type", &[415], "a body of a type that this call does not take"),
-    kind("unknown-host", &[421], "the Host is no name of this node"),
+    kind("unknown-host", &[421], "the Host is no name of this node, and no token came with it"),
     kind("key-reused", &[422], "the idempotency key was used for another request"),
     kind("version-needed", &[428], "a delta without If-Match"),
     kind("too-many-requests", &[429], "more requests a second than a token, or an address, may send"),

@@ -25,8 +25,9 @@ pub struct AccessArgs {
     /// several times. Without it only pages of this node may.
     #[arg(long, env = "LAMPLIGHT_ALLOW_ORIGIN", value_name = "URL", value_delimiter = ',')]
     allow_origin: Vec<String>,
-    /// Another name by which browsers and programs may ask this node; may be given several times. It answers to any address,
-    /// to localhost, and to the host of --advertise anyway.
+    /// Another name by which browsers and programs may ask this node; may be given several times. *.svc.cluster.local allows
+    /// all names below svc.cluster.local, one part or more before it, but not that name itself. The node answers to any
+    /// address, to localhost, to the host of --advertise, and to requests with a valid token anyway.
     #[arg(long, env = "LAMPLIGHT_ALLOW_HOST", value_name = "HOST", value_delimiter = ',')]
     allow_host: Vec<String>,
     /// Listen on an address other than loopback though anybody who reaches it may read and write everything: for networks on
@@ -83,8 +84,11 @@ impl AccessArgs {
             tracing::warn!(%listen, "tokens come in clear: --tls-cert and --tls-key, or a proxy that speaks TLS, hide them");
         }
         let mut site = Site::default();
-        for host in self.allow_host.iter().chain(urls) {
-            site.add_host(host).map_err(|why| Failure::usage(format!("--allow-host and --advertise: {why}")))?;
+        for host in &self.allow_host {
+            site.allow_host(host).map_err(|why| Failure::usage(format!("--allow-host: {why}")))?;
+        }
+        for url in urls {
+            site.add_host(url).map_err(|why| Failure::usage(format!("--advertise: {why}")))?;
         }
         for origin in &self.allow_origin {
             site.add_origin(origin).map_err(|why| Failure::usage(format!("--allow-origin: {why}")))?;

@@ -165,7 +165,9 @@ impl Replica {
         let identity = self.identity().map(Record::Identity);
         let Finality { frontier, promised, .. } = &self.finality;
         let times = [Record::Ceiling(self.ceiling), Record::Frontier(*frontier), Record::Complete(*promised)];
-        identity.into_iter().chain(times).chain(self.orphans.iter().map(super::rebirth::Orphan::record)).collect()
+        let resumed = self.unconfirmed.map(|seq| Record::Resumed(Some(seq)));
+        let own = identity.into_iter().chain(times).chain(resumed);
+        own.chain(self.orphans.iter().map(super::rebirth::Orphan::record)).collect()
     }
 
     /// What ends a snapshot in a journal. What it cannot do without comes once more, so that no single bad byte costs it.

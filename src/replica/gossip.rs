@@ -119,6 +119,10 @@ impl Replica {
         if self.is_tainted(link, heads) {
             return;
         }
+        let own = heads.iter().find(|(origin, _)| *origin == self.config.node).map_or(0, |(_, head)| head.seq);
+        if own <= self.log.head(self.config.node).seq {
+            self.confirm(link, own);
+        }
         if self.log.is_beyond(heads) {
             let dropped = Message::Dropped(self.log.starts());
             self.links.get_mut(&link).into_iter().for_each(Link::peer_needs_snapshot);

@@ -53,8 +53,10 @@ use crate::{
 pub const TICK_MS: u64 = 100;
 /// How long a [`Event::Pin`] lasts, in milliseconds.
 pub const PIN_MS: u64 = 10_000;
-/// How many Lamport times a node reserves in its journal at once.
-pub const CEILING_STEP: u64 = 4_096;
+/// How many Lamport times a node reserves in its journal at once, beyond the one that it needs: none at its start, then the
+/// first of these, and twice as many each time up to the second. So one that starts again and again uses up few, for
+/// it comes back behind all that it has reserved, and a busy one seldom has to reserve more.
+const CEILING_STEPS: (u64, u64) = (64, 4_096);
 /// A node that founds its pool if it finds none looks for one this long.
 pub const FOUND_AFTER_MS: u64 = 2_000;
 
@@ -310,6 +312,8 @@ pub struct Replica {
     clock: u64,
     /// No time past this one is issued or announced before a greater one is in the journal.
     ceiling: u64,
+    /// How many times more than it needs it reserves next.
+    step: u64,
     log: Log,
     state: State,
     roster: Roster,
@@ -329,6 +333,8 @@ pub struct Replica {
     takes_back: bool,
     /// How many ops of its own it came back with: an old copy of its disk is the past of another as far as that.
     resumed_at: u64,
+    /// The same as its journal has it, until a peer takes what came since for this node's history.
+    unconfirmed: Option<u64>,
     /// The ids that it had to give up, what it issued under them and has yet to issue again, and as what it has.
     former: BTreeSet<NodeId>,
     orphans: Vec<Orphan>,
@@ -382,6 +388,7 @@ impl Replica {
             pool: None,
             clock: 0,
             ceiling: 0,
+            step: 0,
             log: Log::default(),
             state: State::default(),
             roster: Roster::default(),
@@ -394,6 +401,7 @@ impl Replica {
             ready: false,
             takes_back: false,
             resumed_at: 0,
+            unconfirmed: None,
             former: BTreeSet::new(),
             orphans: Vec::new(),
             reissued: BTreeMap::new(),
@@ -467,7 +475,8 @@ impl Replica {
     /// Reserves more times when those that are recorded are used up; before anything that was said in this step.
     fn reserve(&mut self) {
         if self.clock > self.ceiling {
-            self.ceiling = self.clock + CEILING_STEP;
+            self.ceiling = self.clock + self.step;
+            self.step = (2 * self.step).clamp(CEILING_STEPS.0, CEILING_STEPS.1);
             if !left_out(Rule::Ceiling) {
                 self.effects.insert(0, Effect::Store(Record::Ceiling(self.ceiling)));
             }
@@ -486,6 +495,7 @@ impl Replica {
         self.config.node = node;
         self.unseen = self.log.heads().map(|(origin, head)| (origin, head.seq)).collect();
         (self.ready, self.takes_back, self.listens_since_ms) = (false, false, None);
+        self.unconfirmed = None;
         if let Some(pool) = self.pool.clone() {
             self.enter(pool);
         }
@@ -500,6 +510,7 @@ impl Replica {
         self.tips.clear();
         self.unseen.clear();
         (self.pool, self.ready, self.takes_back) = (None, false, false);
+        self.unconfirmed = None;
         self.listens_since_ms = None;
         (self.fetch, self.compacting, self.compacted) = (None, None, 0);
         (self.spoilt, self.doubtful) = (false, false);
@@ -603,6 +614,7 @@ impl Replica {
 
     /// Takes an own op into the log and the documents.
     fn issue(&mut self, op: &Op) {
+        self.mark_resumption();
         self.takes_back = false;
         self.append(op, None, self.log.head(op.origin()).extended(op));
         self.state.insert(std::slice::from_ref(op));
@@ -658,7 +670,8 @@ impl Replica {
 
     /// The receipt of the first op with a key, for the same request. If the op is forgotten, so is which versions it wrote.
     fn repeated(&self, claim: Claim) -> Receipt {
-        self.receipt_of(claim.op).unwrap_or_else(|| {
+        let found = if left_out(Rule::PoolsReceipt) { self.receipt(claim.op) } else { self.receipt_of(claim.op) };
+        found.unwrap_or_else(|| {
             let why = || "it was rejected long ago; why is forgotten".to_string();
             let verdict = if claim.applied { Ok(()) } else { Err(Reason::Command { index: 0, why: why() }) };
             Receipt {

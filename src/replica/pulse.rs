@@ -41,6 +41,7 @@ impl Replica {
         found.differed = (beat.digest != digest).then_some(digest);
         if beat.digest == digest {
             found.peer_holds_the_same(&self.log);
+            self.confirm(link, self.log.head(self.config.node).seq);
         }
         if beat.digest != digest && still && !left_out(Rule::Repair) {
             // Nothing came for a whole beat, and yet the logs differ: something this node was sent is lost.

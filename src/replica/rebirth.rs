@@ -18,7 +18,7 @@ pub(super) enum Loss {
     Fork,
     /// The others go on without it, with what they have of it.
     CutOff,
-    /// Its disk was an old copy, and what the others have of it is forgotten there.
+    /// The others have forgotten what it lacks.
     Behind,
 }
 
@@ -52,6 +52,13 @@ impl Orphan {
 }
 
 impl Replica {
+    /// Whether these heads say that there is another past of this node's id: more of its ops than it has, or others.
+    pub(super) fn is_forked(&self, heads: &[(NodeId, Head)]) -> bool {
+        let (node, own) = (self.config.node, self.log.head(self.config.node));
+        let other = |head: &Head| self.log.hash_at(node, head.seq).is_some_and(|hash| hash != head.hash);
+        heads.iter().any(|(origin, head)| *origin == node && (head.seq > own.seq || other(head)))
+    }
+
     /// What a peer's word about this node's own ops says of its past; a text if it cannot go on as it is.
     pub(super) fn doubt(&mut self, heads: &[(NodeId, Head)]) -> Option<String> {
         let (node, own) = (self.config.node, self.log.head(self.config.node));
@@ -61,8 +68,7 @@ impl Replica {
             self.ready = false;
             return None;
         }
-        let other = self.log.hash_at(node, head.seq).is_some_and(|hash| hash != head.hash);
-        if !other && head.seq <= own.seq || left_out(Rule::Rebirth) {
+        if !self.is_forked(heads) || left_out(Rule::Rebirth) {
             return None;
         }
         Some(format!(
@@ -89,6 +95,31 @@ impl Replica {
             return self.be_reborn(why, Loss::Fork);
         }
         self.hear_clock(clock);
+    }
+
+    /// Before the first op that this node issues since it came back from its journal: the journal says where that is, so that
+    /// another start before a peer is heard does not take what came since for the pool's.
+    pub(super) fn mark_resumption(&mut self) {
+        if self.takes_back && self.unconfirmed.is_none() {
+            // What it took back is the pool's, too.
+            self.resumed_at = self.log.head(self.config.node).seq;
+            self.unconfirmed = Some(self.resumed_at);
+            self.effects.push(Effect::Store(Record::Resumed(self.unconfirmed)));
+        }
+    }
+
+    /// A peer holds this node's ops up to this seq, and the same ones.
+    pub(super) fn confirm(&mut self, link: LinkId, seq: u64) {
+        let Some(mark) = self.unconfirmed.filter(|mark| *mark < seq) else { return };
+        let first = OpId { origin: self.config.node, seq: mark + 1 };
+        // One that joined since has it from this node alone.
+        let before = self.log.get(first).map_or(u64::MAX, Op::time);
+        let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
+        let member = peer.filter(|peer| !self.roster.is_gone(*peer)).and_then(|peer| self.roster.all().get(&peer));
+        if member.is_some_and(|member| member.added.time < before) {
+            self.unconfirmed = None;
+            self.effects.push(Effect::Store(Record::Resumed(None)));
+        }
     }
 
     /// Comes back under a new id.

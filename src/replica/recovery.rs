@@ -165,6 +165,7 @@ impl Making {
         self.take(Record::Ceiling(before.replica.ceiling));
         self.take(Record::Frontier(before.frontier));
         before.promised.into_iter().for_each(|time| self.take(Record::Complete(time)));
+        self.take(Record::Resumed(before.replica.unconfirmed));
     }
 
     fn take(&mut self, record: Record) {
@@ -178,6 +179,7 @@ impl Making {
             }
             Record::Frontier(time) => self.frontier = self.frontier.max(time),
             Record::Complete(time) => self.promised = self.promised.max(Some(time)),
+            Record::Resumed(seq) => self.replica.unconfirmed = seq.filter(|_| !left_out(Rule::Resumption)),
             Record::Orphan(op) => self.replica.orphans.push(Orphan::of(op)),
             Record::Fork(op) => self.replica.orphans.push(Orphan::forked(op)),
             Record::Forget => {
@@ -216,7 +218,10 @@ impl Making {
             }
             replica.finality.recorded = self.frontier;
         }
-        replica.resumed_at = replica.log.head(replica.config.node).seq;
+        let own = replica.log.head(replica.config.node).seq;
+        // If it issued nothing since the last start, there is nothing that nobody has confirmed.
+        replica.unconfirmed = replica.unconfirmed.filter(|seq| *seq < own);
+        replica.resumed_at = replica.unconfirmed.unwrap_or(own);
         replica.compacted = replica.log.horizon();
         replica.rewrites = anew.is_some();
         // Past all that was ever announced: so its pulses are newer than those of any run before.
@@ -234,6 +239,7 @@ impl Making {
             return;
         }
         self.replica.config.node = node;
+        self.replica.unconfirmed = None;
         self.replica.unseen = self.replica.log.heads().map(|(origin, head)| (origin, head.seq)).collect();
         self.replica.unseen.remove(&node);
     }
@@ -344,5 +350,78 @@ mod tests {
         let mut recovery = Recovery::new(config);
         records.into_iter().for_each(|record| recovery.take(record));
         assert_eq!(recovery.finish(None).log().len(), OPS);
+    }
+
+    /// A lone node that starts over and over, from its journal.
+    struct Restarted {
+        node: Replica,
+        records: Vec<Record>,
+    }
+
+    impl Restarted {
+        fn new() -> Restarted {
+            Restarted { node: Replica::new(config()), records: Vec::new() }
+        }
+
+        fn give(&mut self, event: Event) -> Vec<Effect> {
+            let (stored, rest): (Vec<_>, Vec<_>) = self
+                .node
+                .handle(Now::default(), event)
+                .into_iter()
+                .partition(|effect| matches!(effect, Effect::Store(_)));
+            self.records
+                .extend(stored.into_iter().filter_map(|it| if let Effect::Store(it) = it { Some(it) } else { None }));
+            rest
+        }
+
+        fn put(&mut self, key: Option<&str>) -> crate::op::OpId {
+            let commands = vec![Command::Put(DocKey::new("c", "d"), "1".into())];
+            let draft = Draft { key: key.map(Into::into), guards: Vec::new(), commands, present: false };
+            match &self.give(Event::Submit(0, draft))[..] {
+                [Effect::Receipt(_, Ok(receipt))] => receipt.op,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn restart(&mut self) {
+            let (run, clock) = (self.node.run, self.node.clock);
+            let mut recovery = Recovery::new(config());
+            self.records.iter().for_each(|record| recovery.take(record.clone()));
+            self.node = recovery.finish(None);
+            assert!(self.node.run > run && self.node.clock > clock, "it comes back behind all that it has told");
+            (0..3).for_each(|_| drop(self.give(Event::Tick)));
+        }
+    }
+
+    fn config() -> Config {
+        Config::founder(NodeId(Uuid::from_u128(1)), 1)
+    }
+
+    #[test]
+    fn a_node_that_starts_again_and_again_uses_up_few_times() {
+        let mut lone = Restarted::new();
+        let first = lone.put(Some("key"));
+        let before = lone.node.clock();
+        (0..1_024).for_each(|_| lone.restart());
+        assert!(lone.node.clock() <= before + 2 * 1_024, "from {before} to {}", lone.node.clock());
+        let before = lone.node.clock();
+        for _ in 0..1_024 {
+            lone.restart();
+            lone.put(None);
+        }
+        assert!(lone.node.clock() <= before + 70 * 1_024, "from {before} to {}", lone.node.clock());
+        assert_eq!(lone.put(Some("key")), first, "the key is remembered");
+    }
+
+    #[test]
+    fn a_busy_node_reserves_times_seldom_and_uses_none_before() {
+        let mut lone = Restarted::new();
+        for _ in 0..50_000 {
+            lone.put(None);
+            assert!(lone.node.clock() <= lone.node.ceiling);
+        }
+        let ceilings = lone.records.iter().filter(|record| matches!(record, Record::Ceiling(_)));
+        let ceilings = ceilings.count();
+        assert!((12..=25).contains(&ceilings), "{ceilings} records");
     }
 }

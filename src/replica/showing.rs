@@ -94,6 +94,8 @@ impl Replica {
         let near = run <= self.clock.saturating_add(TIME_LEAP_MAX);
         if run >= self.run && near && self.member_at(link).is_some() {
             self.run = run + 1;
+            // Reserved with the clock, so that the next run comes behind this one.
+            self.hear_clock(self.run);
             self.presence.go_on(self.config.node, self.run, self.now.mono_ms);
         }
     }

@@ -101,14 +101,19 @@ impl Replica {
         if self.spoilt || self.log.head(node).seq == 0 && !self.ready {
             self.fetch();
         } else if now_ms >= since_ms + GONE_ON_MS && self.believes(link) {
-            self.be_reborn(format!("the pool has gone on without {node}, which comes back as another"), Loss::Behind);
+            // Where it lacks ops of its own, its disk was an old copy; what it has issued since it was started from that the
+            // pool never had.
+            let loss = if self.is_forked(forgotten) { Loss::Fork } else { Loss::Behind };
+            self.be_reborn(format!("the pool has gone on without {node}, which comes back as another"), loss);
         }
     }
 
     /// Asks for a snapshot where one is needed, of one peer at a time.
     pub(super) fn fetch(&mut self) {
         let now_ms = self.now.mono_ms;
-        let needs = self.pool.is_some() && (self.spoilt || self.doubtful || !self.ready && self.is_told_to_fetch());
+        // One that has written on an old copy of its disk would lose that with it, for a snapshot stands for other ops of its id.
+        let takes_all = !self.ready && self.unconfirmed.is_none() && self.is_told_to_fetch();
+        let needs = self.pool.is_some() && (self.spoilt || self.doubtful || takes_all);
         if !needs {
             if self.ready {
                 self.fetch = None;
@@ -289,7 +294,7 @@ mod tests {
     use super::*;
     use crate::{
         op::{Command, DocKey},
-        replica::{Config, Draft, Event, Now, Receipt, Retention, Standing},
+        replica::{Config, Draft, Event, Now, Receipt, Recovery, Retention, Standing},
     };
 
     /// Nodes that hear each other on links which a test opens and closes, and keep what they were told to store.
@@ -378,9 +383,17 @@ mod tests {
         }
 
         fn put(&mut self, node: usize, id: &str, bytes: usize) -> Receipt {
+            self.submit(node, None, id, bytes)
+        }
+
+        fn put_once(&mut self, node: usize, key: &str, id: &str) -> Receipt {
+            self.submit(node, Some(key.into()), id, 1)
+        }
+
+        fn submit(&mut self, node: usize, key: Option<String>, id: &str, bytes: usize) -> Receipt {
             let text = format!("\"{}\"", "x".repeat(bytes));
             let commands = vec![Command::Put(DocKey::new("c", id.to_string()), text.into())];
-            let draft = Draft { key: None, guards: Vec::new(), commands, present: false };
+            let draft = Draft { key, guards: Vec::new(), commands, present: false };
             self.give(node, Event::Submit(0, draft)).expect("it is a member")
         }
     }
@@ -471,5 +484,121 @@ mod tests {
             }
         }
         assert_eq!((dials, node.standing()), (1, Standing::Member));
+    }
+
+    /// The node of `records`, as far as these go, comes back in its place.
+    fn come_back(pool: &mut Pool, node: usize, records: Vec<Record>) {
+        let mut recovery = Recovery::new(pool.nodes[node].config().clone());
+        records.iter().for_each(|record| recovery.take(record.clone()));
+        pool.nodes[node] = recovery.finish(None);
+        pool.records[node] = records;
+        pool.give(node, Event::Tick);
+    }
+
+    /// Two nodes, and the second as it is when it came back from an old copy of its journal, hears nobody, and has written: of
+    /// `missing` writes it had made since the copy, with a key each, its peer has all.
+    fn with_an_old_copy(retention: Retention, missing: usize) -> (Pool, [usize; 2], Vec<Receipt>) {
+        let mut pool = Pool::default();
+        let a = pool.add(Replica::new(Config { retention, ..config(1, true) }));
+        pool.pass(100);
+        let b = pool.add(Replica::new(Config { retention, ..config(2, false) }));
+        pool.link(a, b);
+        pool.pass(2_000);
+        pool.put(b, "before", 1);
+        pool.pass(2_000);
+        let copy = pool.records[b].clone();
+        let receipts = (0..missing).map(|n| pool.put_once(b, &format!("key{n}"), &format!("lost{n}"))).collect();
+        pool.pass(3_000);
+        pool.part(a, b);
+        come_back(&mut pool, b, copy);
+        (pool, [a, b], receipts)
+    }
+
+    /// Lets them hear each other for half a minute, and dial again where a link breaks.
+    fn reunite(pool: &mut Pool, one: usize, other: usize) {
+        for _ in 0..30 {
+            if pool.links.is_empty() {
+                pool.link(one, other);
+            }
+            pool.pass(1_000);
+        }
+    }
+
+    const ALL: Retention = Retention { ops: usize::MAX, bytes: usize::MAX };
+    const NONE: Retention = Retention { ops: 0, bytes: 0 };
+
+    #[test]
+    fn after_an_old_copy_a_repeated_key_is_answered_with_what_the_pool_has() {
+        for retention in [ALL, NONE] {
+            let (mut pool, [a, b], receipts) = with_an_old_copy(retention, 3);
+            let others: Vec<Receipt> = (0..3).map(|n| pool.put(b, &format!("own{n}"), 1)).collect();
+            let ids = |receipts: &[Receipt]| receipts.iter().map(|receipt| receipt.op).collect::<Vec<_>>();
+            assert_eq!(ids(&others), ids(&receipts), "one id for two ops");
+            reunite(&mut pool, a, b);
+            assert_eq!((pool.nodes[b].counters().reborn, pool.nodes[b].standing()), (1, Standing::Member));
+            for (n, first) in receipts.iter().enumerate() {
+                for node in [a, b] {
+                    let again = pool.put_once(node, &format!("key{n}"), &format!("lost{n}"));
+                    assert_eq!((again.op, again.stamp), (first.op, first.stamp), "{retention:?} at {node}");
+                    assert_eq!(again.documents, if retention == ALL { first.documents.clone() } else { Vec::new() });
+                }
+                // The number that the client of the other op has leads to where that went.
+                let moved = pool.nodes[b].receipt(first.op).map(|receipt| receipt.op.origin);
+                assert!(retention == NONE || moved == Some(pool.nodes[b].node()));
+                assert!(pool.nodes[a].state().get("c", &format!("own{n}")).is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_written_on_an_old_copy_is_there_after_another_start_though_its_peers_have_forgotten() {
+        for (starts, missing) in [(1, 5), (2, 5), (3, 1), (2, 0)] {
+            let (mut pool, [a, b], _) = with_an_old_copy(NONE, missing);
+            for start in 0..starts {
+                (0..2).for_each(|n| drop(pool.put(b, &format!("own{start}.{n}"), 1)));
+                let records = pool.records[b].clone();
+                come_back(&mut pool, b, records);
+            }
+            reunite(&mut pool, a, b);
+            assert_eq!(pool.nodes[b].standing(), Standing::Member);
+            assert_eq!(pool.nodes[b].counters().reborn, u64::from(missing > 0), "{starts} starts, {missing} missing");
+            for node in [a, b] {
+                let there = |id: String| pool.nodes[node].state().get("c", &id).is_some();
+                for start in 0..starts {
+                    assert!((0..2).all(|n| there(format!("own{start}.{n}"))), "{starts} starts, {missing} missing");
+                }
+                assert!((0..missing).all(|n| there(format!("lost{n}"))));
+            }
+        }
+    }
+
+    #[test]
+    fn once_a_peer_has_it_what_a_node_wrote_since_its_start_is_the_pools() {
+        let (mut pool, [a, b], _) = with_an_old_copy(NONE, 0);
+        let marks = |pool: &Pool| {
+            let mark = |record: &Record| if let Record::Resumed(seq) = record { Some(*seq) } else { None };
+            pool.records[b].iter().filter_map(mark).collect::<Vec<_>>()
+        };
+        let seq = pool.nodes[b].log().head(pool.nodes[b].node()).seq;
+        assert_eq!(marks(&pool), [], "it has written nothing since");
+        (0..2).for_each(|n| drop(pool.put(b, &format!("own{n}"), 1)));
+        assert_eq!(marks(&pool), [Some(seq)]);
+        pool.link(a, b);
+        pool.pass(5_000);
+        assert_eq!(marks(&pool), [Some(seq), None]);
+        // From a copy that is older than these, what its peer has forgotten is not issued again.
+        let copy = pool.records[b].clone();
+        pool.put(b, "own2", 1);
+        pool.pass(3_000);
+        pool.part(a, b);
+        come_back(&mut pool, b, copy);
+        let before = pool.nodes[a].log().len();
+        pool.put(b, "own3", 1);
+        reunite(&mut pool, a, b);
+        assert_eq!((pool.nodes[b].counters().reborn, pool.nodes[b].standing()), (1, Standing::Member));
+        let ops = pool.nodes[a].log().len() - before;
+        // It is added, what it had been is evicted and fenced, and one op is issued again.
+        assert!((4..=6).contains(&ops), "{ops} ops");
+        assert!(pool.nodes[a].state().get("c", "own3").is_some());
     }
 }

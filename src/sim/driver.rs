@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     plant::Rule,
-    replica::{Standing, TICK_MS},
+    replica::{Draft, Standing, TICK_MS},
 };
 
 /// With many founders the storm begins when they have had time to agree: a cut before would make two pools of one.
@@ -58,10 +58,10 @@ pub(super) enum Due {
     Bury,
     /// An operator evicts the members on these machines.
     Oust(Vec<usize>),
-    /// The node of a machine vanishes.
-    DieAt(usize),
-    /// A client writes at a node.
-    WriteAt(usize),
+    /// A client writes at this machine, or sends again what it sent before.
+    WriteAt(usize, Option<Draft>),
+    /// The node of this machine vanishes.
+    Kill(usize),
     Unblock(Vec<(usize, usize)>),
     Release(usize),
     Calm,
@@ -93,14 +93,18 @@ pub struct Driver<'e> {
     pub(super) rng: fastrand::Rng,
     /// Of presence; so all else goes on as it would without.
     pub(super) shows: fastrand::Rng,
+    /// Of nodes that come back from old copies and are cut off.
+    pub(super) lonely: fastrand::Rng,
     pub(super) tally: Tally,
     pub(super) now_ms: u64,
     pub(super) stormy: bool,
-    workload: Workload,
+    pub(super) workload: Workload,
     queue: BTreeMap<(u64, u64), Due>,
     scheduled: u64,
     /// Killed nodes whose journals will be old copies, of so many records.
     pub(super) old_disks: BTreeMap<usize, usize>,
+    /// What clients had sent when such a node was killed, where it comes back alone.
+    pub(super) sent: Vec<Draft>,
     /// Starts on the calendar: before these a pool is not at rest.
     starts: usize,
     pub(super) urls: Vec<String>,
@@ -124,6 +128,7 @@ impl<'e> Driver<'e> {
             network: Network::new(&plan),
             rng,
             shows: fastrand::Rng::with_seed(plan.seed ^ 0x5851_f42d_4c95_7f2d),
+            lonely: fastrand::Rng::with_seed(plan.seed ^ 0x2545_f491_4f6c_dd1d),
             tally: Tally::default(),
             now_ms: 0,
             stormy: false,
@@ -131,6 +136,7 @@ impl<'e> Driver<'e> {
             queue: BTreeMap::new(),
             scheduled: 0,
             old_disks: BTreeMap::new(),
+            sent: Vec::new(),
             starts: 0,
             urls,
             seen_to: 0,
@@ -244,8 +250,8 @@ impl<'e> Driver<'e> {
             Due::Die => self.die()?,
             Due::Bury => self.bury()?,
             Due::Oust(machines) => self.oust(&machines)?,
-            Due::DieAt(machine) => self.die_at(machine)?,
-            Due::WriteAt(node) => self.submit_at(node)?,
+            Due::WriteAt(machine, again) => self.write_at(machine, again)?,
+            Due::Kill(machine) => self.kill_at(machine)?,
             Due::Unblock(pairs) => {
                 let freed = self.network.unblock(&pairs);
                 self.free(freed);
@@ -385,6 +391,9 @@ impl<'e> Driver<'e> {
         let journal = last.filter(|_| kept);
         let cut = journal.map_or(0, |node| self.cut_off(node));
         let wrong = journal.map_or(Wrong::Nothing, |node| self.wrong(node, cut));
+        if matches!(wrong, Wrong::Old(_)) && self.plan.lonely && self.stormy {
+            self.leave_alone(machine);
+        }
         let skew_ms = if self.plan.has(Fault::Skew) { self.rng.u64(..SKEW_MS) } else { 0 };
         *self.tally.fired.entry(Fault::Skew).or_default() += u64::from(skew_ms > 0);
         *self.tally.fired.entry(Fault::Restart).or_default() += u64::from(again);
@@ -412,7 +421,7 @@ impl<'e> Driver<'e> {
         if self.plan.course == Course::OldDisks && is_old {
             for _ in 0..self.rng.usize(..3) {
                 let wait_ms = self.rng.u64(..=2 * self.plan.latency_ms.1);
-                self.after(wait_ms, Due::WriteAt(node));
+                self.after(wait_ms, Due::WriteAt(machine, None));
             }
         }
         let wait_ms = self.rng.u64(..TICK_MS);

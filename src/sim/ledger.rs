@@ -28,6 +28,8 @@ pub struct Ledger {
     /// Ids under which a node came back from an old copy of its journal. It issues ops twice until it finds that out, so
     /// nothing is entered of it any more; that all agree in the end is checked all the same.
     old: BTreeSet<NodeId>,
+    /// What was acknowledged under such an id since, and whether it was in the log of another node.
+    doubtful: BTreeMap<OpId, Vec<(Op, bool)>>,
     /// The final ops of the pool, with their verdicts, as the node that first came so far has them; up to this time.
     finals: BTreeMap<Stamp, (OpId, Verdict)>,
     final_to: u64,
@@ -160,6 +162,12 @@ impl Ledger {
 
     /// A node tells someone something, while its disk has stored these records.
     pub fn tells(&mut self, node: NodeId, effect: &Effect, stored: &[Record]) -> Result<(), Violation> {
+        if let Effect::Receipt(_, Ok(receipt)) = effect
+            && receipt.op.origin == node
+            && self.old.contains(&node)
+        {
+            self.acknowledges(receipt.op, stored);
+        }
         let told = self.told.entry(node).or_default();
         match effect {
             Effect::Receipt(_, Ok(receipt)) if receipt.op.origin == node => {
@@ -188,6 +196,24 @@ impl Ledger {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A node that came back from an old copy acknowledges an op.
+    fn acknowledges(&mut self, id: OpId, stored: &[Record]) {
+        let op = stored.iter().rev().find_map(|record| match record {
+            Record::Op(op) if op.id() == id => Some(op),
+            _ => None,
+        });
+        let known = self.doubtful.entry(id).or_default();
+        if let Some(op) = op.filter(|op| known.iter().all(|(known, _)| known != *op)) {
+            known.push((op.clone(), false));
+        }
+    }
+
+    /// An op has come into the log of another node than its origin.
+    fn reaches(&mut self, op: &Op) {
+        let known = self.doubtful.get_mut(&op.id()).into_iter().flatten();
+        known.filter(|(known, _)| known == op).for_each(|(_, shared)| *shared = true);
     }
 
     /// What has become final is what became final elsewhere, in the same order and with the same verdicts.
@@ -240,15 +266,11 @@ impl Ledger {
             let acknowledged = self.told.get(&id).map_or(0, |told| told.acknowledged) as usize;
             let held = replica.log().head(id).seq as usize;
             let chain = self.chains.get(&id).map_or(&[][..], |chain| chain);
-            for Issued { op, .. } in chain.iter().take(acknowledged).skip(held) {
-                let membership = op.body().commands.iter().any(crate::op::Command::is_membership);
-                if !membership && come_again(replica, op).is_none() {
-                    let detail = format!("{} was acknowledged, and is gone at {}", op.id(), replica.node());
-                    return violated("what was acknowledged is there", detail);
-                }
-            }
+            chain.iter().take(acknowledged).skip(held).try_for_each(|issued| has_come_again(&issued.op, replica))?;
         }
-        Ok(())
+        let alone = self.doubtful.values().flatten().filter(|(_, shared)| !shared).map(|(op, _)| op);
+        let mut gone = alone.filter(|op| replica.log().get(op.id()) != Some(op));
+        gone.try_for_each(|op| has_come_again(op, replica))
     }
 
     /// What a node held when it came back as another is in its log, or has come again, behind what it rests on.
@@ -307,6 +329,9 @@ impl Ledger {
                         watch.frontier
                     );
                     return violated("nothing comes before what is final", detail);
+                }
+                if *origin != own && !replica.former().contains(origin) {
+                    self.reaches(op);
                 }
                 what_an_op_has_seen_is_held(replica, op)?;
                 a_clock_is_past_what_is_held(replica, op)?;
@@ -467,6 +492,16 @@ fn come_again(replica: &Replica, op: &Op) -> Option<Stamp> {
     let again = || format!("again:{}", blake3::hash(op.bytes()).to_hex());
     let key = op.body().key.as_ref().map_or_else(again, ToString::to_string);
     replica.state().claim(&key).map(|claim| claim.stamp())
+}
+
+/// Whether what a node issued under an id that it had to give up was issued again.
+fn has_come_again(op: &Op, replica: &Replica) -> Result<(), Violation> {
+    let membership = op.body().commands.iter().any(crate::op::Command::is_membership);
+    if membership || come_again(replica, op).is_some() {
+        return Ok(());
+    }
+    let detail = format!("{} was acknowledged, and is gone at {}", op.id(), replica.node());
+    violated("what was acknowledged is there", detail)
 }
 
 fn a_clock_never_goes_back(watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {

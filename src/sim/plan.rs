@@ -141,6 +141,8 @@ pub struct Plan {
     pub tight: u32,
     /// Per mille of batches that leave slowly, where links are slow.
     pub slow: u32,
+    /// Whether a node that comes back from an old copy of its journal is cut off at first, takes writes, and vanishes once more.
+    pub lonely: bool,
     /// How faults come.
     pub course: Course,
 }
@@ -191,7 +193,7 @@ impl Plan {
             2 => plan.of_partings(),
             3 => plan.of_old_disks(),
             5 => plan.of_burials(),
-            _ => plan,
+            _ => plan.of_old_copies(),
         }
     }
 
@@ -239,6 +241,20 @@ impl Plan {
             course: Course::OldDisks,
             ..self
         }
+    }
+
+    /// In most plans with an old copy of a journal its node does not hear of the others before it writes; and they may have
+    /// forgotten what it lacks.
+    fn of_old_copies(self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x6c6f_6e65);
+        if !self.has(Fault::OldDisk) || rng.u32(..3) == 0 {
+            return self;
+        }
+        let retain = if rng.u32(..3) == 0 { self.retain } else { vec![0] };
+        let mix = Mix { keyed: self.mix.keyed.max(300), ..self.mix };
+        // What is acknowledged is looked for by its keys.
+        let squeeze = (u64::MAX, self.squeeze.1);
+        Plan { lonely: true, storm_ms: self.storm_ms.max(40_000), retain, mix, squeeze, ..self }
     }
 
     /// A small pool in which nodes vanish one after another, with ops on their way that reach some of the others only, and are
@@ -345,6 +361,7 @@ impl Plan {
             tight: *rng.choice(&[0, 0, 20]).unwrap_or(&0),
             slow: 250,
             course: Course::Storm,
+            lonely: false,
         }
     }
 

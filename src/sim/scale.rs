@@ -197,5 +197,6 @@ fn plan(nodes: usize, seed: u64) -> Plan {
         tight: 0,
         slow: 250,
         course: super::plan::Course::Storm,
+        lonely: false,
     }
 }

@@ -166,7 +166,7 @@ impl Driver<'_> {
         self.after(evicts_ms, Due::Oust(aside.to_vec()));
         if self.rng.bool() {
             let dies_ms = self.rng.u64(6_000..13_000);
-            self.after(dies_ms, Due::DieAt(aside[0]));
+            self.after(dies_ms, Due::Kill(aside[0]));
         }
         let lasts_ms = self.rng.u64(12_500..16_000);
         self.after(lasts_ms, Due::Unblock(pairs));
@@ -183,13 +183,6 @@ impl Driver<'_> {
         let Some(operator) = self.rng.choice(&operators).copied() else { return Ok(()) };
         *self.tally.fired.entry(Fault::Evict).or_default() += gone.len() as u64;
         gone.into_iter().try_for_each(|gone| self.act(&Action::Submit(operator, eviction(gone, false))))
-    }
-
-    /// The node of a machine vanishes.
-    pub(super) fn die_at(&mut self, machine: usize) -> Result<(), Violation> {
-        let Some(node) = self.world.at_url(&self.urls[machine]).filter(|_| self.stormy) else { return Ok(()) };
-        *self.tally.fired.entry(Fault::Crash).or_default() += 1;
-        self.kill(node)
     }
 
     pub(super) fn die(&mut self) -> Result<(), Violation> {
@@ -260,10 +253,54 @@ impl Driver<'_> {
         if self.plan.course == Course::OldDisks && self.rng.bool() {
             first = first.max(self.world.nodes()[node].disk.issued());
         }
-        let kept = self.rng.usize(first.min(len)..=len);
+        let mut kept = self.rng.usize(first.min(len)..=len);
+        if self.plan.lonely {
+            // Once a run: of two at a time neither can be sure that the others have what it lacks.
+            let own = self.world.nodes()[node].own_records();
+            let own = if self.lonely.bool() { &own[own.len().saturating_sub(5)..] } else { &own[..] };
+            let Some(at) = self.lonely.choice(own).copied() else { return Ok(false) };
+            if self.tally.fired.contains_key(&Fault::OldDisk) {
+                return Ok(false);
+            }
+            (kept, self.sent) = (at, self.workload.sent().to_vec());
+        }
         self.old_disks.insert(node, kept);
         self.kill(node)?;
         Ok(kept < len)
+    }
+
+    /// A node comes back from an old copy: it hears of nobody, clients write there, and it vanishes once more before it does. Later
+    /// clients send again what they had sent.
+    pub(super) fn leave_alone(&mut self, machine: usize) {
+        let others = (0..self.plan.machines + self.plan.newcomers).filter(|other| *other != machine);
+        let pairs: Vec<(usize, usize)> = others.flat_map(|other| [(machine, other), (other, machine)]).collect();
+        self.network.block(&pairs);
+        for _ in 0..self.lonely.usize(1..=30) {
+            let wait_ms = self.lonely.u64(1..800);
+            self.after(wait_ms, Due::WriteAt(machine, None));
+        }
+        let killed_ms = self.lonely.u64(100..2_000);
+        self.after(killed_ms, Due::Kill(machine));
+        let lasts_ms = killed_ms + self.lonely.u64(..6_000);
+        self.after(lasts_ms, Due::Unblock(pairs));
+        for draft in std::mem::take(&mut self.sent) {
+            for _ in 0..5 {
+                let wait_ms = lasts_ms + self.lonely.u64(..15_000);
+                self.after(wait_ms, Due::WriteAt(machine, Some(draft.clone())));
+            }
+        }
+    }
+
+    pub(super) fn write_at(&mut self, machine: usize, again: Option<Draft>) -> Result<(), Violation> {
+        let Some(node) = self.world.at_url(&self.urls[machine]).filter(|_| self.stormy) else { return Ok(()) };
+        let Some(replica) = &self.world.nodes()[node].replica else { return Ok(()) };
+        let draft = again.unwrap_or_else(|| self.workload.draft(replica, &mut self.lonely));
+        self.act(&Action::Submit(node, draft))
+    }
+
+    pub(super) fn kill_at(&mut self, machine: usize) -> Result<(), Violation> {
+        let node = self.world.at_url(&self.urls[machine]).filter(|_| self.stormy);
+        node.map_or(Ok(()), |node| self.kill(node))
     }
 
     /// An operator at one node evicts a member that is not heard of there, dead or behind a partition.

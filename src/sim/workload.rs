@@ -59,6 +59,11 @@ impl Workload {
         draft
     }
 
+    /// The last drafts with a key.
+    pub fn sent(&self) -> &[Draft] {
+        &self.sent
+    }
+
     fn total(&self) -> u32 {
         let Mix { put, merge, patch, delete, text, tx, .. } = self.mix;
         put + merge + patch + delete + text + tx

@@ -790,6 +790,17 @@ fn view(node: usize, replica: &Replica) -> String {
 }
 
 impl Node {
+    /// The places in its journal of its own ops since it knows another member. Alone it could call final, and forget, what the
+    /// others have another history of.
+    pub fn own_records(&self) -> Vec<usize> {
+        let Some(replica) = &self.replica else { return Vec::new() };
+        let own = |op: &Op| op.origin() == replica.node();
+        let ops = self.disk.records.iter().enumerate();
+        let ops = ops.filter_map(|(at, record)| if let Record::Op(op) = record { Some((at, op)) } else { None });
+        let first = self.disk.joined();
+        ops.filter(|(at, op)| *at >= first && own(op)).map(|(at, _)| at).collect()
+    }
+
     fn next_effect(&mut self) -> Option<Effect> {
         self.outbox.next(self.disk.stored as u64)
     }

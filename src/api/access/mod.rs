@@ -130,12 +130,19 @@ impl Access {
     /// Refuses what may not come in, and tells what may be done by who comes.
     pub fn check(&self, request: &Request) -> Result<Pass, Problem> {
         let need = Need::of(request.method(), request.uri().path());
-        self.site().check(request, need == Need::Link)?;
+        let vouched = match need {
+            Need::Link => self.site().check_peer(request.headers()).map(|()| None)?,
+            _ => self.check_host(request)?,
+        };
+        if need != Need::Link {
+            self.site().check_origin(request)?;
+        }
         check_query(request.uri().query())?;
         let Some(keyring) = &self.0.keyring else { return Ok(Pass::Open) };
-        let pass = match need {
-            Need::Nothing | Need::Link => return Ok(Pass::Stranger),
-            Need::Greeting | Need::Role(_) | Need::All => match token_in(request.headers())? {
+        let pass = match (need, vouched) {
+            (Need::Nothing | Need::Link, _) => return Ok(Pass::Stranger),
+            (_, Some(pass)) => pass,
+            (Need::Greeting | Need::Role(_) | Need::All, None) => match token_in(request.headers())? {
                 Some(token) => keyring.pass(&token)?,
                 None => Pass::Stranger,
             },
@@ -146,6 +153,21 @@ impl Access {
             Need::All => pass.check_all()?,
         }
         Ok(pass)
+    }
+
+    /// Refuses a request under a name that this node does not know, unless it brings a token; the token's pass then. A page
+    /// that came here by a trick has what its browser adds by itself, and no browser adds a token: not to the header
+    /// `Authorization`, nor to the subprotocols. A token that is void is refused as under any other name: that tells nobody
+    /// more than that tokens are asked for, and who has an old one must be told to get another.
+    fn check_host(&self, request: &Request) -> Result<Option<Pass>, Problem> {
+        let Some(name) = self.site().unknown_host(request)? else { return Ok(None) };
+        let Some(keyring) = &self.0.keyring else { return Err(site::unknown(name, false)) };
+        match token_in(request.headers())? {
+            Some(token) => keyring.pass(&token).map(Some),
+            // The token comes with what the browser asks for now.
+            None if self.site().is_preflight_allowed(request) => Ok(None),
+            None => Err(site::unknown(name, true)),
+        }
     }
 
     /// Where clients wait until they have shown their tokens.

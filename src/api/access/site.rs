@@ -3,13 +3,14 @@
 //! A browser lets any page send requests anywhere, and says in `Origin` which page it was. Only pages of this node, and of
 //! origins that the operator has named, may write or open a WebSocket. A page can also give its own host name this node's
 //! address (DNS rebinding), and then is of the same origin to the browser: so the `Host` asked for must be a name that
-//! this node knows. Programs that are no browsers send no `Origin`, and what `Host` they like.
+//! this node knows, or the request must bring a token (`super::Access::check`), which no browser adds by itself. Programs
+//! that are no browsers send no `Origin`.
 
 use std::net::IpAddr;
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority},
     response::{IntoResponse, Response},
 };
 
@@ -30,6 +31,8 @@ const SHOWS: &str = "ETag, Location, Retry-After, WWW-Authenticate, Lamplight-No
 pub struct Site {
     /// Lower-case names, without ports.
     hosts: Vec<String>,
+    /// Lower-case ends of names, each with the dot before it: `*.example.com` is `.example.com`.
+    domains: Vec<String>,
     /// As browsers write them.
     origins: Vec<String>,
 }
@@ -47,15 +50,29 @@ enum From {
 impl Site {
     /// Adds a name by which this node is asked; `host`, `host:port` or a URL.
     pub fn add_host(&mut self, text: &str) -> Result<(), String> {
-        let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let name = name_of(authority).to_ascii_lowercase();
-        if name.is_empty() || name.contains(['@', ' ', '*', ',']) {
+        let name = host_in(text);
+        if !is_name(&name) {
             return Err(format!("{text:?} names no host: it looks like db.example.com"));
         }
         if !self.hosts.contains(&name) {
             self.hosts.push(name);
         }
+        Ok(())
+    }
+
+    /// Adds a name by which this node is asked, or with `*.` before it all names below it.
+    pub fn allow_host(&mut self, text: &str) -> Result<(), String> {
+        let host = host_in(text);
+        let Some(name) = host.strip_prefix("*.") else {
+            return self.add_host(text).map_err(|why| format!("{why}, or *.example.com for all names below that one"));
+        };
+        // Names below a single one may be anybody's, as those below com are.
+        if !is_name(name) || !name.contains('.') {
+            return Err(format!(
+                "{text:?} is no pattern: the star stands once, before a name of at least two parts, as in *.svc.cluster.local"
+            ));
+        }
+        self.domains.push(format!(".{name}"));
         Ok(())
     }
 
@@ -72,17 +89,17 @@ impl Site {
         Ok(())
     }
 
-    /// Refuses what a browser would not send if nobody had talked it into it. `is_link` is the way for peers, which are no
-    /// browsers and may know this node by names of their own.
-    pub fn check(&self, request: &Request, is_link: bool) -> Result<(), Problem> {
-        let headers = request.headers();
-        if is_link {
-            return match headers.get(header::ORIGIN) {
-                None => Ok(()),
-                Some(origin) => Err(other_origin(origin, "only nodes connect there")),
-            };
+    /// Refuses what a page sends to the way for peers, which are no browsers.
+    pub fn check_peer(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        match headers.get(header::ORIGIN) {
+            None => Ok(()),
+            Some(origin) => Err(other_origin(origin, "only nodes connect there")),
         }
-        self.check_host(headers, request.uri())?;
+    }
+
+    /// Refuses what a page of another origin may not send.
+    pub fn check_origin(&self, request: &Request) -> Result<(), Problem> {
+        let headers = request.headers();
         let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
         let reads = matches!(*request.method(), Method::GET | Method::HEAD) && !headers.contains_key(header::UPGRADE);
         match self.from(headers, origin) {
@@ -94,25 +111,17 @@ impl Site {
         }
     }
 
-    fn check_host(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Problem> {
-        let mut hosts = headers.get_all(header::HOST).iter();
+    /// The name in a request that this node does not know itself by, if there is one.
+    pub fn unknown_host<'a>(&self, request: &'a Request) -> Result<Option<&'a str>, Problem> {
+        let mut hosts = request.headers().get_all(header::HOST).iter();
         let host = hosts.next();
         if hosts.next().is_some() {
             return Err(Problem::bad_header("Host must be there once"));
         }
         // Who sends none is no browser. A URI with an authority counts for more than the header (RFC 9112, section 3.2.2).
-        let named = [host.map(|host| host.to_str().unwrap_or("?")), uri.authority().map(Authority::as_str)];
-        match named.into_iter().flatten().find(|authority| !self.knows(name_of(authority))) {
-            None => Ok(()),
-            Some(unknown) => {
-                let shown: String = unknown.chars().take(80).collect();
-                let detail = format!(
-                    "this node does not know itself as {shown:?}, and answers to names it knows only: ask it by its \
-                     address, or start it with --allow-host and that name"
-                );
-                Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", detail))
-            }
-        }
+        let authority = request.uri().authority().map(Authority::as_str);
+        let named = [host.map(|host| host.to_str().unwrap_or("?")), authority];
+        Ok(named.into_iter().flatten().find(|authority| !self.knows(name_of(authority))))
     }
 
     /// Whether this node goes by a name. An address always leads to who has it, whatever page is open: nobody can give it
@@ -121,7 +130,10 @@ impl Site {
         let name = name.strip_suffix('.').unwrap_or(name);
         let is_local = name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"));
         let is_address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
-        is_local || is_address || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
+        is_local
+            || is_address
+            || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
+            || self.domains.iter().any(|domain| is_below(name, domain))
     }
 
     fn from(&self, headers: &HeaderMap, origin: &HeaderValue) -> From {
@@ -134,18 +146,25 @@ impl Site {
         }
     }
 
+    /// Whether a browser asks first for a page of an origin that was allowed. No page of a name that leads here by a trick
+    /// does: to the browser it is of the same origin.
+    pub fn is_preflight_allowed(&self, request: &Request) -> bool {
+        let origin = request.headers().get(header::ORIGIN);
+        asks_first(request)
+            && origin.is_some_and(|origin| matches!(self.from(request.headers(), origin), From::Allowed))
+    }
+
     /// The answer to a browser that asks first whether a page of another origin may send a request (the Fetch standard's
     /// preflight); none if this is none.
     pub fn preflight(&self, request: &Request) -> Option<Response> {
-        let headers = request.headers();
-        let asks = request.method() == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         // Whoever was not allowed was refused before.
         let answer = [
             (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
             (header::ACCESS_CONTROL_ALLOW_HEADERS, TAKES),
             (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE),
         ];
-        (asks && headers.contains_key(header::ORIGIN)).then(|| (StatusCode::NO_CONTENT, answer).into_response())
+        (asks_first(request) && request.headers().contains_key(header::ORIGIN))
+            .then(|| (StatusCode::NO_CONTENT, answer).into_response())
     }
 
     /// The origin that may read the answer to a request, if one was allowed that is not this node's.
@@ -169,6 +188,38 @@ impl Site {
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(SHOWS));
         }
     }
+}
+
+/// The answer to who asks for a name that this node does not know. `asks` says whether it asks clients for tokens.
+pub fn unknown(name: &str, asks: bool) -> Problem {
+    let shown: String = name.chars().take(80).collect();
+    let token = if asks { ", send a token with the request" } else { "" };
+    let detail = format!(
+        "this node does not know itself as {shown:?}, and answers to names it knows only: ask it by its address{token}, or \
+         start it with --allow-host and that name"
+    );
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", detail)
+}
+
+fn asks_first(request: &Request) -> bool {
+    request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// The name of a host in lower case: of `host`, `host:port` or a URL.
+fn host_in(text: &str) -> String {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let name = name_of(rest.split(['/', '?', '#']).next().unwrap_or_default());
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+fn is_name(name: &str) -> bool {
+    !name.contains(['@', ' ', '*', ',']) && name.split('.').all(|part| !part.is_empty())
+}
+
+/// Whether a name ends as a domain does, with one part or more before that.
+fn is_below(name: &str, domain: &str) -> bool {
+    let at = name.len().checked_sub(domain.len()).filter(|at| *at > 0);
+    at.and_then(|at| name.as_bytes().get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(domain.as_bytes()))
 }
 
 /// The name in `name`, `name:port`, `[address]` or `[address]:port`.
@@ -224,8 +275,29 @@ mod tests {
         ] {
             check(unknown, false);
         }
-        for bad in ["", "http://", "a b", "*.example.com"] {
+        for bad in ["", "http://", "a b", "*.example.com", "a..b"] {
             assert!(Site::default().add_host(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_star_stands_for_one_part_of_a_name_or_more() {
+        let mut site = Site::default();
+        site.allow_host("*.Svc.cluster.local.").unwrap();
+        site.allow_host("*.example.com:443").unwrap();
+        site.allow_host("db").unwrap();
+        let check = |authority, expected| assert_eq!(site.knows(name_of(authority)), expected, "{authority}");
+        for known in ["a.svc.cluster.local", "lamplight.default.SVC.cluster.local.:7171", "a.example.com:1", "db"] {
+            check(known, true);
+        }
+        for unknown in ["svc.cluster.local", ".svc.cluster.local", "asvc.cluster.local", "a.svc.cluster.local.evil.com"]
+        {
+            check(unknown, false);
+        }
+        for bad in
+            ["*", "*.", "*.com", "*.com.", "*example.com", "a.*.com", "*.*.com", "*.a..b", "*.a b.c", "*.:7171", ""]
+        {
+            assert!(Site::default().allow_host(bad).is_err(), "{bad}");
         }
     }
 
