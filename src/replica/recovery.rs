@@ -210,6 +210,8 @@ impl Making {
                 replica.finality.reach(self.frontier.max(joined));
             }
             replica.finality.recorded = self.frontier;
+            // A retirement is for good, but whoever starts it with somewhere to join wants it back: as another.
+            replica.rejoins = replica.roster.is_retired(replica.config.node) && !replica.config.join.is_empty();
         }
         replica.resumed_at = replica.log.head(replica.config.node).seq;
         replica.compacted = replica.log.horizon();

@@ -108,6 +108,11 @@ impl Roster {
         self.ops.values().take_while(|op| op.time() <= time).cloned().collect()
     }
 
+    /// All ops about members, in stamp order.
+    pub(super) fn ops(&self) -> impl DoubleEndedIterator<Item = &Op> {
+        self.ops.values()
+    }
+
     fn note(&mut self, op: &Op) -> bool {
         // Such a command stands alone in its op.
         match op.body().commands.first() {
@@ -301,6 +306,11 @@ impl Roster {
         let voices = base().filter(|(node, member)| member.added.time <= reach.frontier && speaks(node)).count();
         2 * voices > base().filter(|(_, member)| member.added.time <= reach.promised).count()
             || left_out(Rule::Majority)
+    }
+
+    /// Whether those of the present members who speak are a majority.
+    pub(super) fn are_majority(&self, speaks: impl Fn(&NodeId) -> bool, reach: Reach<'_>) -> bool {
+        self.is_majority(|node| !self.is_gone(*node) && speaks(node), reach)
     }
 
     /// Whether those who would remain without `node` too are a majority.

@@ -56,6 +56,8 @@ pub(super) enum Due {
     Die,
     /// An operator evicts who has vanished.
     Bury,
+    /// A node that has retired ends.
+    Gone(usize),
     Unblock(Vec<(usize, usize)>),
     Release(usize),
     Calm,
@@ -95,6 +97,8 @@ pub struct Driver<'e> {
     scheduled: u64,
     /// Killed nodes whose journals will be old copies, of so many records.
     pub(super) old_disks: BTreeMap<usize, usize>,
+    /// Until when a node is away for long.
+    pub(super) away_until_ms: u64,
     /// Starts on the calendar: before these a pool is not at rest.
     starts: usize,
     pub(super) urls: Vec<String>,
@@ -125,6 +129,7 @@ impl<'e> Driver<'e> {
             queue: BTreeMap::new(),
             scheduled: 0,
             old_disks: BTreeMap::new(),
+            away_until_ms: 0,
             starts: 0,
             urls,
             seen_to: 0,
@@ -237,6 +242,7 @@ impl<'e> Driver<'e> {
             }
             Due::Die => self.die()?,
             Due::Bury => self.bury()?,
+            Due::Gone(node) => self.gone(node)?,
             Due::Unblock(pairs) => {
                 let freed = self.network.unblock(&pairs);
                 self.free(freed);
@@ -396,6 +402,7 @@ impl<'e> Driver<'e> {
             cut,
             wrong,
             retain: self.rng.choice(&self.plan.retain).copied().unwrap_or(usize::MAX),
+            evict_after_ms: self.plan.evict_after_ms,
         };
         let node = self.world.nodes().len();
         self.act(&Action::Start(birth))?;

@@ -57,11 +57,15 @@ pub enum Fault {
     Evict,
     /// A node comes back from a journal whose beginning a snapshot has replaced.
     Shortened,
+    /// A node retires, is gone soon after, and comes back.
+    Leave,
+    /// A node is away, dead or cut off, for so long that the others evict it of themselves, and comes back.
+    Absence,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 25] = [
+    pub const ALL: [Fault; 27] = [
         Fault::Delay,
         Fault::Reorder,
         Fault::Duplicate,
@@ -87,6 +91,8 @@ impl Fault {
         Fault::OldDisk,
         Fault::Evict,
         Fault::Shortened,
+        Fault::Leave,
+        Fault::Absence,
     ];
 }
 
@@ -143,6 +149,8 @@ pub struct Plan {
     pub slow: u32,
     /// Whether nodes vanish while everyone writes, and are evicted at once; else hardly anybody writes.
     pub burials: bool,
+    /// After which silence members evict each other.
+    pub evict_after_ms: Option<u64>,
 }
 
 /// What clients do: documents to choose from, and weights.
@@ -174,7 +182,27 @@ impl Plan {
     /// The run of a seed.
     pub fn draw(seed: u64) -> Plan {
         let plan = Plan::storm(seed);
-        if seed % 8 == 5 { plan.of_burials() } else { plan }
+        if seed % 8 == 5 { plan.of_burials() } else { plan.with_departures() }
+    }
+
+    /// The same with nodes that leave for good, or are away for long, in some plans; the others stay what they were.
+    fn with_departures(mut self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x6c65_6176_6500);
+        // Nobody promises anything of a node that does not know that its disk is an old copy.
+        if self.has(Fault::OldDisk) {
+            return self;
+        }
+        if matches!(self.seed % 16, 3 | 9 | 12) {
+            self.faults.extend([Fault::Leave, Fault::Crash, Fault::Restart]);
+        }
+        if matches!(self.seed % 16, 4 | 11 | 12) {
+            self.faults.insert(Fault::Absence);
+            self.machines = self.machines.max(3);
+            self.storm_ms = rng.u64(70_000..110_000);
+            self.evict_after_ms = Some(rng.u64(12_000..18_000));
+            (self.write_ms, self.writes_max) = (rng.u64(100..400), self.writes_max.min(300));
+        }
+        self
     }
 
     /// A small pool in which nodes vanish one after another, with ops on their way that reach some of the others only, and are
@@ -281,6 +309,7 @@ impl Plan {
             tight: *rng.choice(&[0, 0, 20]).unwrap_or(&0),
             slow: 250,
             burials: false,
+            evict_after_ms: None,
         }
     }
 
