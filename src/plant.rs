@@ -85,11 +85,17 @@ pub enum Rule {
     Absent,
     /// Who lacks what clients show says so, and is sent it again.
     Attendance,
+    /// A node retires once another member holds all that it has issued.
+    Shared,
+    /// A node issues nothing after it has retired.
+    LastWord,
+    /// Nobody counts as silent for longer than a node has listened to a majority.
+    Unheard,
 }
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 40] = [
+    pub const ALL: [Rule; 43] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -130,6 +136,9 @@ impl Rule {
         Rule::EditKept,
         Rule::Absent,
         Rule::Attendance,
+        Rule::Shared,
+        Rule::LastWord,
+        Rule::Unheard,
     ];
 }
 

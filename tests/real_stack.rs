@@ -98,6 +98,7 @@ async fn serve(host: &'static str, seed: u64, start: u64) -> turmoil::Result {
         pool: None,
         seed: seed ^ index ^ start,
         retention: lamplight::replica::Retention::default(),
+        evict_after_ms: None,
     };
     let listener = Listener(TcpListener::bind(("0.0.0.0", PORT)).await?);
     // Every third seed proves and seals all links; the proofs are the only thing that differs from run to run.

@@ -15,7 +15,7 @@ use crate::{
     document::{Fault, Reason, json::JsonError, patch::PatchError},
     node::Stopped,
     op::{DRAFT_BYTES_MAX, NodeId, OP_STEPS_MAX, OpError},
-    replica::{PRESENT_OF_NODE_MAX, Refused, Unfit, Unseen},
+    replica::{PRESENT_OF_NODE_MAX, Refused, Unfit, Unseen, Unshared},
     wire::{CLIENT_BYTES_MAX, ROOM_BYTES_MAX, STATE_BYTES_MAX},
 };
 
@@ -112,8 +112,8 @@ impl Problem {
 
     /// 503 for a node that has left its pool.
     pub fn retired() -> Problem {
-        let detail = "this node has retired from its pool: ask another member. Started with an empty data directory it \
-                      joins again, as another node";
+        let detail = "this node has retired from its pool: ask another member. Started again with --join it joins again, as \
+                      another node";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "retired", detail)
     }
 
@@ -308,6 +308,15 @@ fn membership(node: NodeId, unfit: Unfit) -> Problem {
             ),
         ),
         Unfit::Last => conflict("last-member", "this is the last member: its pool would go with it".to_string()),
+        Unfit::Unshared(Unshared { own, orphans, .. }) => {
+            let operations = own + orphans as u64;
+            let detail = format!(
+                "no other member has said that it holds all that this node has ({operations} operations are missing there), or \
+                 none is linked to it: ask again once it reaches the others, and nobody writes to it. GET /v1/pool says whom \
+                 it is linked to, and why not"
+            );
+            conflict("not-shared", detail).with("operations", operations).with(RETRY_AFTER, 1)
+        }
         Unfit::NotForClients => Problem::bad("bad-request", "only nodes make members"),
     }
 }

@@ -45,6 +45,7 @@ pub const KINDS: &[Kind] = &[
     kind("member-alive", &[409], "the member was heard of a moment ago"),
     kind("no-majority", &[409], "those who remain are no majority"),
     kind("last-member", &[409], "the last member cannot leave its pool"),
+    kind("not-shared", &[409], "no other member holds all that the node has which is to retire"),
     kind("cursor-gone", &[410], "the cursor is too old, or of another node: start again without it"),
     kind("past-forgotten", &[410], "this node knows the past from a later time on only"),
     kind("version-mismatch", &[412], "the document is not in the version that was named"),

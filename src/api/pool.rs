@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{
     Api, Problem,
@@ -25,8 +26,11 @@ use crate::{
     document::json as strict,
     node::node_url,
     op::{Command, Eviction, NodeId, Op, PoolId},
-    replica::{Counters, Draft, Holdup, LinkState, MemberStatus, Now, Replica, Standing},
+    replica::{Counters, Draft, Holdup, LinkState, MemberStatus, Now, Receipt, Refused, Replica, Standing, Unfit},
 };
+
+/// How long a node that is to retire waits until another member holds what it has.
+const SHARE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `GET /v1/pool`.
 pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<Value>, Problem> {
@@ -74,11 +78,30 @@ pub async fn remove(State(api): State<Api>, NodePath(node): NodePath, uri: Uri) 
         let detail = format!("{node} has left this pool already: GET /v1/pool lists its members");
         return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", detail));
     }
-    let command = if own { Command::Retire } else { Command::Evict(Eviction { node, force }) };
-    let draft = Draft { key: None, guards: Vec::new(), commands: vec![command], present: false };
-    let waited = api.awaited(api.node.submit(draft).await??, patience).await?;
+    let receipt = if own { retire(&api).await? } else { evict(&api, Eviction { node, force }).await? };
+    let waited = api.awaited(receipt, patience).await?;
     let done = waited.receipt.is_final || waited.has_reached();
     Ok(if done { shape::written(StatusCode::OK, &waited) } else { waited.accepted() })
+}
+
+async fn evict(api: &Api, eviction: Eviction) -> Result<Receipt, Problem> {
+    let commands = vec![Command::Evict(eviction)];
+    Ok(api.node.submit(Draft { key: None, guards: Vec::new(), commands, present: false }).await??)
+}
+
+/// Lets the node retire, once another member holds what it has: there is a moment for that, for a node that takes writes has
+/// mostly something on its way.
+async fn retire(api: &Api) -> Result<Receipt, Problem> {
+    let end = Instant::now() + SHARE_TIMEOUT;
+    loop {
+        let draft = Draft { key: None, guards: Vec::new(), commands: vec![Command::Retire], present: false };
+        let answer = api.node.submit(draft).await?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || !matches!(answer, Err(Refused::Membership(_, Unfit::Unshared(_)))) {
+            return Ok(answer?);
+        }
+        api.node.share(left).await?;
+    }
 }
 
 /// Whether a node was a member, and is none any more.

@@ -1,50 +1,79 @@
-//! How a node leaves its pool when it stops: it retires, and goes once a peer holds that.
+//! How a node leaves its pool when it stops: once its peers hold what it has, it retires, and goes when a peer holds that.
 
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    node::Node,
-    op::Command,
-    replica::{Draft, Now, Refused, Replica, Unfit},
+    node::{ASK_EVERY, Node},
+    op::{Command, OpId},
+    replica::{Draft, Now, Refused, Replica, Unfit, Unshared},
 };
 
-/// How long it waits for a peer that holds its retirement.
+/// How long it waits, in all, for a peer that holds what the node has, and then its retirement.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it asks: a link that has come about since was not asked.
-const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// Why a node has not left.
+enum Stays {
+    Unshared(Unshared),
+    Because(String),
+}
 
 /// Retires. What comes of it is said in the log, and the node stops in any case.
 pub async fn leave(node: &Node) {
-    match timeout(LEAVE_TIMEOUT, retire(node)).await {
-        Ok(Ok(())) => {
-            tracing::info!(
-                "it has left the pool: started with an empty data directory it joins again, as another node"
+    let end = Instant::now() + LEAVE_TIMEOUT;
+    let op = match retire(node, end).await {
+        Ok(op) => op,
+        Err(Stays::Because(why)) => return tracing::warn!("it has not left the pool: {why}"),
+        Err(Stays::Unshared(Unshared { own, orphans, .. })) => {
+            return tracing::warn!(
+                operations = own + orphans as u64,
+                "it has not left the pool, for no other member has said that it holds all that this one has: start it again \
+                 with this data directory where it reaches the others, and they get that. If it is evicted meanwhile it joins \
+                 again as another, with what only it had; without its data directory that is lost"
             );
         }
-        Ok(Err(why)) => tracing::warn!("it has not left the pool: {why}"),
-        Err(_) => {
-            tracing::warn!(
-                "no peer has said that it holds that this node has left: if lamplight members still shows it on the \
-                 others, evict it there"
-            );
+    };
+    match timeout_at(end, held_by_a_peer(node, op)).await {
+        Ok(Ok(())) => tracing::info!("it has left the pool: started with --join it joins again, as another node"),
+        Ok(Err(why)) => tracing::warn!("it has retired, and stops: {why}"),
+        Err(_) => tracing::warn!(
+            "no peer has said that it holds that this node has left; all else that it had another member holds. If lamplight \
+             members still shows it on the others, evict it there, or start it with --join: it tells them then"
+        ),
+    }
+}
+
+/// Issues the op once another member holds what the node has; or says why not. None if it had retired before.
+async fn retire(node: &Node, end: Instant) -> Result<Option<OpId>, Stays> {
+    let stopped = |_| Stays::Because("the node has stopped already".into());
+    let because = |why: &str| Err(Stays::Because(why.into()));
+    let draft = || Draft { key: None, guards: Vec::new(), commands: vec![Command::Retire], present: false };
+    loop {
+        let refused = match node.submit(draft()).await.map_err(stopped)? {
+            Ok(receipt) => return Ok(Some(receipt.op)),
+            Err(refused) => refused,
+        };
+        match refused {
+            Refused::Retired => return Ok(None),
+            Refused::NotReady => return because("it has not become a member"),
+            Refused::Membership(_, Unfit::Last) => return because("it is the last member"),
+            Refused::Membership(_, Unfit::Unshared(_)) => {}
+            Refused::DiskFull => return because("its disk has no room to note it"),
+            refused => return because(&format!("it was refused: {refused:?}")),
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        let unshared = node.share(left).await.map_err(stopped)?;
+        if !unshared.is_nothing() {
+            return Err(Stays::Unshared(unshared));
         }
     }
 }
 
-/// Issues the op, and waits until a peer holds it; or says why there is none.
-async fn retire(node: &Node) -> Result<(), String> {
+/// Waits until a peer holds the op by which the node has retired.
+async fn held_by_a_peer(node: &Node, op: Option<OpId>) -> Result<(), String> {
+    let Some(op) = op else { return Ok(()) };
     let stopped = |_| "the node has stopped already".to_string();
-    let draft = Draft { key: None, guards: Vec::new(), commands: vec![Command::Retire], present: false };
-    let op = match node.submit(draft).await.map_err(stopped)? {
-        Ok(receipt) => receipt.op,
-        Err(Refused::Retired) => return Ok(()),
-        Err(Refused::NotReady) => return Err("it has not become a member".into()),
-        Err(Refused::Membership(_, Unfit::Last)) => return Err("it is the last member".into()),
-        Err(Refused::DiskFull) => return Err("its disk has no room to note it".into()),
-        Err(refused) => return Err(format!("it was refused: {refused:?}")),
-    };
     let mut published = node.published();
     loop {
         let look = move |replica: &Replica, _: Now| (replica.holders(op), replica.counters().held);

@@ -53,8 +53,9 @@ pub struct EvictArgs {
 #[command(after_help = examples!(
     "  lamplight retire --url http://127.0.0.1:7173
 
-The node that is asked leaves its pool for good, and can be stopped then; the others go on without waiting for it. Started
-with an empty data directory it joins again, as another."
+The node that is asked leaves its pool for good, and can be stopped then; the others go on without waiting for it. It does so
+once another member holds all that it has; else it says how much is missing there. Started with --join it joins again, as
+another."
 ))]
 pub struct RetireArgs {
     #[command(flatten)]

@@ -29,6 +29,7 @@ mod config;
 mod data;
 mod descriptors;
 mod documents;
+mod evict_after;
 mod export;
 mod final_watch;
 mod headway;

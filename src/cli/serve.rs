@@ -19,7 +19,9 @@ use super::{
     access::{AccessArgs, Opened},
     catching_up,
     data::{self, Data, Keeping, Mark, Sync},
-    descriptors, leaving,
+    descriptors,
+    evict_after::EvictAfter,
+    leaving,
     limits::LimitArgs,
     logging::LogArgs,
     secret::SecretArgs,
@@ -81,11 +83,17 @@ pub struct ServeArgs {
     /// are only added.
     #[arg(long, env = "LAMPLIGHT_SNAPSHOT_BYTES", value_name = "SIZE", default_value_t = Size(Layout::default().snapshot_bytes))]
     snapshot_bytes: Size,
-    /// Leave the pool when told to stop: the node retires first, so that finality does not wait for it, and once a peer
-    /// holds that, within five seconds, it ends. It says so if that could not be. For nodes that come and go: it comes back
-    /// as a newcomer, and needs an empty data directory, or --memory, for that.
+    /// Leave the pool when told to stop: once another member holds all that the node has, it retires, so that finality does
+    /// not wait for it, and ends once a peer holds that, all within five seconds. Where no other member holds all that it
+    /// has it does not retire, and says so. For nodes that come and go: started with --join it comes back as a newcomer,
+    /// whatever its data directory holds.
     #[arg(long, env = "LAMPLIGHT_LEAVE")]
     leave: bool,
+    /// Evict members that no remaining member has heard for so long (as 30s, 10m, 4h or 7d), so that finality goes on without them. Only
+    /// where those who hear each other are a majority. One that comes back after that joins again as another, with
+    /// what only it had, so its data is safe as long as its disk is. Off unless it is given; all nodes should carry the same.
+    #[arg(long, env = "LAMPLIGHT_EVICT_AFTER", value_name = "DURATION")]
+    evict_after: Option<EvictAfter>,
     #[command(flatten)]
     pub(super) log: LogArgs,
     #[command(flatten)]
@@ -127,6 +135,7 @@ pub async fn serve(args: ServeArgs, give_back: fn()) -> Result<(), Failure> {
             ops: args.retain_ops,
             bytes: usize::try_from(args.retain_bytes.0).unwrap_or(usize::MAX),
         },
+        evict_after_ms: args.evict_after.map(EvictAfter::ms),
     };
     let opened = args.access.open(bound, &config.urls, secret.is_set())?;
     let (limits, memory_max) = (args.limits.limits(), args.limits.memory_max());
@@ -161,6 +170,7 @@ pub async fn demo(args: DemoArgs, give_back: fn()) -> Result<(), Failure> {
             pool: Some("demo".into()),
             seed: fastrand::u64(..),
             retention: Retention::default(),
+            evict_after_ms: None,
         };
         let opened = Opened { access: Access::default(), tls: None, trust: Trust::of_system() };
         let (limits, memory_max) = (Limits::default(), usual_memory_max());

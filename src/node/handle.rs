@@ -2,12 +2,12 @@
 //!
 //! It asks, and waits for the answer; nothing is decided here.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{mpsc, oneshot, watch},
-    time::Instant,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -23,9 +23,12 @@ use super::{
 };
 use crate::{
     op::NodeId,
-    replica::{Config, Draft, Event, Now, Outbox, Presence, Receipt, Refused, Replica},
+    replica::{Config, Draft, Event, Now, Outbox, Presence, Receipt, Refused, Replica, Unshared},
     storage::Store,
 };
+
+/// How often peers are asked what they hold, while somebody waits for that.
+pub const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// Handle to a running node. Cheap to clone.
 #[derive(Clone)]
@@ -209,6 +212,29 @@ impl Node {
     /// sent; [`Published::held`] tells of answers, and [`Replica::holders`] what they come to.
     pub async fn ask(&self, seq: u64) -> Result<(), Stopped> {
         self.0.requests.send(Request::Command(Event::Ask(seq))).await.map_err(|_| Stopped)
+    }
+
+    /// Waits until another member holds all that this node has issued, what it has to issue again included; at most for so
+    /// long. Returns what no other member holds then.
+    pub async fn share(&self, most: Duration) -> Result<Unshared, Stopped> {
+        let (end, mut published) = (Instant::now() + most, self.published());
+        loop {
+            let look = |replica: &Replica, _: Now| {
+                let issued = replica.log().head(replica.node()).seq;
+                (replica.unshared(), issued, replica.counters().held)
+            };
+            let (unshared, issued, held) = self.read(look).await?;
+            let left = end.saturating_duration_since(Instant::now());
+            if unshared.is_nothing() || left.is_zero() {
+                return Ok(unshared);
+            }
+            self.ask(issued).await?;
+            tokio::select! {
+                answered = published.wait_for(|news| news.held != held) => drop(answered.map_err(|_| Stopped)?),
+                // What is issued again, and a link that has come about since, is asked for anew.
+                () = sleep(left.min(ASK_EVERY)) => {}
+            }
+        }
     }
 
     /// Says that somebody reads what the documents were at a time: for a while, the log keeps what comes after it.

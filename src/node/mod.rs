@@ -27,7 +27,7 @@ use std::{
 };
 
 pub use admission::{Admission, NotAdmitted, REFUSAL};
-pub use handle::{Node, Stopped};
+pub use handle::{ASK_EVERY, Node, Stopped};
 pub use handshake::{CHALLENGE, Unproved};
 pub use link::{Network, Tcp, node_url};
 pub use memory::usual_memory_max;
@@ -233,7 +233,9 @@ impl<N: Network> Task<N> {
     /// Says what no node should have to say.
     fn report(&self, before: Counters) {
         let now = self.replica.counters();
-        if now.reborn > before.reborn {
+        if now.rejoined > before.rejoined {
+            tracing::info!(node = %self.replica.node(), "it had retired: it joins its pool again, as another node with this id");
+        } else if now.reborn > before.reborn {
             tracing::error!(node = %self.replica.node(), "other ops were issued under this node's id, by an old copy of its disk or a second node: it comes back under this new id");
         }
         if now.mended > before.mended {

@@ -35,6 +35,7 @@ pub(super) enum Place {
 impl Replica {
     pub(super) fn on_tick(&mut self) {
         let now_ms = self.now.mono_ms;
+        self.go_on_as_last();
         self.found_if_none();
         self.caught_up();
         self.leave_if_cast_out();
@@ -53,6 +54,7 @@ impl Replica {
             self.advance();
             self.ask_or_sponsor();
             self.replace_predecessors();
+            self.evict_absent();
             self.leave_dead_end();
             self.part_from_evicted();
             self.part_from_absent();
@@ -164,7 +166,7 @@ impl Replica {
                 return self.refuse(link, Why::Fork, detail);
             }
         }
-        if !self.ready && self.host != Some(link) {
+        if !self.ready && !self.rejoins && self.host != Some(link) {
             return;
         }
         let mut fresh = Vec::with_capacity(ops.len());
@@ -296,7 +298,7 @@ impl Replica {
     pub(super) fn caught_up(&mut self) {
         let own = self.log.head(self.config.node).seq;
         let takes_back = self.takes_back && self.links.values().any(|link| link.holds_own > own);
-        if self.ready || !self.is_member() || takes_back || self.spoilt {
+        if self.ready || !self.is_member() || takes_back || self.spoilt || self.roster.is_retired(self.config.node) {
             return;
         }
         let node = self.config.node;
@@ -330,7 +332,8 @@ impl Replica {
     }
 
     pub(super) fn say_heads(&mut self, link: LinkId) {
-        if !self.ready && self.host != Some(link) {
+        // One that has retired tells others of that, who may be in the same position.
+        if !self.ready && !self.rejoins && self.host != Some(link) {
             return;
         }
         let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);

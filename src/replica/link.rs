@@ -118,6 +118,12 @@ impl Link {
         op.origin == node && self.holds_own >= op.seq || shared()
     }
 
+    /// How many ops of this `node` the peer has said that it holds.
+    pub(super) fn held_of(&self, node: NodeId) -> u64 {
+        let shared = self.shared.iter().find(|(origin, _)| *origin == node).map_or(0, |(_, seq)| *seq);
+        self.holds_own.max(shared)
+    }
+
     /// The peer sent `op`, so it holds it.
     pub(super) fn peer_sent(&mut self, op: &Op) {
         let Some(sent) = &mut self.sent else { return };

@@ -138,8 +138,8 @@ impl Replica {
             }
             return Some((Why::Oneself, "it is this node itself".into()));
         }
-        if let Some(detail) = self.goes_on_without(hello.node) {
-            return Some((Why::Evicted, detail));
+        if let Some(objection) = self.goes_on_without(hello.node) {
+            return Some(objection);
         }
         let name = |pool: &Option<(crate::op::PoolId, String)>| pool.as_ref().map(|(_, name)| name.clone());
         let wrong_name = |wanted: &Option<String>, offered: Option<String>| matches!((wanted, offered), (Some(wanted), Some(offered)) if *wanted != offered);
@@ -217,10 +217,11 @@ impl Replica {
             let why = format!("{}; {} comes back as another", refusal.detail, self.config.node);
             return self.be_reborn(why, Loss::Fork);
         }
-        // Who has retired is told the same, and stays what it is.
-        let stays = self.roster.is_retired(self.config.node);
+        // Who has retired is told the same, and stays what it is; unless it was started to join again: then whoever says that holds
+        // all that it held.
+        let (stays, rejoins) = (self.stays_retired(), self.rejoins);
         // Who holds nothing yet has nothing to lose by it, and knows nobody whom to believe.
-        if refusal.why == Why::Evicted && !stays && (self.log.is_empty() || self.believes(link)) {
+        if refusal.why == Why::Evicted && !stays && (rejoins || self.log.is_empty() || self.believes(link)) {
             let why = format!("the pool goes on without {}, which comes back as another", self.config.node);
             return self.be_reborn(why, Loss::CutOff);
         }

@@ -1,6 +1,8 @@
 //! What a node does about members that leave: whom it listens to, whom it links with, and when it must itself come back
 //! as another.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{LinkId, Replica, gossip::SILENCE_MS, rebirth::Loss};
 use crate::{
     op::{Command, Eviction, Head, NodeId},
@@ -17,6 +19,34 @@ pub(super) struct DeadEnd {
     since_ms: Option<u64>,
     /// How often it has left one.
     left: u32,
+}
+
+/// Since when this node has heard nothing of members, while it heard a majority.
+#[derive(Debug, Default)]
+pub(super) struct Signs {
+    silent_since_ms: BTreeMap<NodeId, u64>,
+    noted_ms: u64,
+}
+
+impl Signs {
+    /// Notes at a beat who is silent. What a node that did not listen has not heard says nothing.
+    fn note(&mut self, now_ms: u64, listens: bool, silent: &[NodeId]) {
+        let stood_still = now_ms > self.noted_ms + SILENCE_MS;
+        if (!listens || stood_still) && !left_out(Rule::Unheard) {
+            self.silent_since_ms.clear();
+        }
+        self.noted_ms = now_ms;
+        self.silent_since_ms.retain(|node, _| silent.contains(node));
+        for node in silent {
+            self.silent_since_ms.entry(*node).or_insert(now_ms);
+        }
+    }
+
+    /// Those who have been silent for so long.
+    fn silent_for(&self, after_ms: u64) -> Vec<NodeId> {
+        let long = |(_, since_ms): &(&NodeId, &u64)| self.noted_ms >= since_ms.saturating_add(after_ms);
+        self.silent_since_ms.iter().filter(long).map(|(node, _)| *node).collect()
+    }
 }
 
 impl Replica {
@@ -57,12 +87,18 @@ impl Replica {
     }
 
     /// Why there is no link with this node any more, if the pool goes on without it.
-    pub(super) fn goes_on_without(&self, node: NodeId) -> Option<String> {
-        if self.roster.is_retired(node) {
-            return Some(format!("{node} has retired: start it with an empty data directory to join again"));
-        }
+    pub(super) fn goes_on_without(&self, node: NodeId) -> Option<(Why, String)> {
         let effective = self.roster.is_evicted(node) && !self.finality.assembly.pending.contains(&node);
-        effective.then(|| format!("{node} was evicted, and the pool goes on without it: it joins again as another"))
+        let detail = match () {
+            () if self.roster.is_retired(node) => format!("{node} has retired: started with --join it joins again"),
+            () if effective => {
+                format!("{node} was evicted, and the pool goes on without it: it joins again as another")
+            }
+            () => return None,
+        };
+        // One who has left itself does not speak for the pool: nobody is to give up anything on its word.
+        let why = if self.roster.is_retired(self.config.node) { Why::Busy } else { Why::Evicted };
+        Some((why, detail))
     }
 
     /// Whether the word of this peer, that the pool goes on without this node, is to be believed: unless this side has
@@ -93,7 +129,7 @@ impl Replica {
         let assembly = &self.finality.assembly;
         // Not without someone who has what it gives up.
         let others = self.linked().any(|(peer, _)| assembly.remaining.contains(&peer));
-        if assembly.outcast && others && !self.roster.is_retired(self.config.node) {
+        if assembly.outcast && others && !self.stays_retired() {
             let why = format!("{} is no part of the pool any more, and comes back as another", self.config.node);
             self.be_reborn(why, Loss::CutOff);
         }
@@ -145,11 +181,35 @@ impl Replica {
         }
     }
 
+    /// Evicts members that no remaining member has heard for as long as the operator has said. Signs of life spread through the pool,
+    /// so what came here is what came to anyone whom this node hears. A majority must be heard: so of two sides of a
+    /// cut pool one at most evicts the other. The others leave it to the smallest of those who are heard, for a while.
+    pub(super) fn evict_absent(&mut self) {
+        let Some(after_ms) = self.config.evict_after_ms else { return };
+        let (node, now_ms) = (self.config.node, self.now.mono_ms);
+        let others = || self.roster.present().map(|(other, _)| *other).filter(|other| *other != node);
+        let heard: BTreeSet<NodeId> = others().filter(|other| self.is_heard(*other, now_ms)).collect();
+        let sound = self.ready && !self.finality.assembly.outcast && self.finality.assembly.remaining.contains(&node);
+        let speaks = |other: &NodeId| *other == node || heard.contains(other);
+        // Who was cut off, or stood still, cannot tell who was silent meanwhile; nor can one who has just come up.
+        let listens = sound && self.roster.are_majority(speaks, self.reach());
+        let silent: Vec<NodeId> = others().filter(|other| !heard.contains(other)).collect();
+        self.signs.note(now_ms, listens, &silent);
+        if !listens {
+            return;
+        }
+        let turn = heard.iter().filter(|other| **other < node).count() as u64;
+        let after_ms = after_ms.saturating_add(turn * self.silent_after_ms());
+        for node in self.signs.silent_for(after_ms) {
+            self.issue_alone(Command::Evict(Eviction { node, force: false }));
+        }
+    }
+
     /// Ends the links with those whom the pool goes on without.
     pub(super) fn part_from_evicted(&mut self) {
-        let gone: Vec<(LinkId, String)> =
+        let gone: Vec<(LinkId, (Why, String))> =
             self.linked().filter_map(|(node, link)| Some((link, self.goes_on_without(node)?))).collect();
-        gone.into_iter().for_each(|(link, detail)| self.refuse(link, Why::Evicted, detail));
+        gone.into_iter().for_each(|(link, (why, detail))| self.refuse(link, why, detail));
     }
 
     /// Whether a member was heard of lately, by any way.

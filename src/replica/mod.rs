@@ -8,6 +8,7 @@ mod dump;
 mod early;
 mod finality;
 mod gossip;
+mod leaving;
 mod link;
 mod linking;
 mod log;
@@ -30,6 +31,7 @@ pub use causality::Causality;
 pub use dump::{Dump, DumpGone};
 pub use early::{EARLY_BYTES_MAX, EARLY_OPS_MAX};
 pub use finality::Holdup;
+pub use leaving::Unshared;
 pub use link::LinkId;
 pub use log::Log;
 pub use outbox::Outbox;
@@ -79,6 +81,8 @@ pub struct Config {
     pub seed: u64,
     /// How much of what is final stays in the log.
     pub retention: Retention,
+    /// For how many milliseconds no remaining member has heard of a member that is then evicted, if that is wanted.
+    pub evict_after_ms: Option<u64>,
 }
 
 impl Config {
@@ -93,6 +97,7 @@ impl Config {
             pool: None,
             seed,
             retention: Retention::default(),
+            evict_after_ms: None,
         }
     }
 }
@@ -258,6 +263,8 @@ pub enum Unfit {
     NoMajority,
     /// The last member does not leave: the pool would go with it.
     Last,
+    /// Operations of the node that would retire are held by no other member yet.
+    Unshared(Unshared),
     /// Only nodes make members.
     NotForClients,
 }
@@ -290,6 +297,8 @@ pub struct Counters {
     pub repairs: u64,
     /// Times that the node had to come back under a new id.
     pub reborn: u64,
+    /// Times that it has joined again under a new id because it had retired.
+    pub rejoined: u64,
     /// Times that a peer with the same log had other documents.
     pub discrepancies: u64,
     /// Times that this node's documents were the wrong ones, and were folded anew.
@@ -359,6 +368,9 @@ pub struct Replica {
     /// Where an operator wants this node to be.
     moving_to: Option<String>,
     dead_end: membership::DeadEnd,
+    /// Whether it has retired in an earlier run, and is to join its pool again as another.
+    rejoins: bool,
+    signs: membership::Signs,
     cut: bool,
     links: BTreeMap<LinkId, Link>,
     peers: Peers,
@@ -416,6 +428,8 @@ impl Replica {
             tight: false,
             moving_to: None,
             dead_end: membership::DeadEnd::default(),
+            rejoins: false,
+            signs: membership::Signs::default(),
             cut: false,
             links: BTreeMap::new(),
             peers,
@@ -496,6 +510,7 @@ impl Replica {
         self.unseen = self.log.heads().map(|(origin, head)| (origin, head.seq)).collect();
         (self.ready, self.takes_back, self.listens_since_ms) = (false, false, None);
         self.unconfirmed = None;
+        self.signs = membership::Signs::default();
         if let Some(pool) = self.pool.clone() {
             self.enter(pool);
         }
@@ -511,7 +526,8 @@ impl Replica {
         self.unseen.clear();
         (self.pool, self.ready, self.takes_back) = (None, false, false);
         self.unconfirmed = None;
-        self.listens_since_ms = None;
+        (self.listens_since_ms, self.rejoins) = (None, false);
+        self.signs = membership::Signs::default();
         (self.fetch, self.compacting, self.compacted) = (None, None, 0);
         (self.spoilt, self.doubtful) = (false, false);
         self.pins.clear();
@@ -550,7 +566,7 @@ impl Replica {
         }
         let body = self.body(key, guards, commands);
         check(&body).map_err(Refused::Fault)?;
-        let op = self.next_op(&body).map_err(Refused::Op)?;
+        let op = self.next_op(&body)?;
         if op.bytes().len() > DRAFT_BYTES_MAX {
             return Err(Refused::Op(OpError::TooLong));
         }
@@ -567,8 +583,7 @@ impl Replica {
     fn admit(&self, command: &Command<'_>) -> Result<(), Refused> {
         let (node, own) = match command {
             Command::Evict(eviction) => (eviction.node, self.config.node),
-            Command::Retire if self.roster.len() > 1 => return Ok(()),
-            Command::Retire => return Err(Refused::Membership(self.config.node, Unfit::Last)),
+            Command::Retire => return self.may_retire(),
             Command::Add(newcomer, _) => return Err(Refused::Membership(newcomer.node, Unfit::NotForClients)),
             Command::Fence(node, _) | Command::Removed(node) => {
                 return Err(Refused::Membership(*node, Unfit::NotForClients));
@@ -597,9 +612,15 @@ impl Replica {
         Body { wall_ms: self.now.wall_ms, seen: seen.into_iter().collect(), key: key.map(Into::into), guards, commands }
     }
 
-    fn next_op(&self, body: &Body<'_>) -> Result<Op, OpError> {
+    /// The next op of this node, which every op that it issues comes from: none follows the one by which it retired, for the
+    /// others take none.
+    fn next_op(&self, body: &Body<'_>) -> Result<Op, Refused> {
         let origin = self.config.node;
-        Op::encode(OpId { origin, seq: self.log.head(origin).seq + 1 }, self.clock + 1, body)
+        if self.roster.is_retired(origin) && !left_out(Rule::LastWord) {
+            return Err(Refused::Retired);
+        }
+        let id = OpId { origin, seq: self.log.head(origin).seq + 1 };
+        Op::encode(id, self.clock + 1, body).map_err(Refused::Op)
     }
 
     /// Issues an op of one command about members.
@@ -791,7 +812,8 @@ impl Replica {
     /// How far it is in becoming a member.
     pub fn standing(&self) -> Standing {
         match (self.ready, &self.pool) {
-            _ if self.roster.is_retired(self.config.node) => Standing::Retired,
+            // One that is to join again has yet to.
+            _ if self.roster.is_retired(self.config.node) && !self.rejoins => Standing::Retired,
             (true, _) => Standing::Member,
             (false, Some(_)) => Standing::CatchingUp,
             (false, None) => Standing::Joining,

@@ -125,6 +125,7 @@ impl Replica {
     /// Comes back under a new id.
     pub(super) fn be_reborn(&mut self, why: String, loss: Loss) {
         let (node, Some(pool)) = (self.config.node, self.pool.clone()) else { return };
+        let rejoins = self.rejoins;
         // What an old copy of a disk held the pool has, as far as that has ops of this id; what came since is its own.
         let is_forked = |op: &Op| loss == Loss::Fork && op.origin() == node && op.id().seq > self.resumed_at;
         let orphan = |op: &Op| Orphan { op: op.clone(), forked: is_forked(op) };
@@ -146,18 +147,27 @@ impl Replica {
         self.forget();
         self.former.insert(node);
         self.resumed_at = 0;
-        self.config.node = NodeId(uuid::Builder::from_random_bytes(self.rng.u128(..).to_le_bytes()).into_uuid());
+        self.config.node = self.new_id();
         self.presence.rename(node, self.config.node, self.run, self.now.mono_ms);
         self.started_ms = Some(self.now.mono_ms);
         self.counters.reborn += 1;
+        self.counters.rejoined += u64::from(rejoins);
         self.moving_to = None;
         self.enter(pool);
+    }
+
+    /// An id that no node has had.
+    pub(super) fn new_id(&mut self) -> NodeId {
+        NodeId(uuid::Builder::from_random_bytes(self.rng.u128(..).to_le_bytes()).into_uuid())
     }
 
     /// Issues again what the pool does not hold of that which this node held under earlier ids: once it is sure that the first
     /// op will never come from elsewhere, and behind all that the op had seen. Others who held it may do the same; by its key
     /// it counts once.
     pub(super) fn issue_orphans(&mut self) {
+        if self.roster.is_retired(self.config.node) {
+            return;
+        }
         let mut orphans = std::mem::take(&mut self.orphans);
         orphans.sort_by_key(|orphan| orphan.op.stamp());
         // By origin, the first op that has to wait.

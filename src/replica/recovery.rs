@@ -217,6 +217,8 @@ impl Making {
                 replica.finality.reach(self.frontier.max(joined));
             }
             replica.finality.recorded = self.frontier;
+            // A retirement is for good, but whoever starts it with somewhere to join wants it back: as another.
+            replica.rejoins = replica.roster.is_retired(replica.config.node) && !replica.config.join.is_empty();
         }
         let own = replica.log.head(replica.config.node).seq;
         // If it issued nothing since the last start, there is nothing that nobody has confirmed.

@@ -110,6 +110,11 @@ impl Roster {
         self.ops.values().take_while(|op| op.time() <= time).cloned().collect()
     }
 
+    /// All ops about members, in stamp order.
+    pub(super) fn ops(&self) -> impl DoubleEndedIterator<Item = &Op> {
+        self.ops.values()
+    }
+
     fn note(&mut self, op: &Op) -> bool {
         // Such a command stands alone in its op.
         match op.body().commands.first() {
@@ -322,6 +327,11 @@ impl Roster {
         let first = list.partition_point(|(added, _)| *added <= reach.frontier);
         let is_one = |len: usize| 2 * list[..len].iter().filter(|(_, speaks)| *speaks).count() > len;
         (first..=list.len()).all(is_one) || left_out(Rule::Majority)
+    }
+
+    /// Whether those of the present members who speak are a majority.
+    pub(super) fn are_majority(&self, speaks: impl Fn(&NodeId) -> bool, reach: Reach<'_>) -> bool {
+        self.is_majority(|node| !self.is_gone(*node) && speaks(node), reach)
     }
 
     /// Whether those who would remain without `node` too are a majority.

@@ -459,6 +459,236 @@ mod tests {
         assert!(pool.nodes[a].frontier() >= receipt.stamp.time);
     }
 
+    /// Members that are linked each with each, with what is changed in how they begin.
+    fn with_members(count: u128, change: impl Fn(Config) -> Config) -> (Pool, Vec<usize>) {
+        let mut pool = Pool::default();
+        let retention = Retention::default();
+        let config = |id| change(Config { retention, ..config(id, id == 1) });
+        let nodes: Vec<usize> = (1..=count).map(|id| pool.add(Replica::new(config(id)))).collect();
+        for (at, one) in nodes.iter().enumerate() {
+            pool.pass(100);
+            nodes[..at].iter().for_each(|other| pool.link(*other, *one));
+            pool.pass(2_000);
+        }
+        assert!(nodes.iter().all(|node| pool.nodes[*node].standing() == Standing::Member));
+        (pool, nodes)
+    }
+
+    fn with_three(change: impl Fn(Config) -> Config) -> (Pool, [usize; 3]) {
+        let (pool, nodes) = with_members(3, change);
+        (pool, [nodes[0], nodes[1], nodes[2]])
+    }
+
+    impl Pool {
+        fn retire(&mut self, node: usize) -> bool {
+            let commands = vec![Command::Retire];
+            let draft = Draft { key: None, guards: Vec::new(), commands, present: false };
+            self.give(node, Event::Submit(0, draft)).is_some()
+        }
+
+        /// Ends a node and starts it again from what it has stored.
+        fn restart(&mut self, node: usize, join: bool) {
+            let ends: Vec<usize> = self.links.iter().filter(|end| end.0 == node).map(|end| end.2).collect();
+            ends.into_iter().for_each(|other| self.part(node, other));
+            let mut config = self.nodes[node].config().clone();
+            config.join = if join { vec!["http://n1:1".into()] } else { Vec::new() };
+            config.seed += 1_000;
+            let mut recovery = crate::replica::Recovery::new(config);
+            self.records[node].iter().cloned().for_each(|record| recovery.take(record));
+            self.nodes[node] = recovery.finish(None);
+        }
+
+        fn has(&self, node: usize, id: &str) -> bool {
+            self.nodes[node].state().text("c", id).is_some()
+        }
+    }
+
+    #[test]
+    fn a_node_retires_once_another_member_holds_what_it_has_written() {
+        let (mut pool, [a, b, c]) = with_three(|config| config);
+        pool.put(c, "shared", 1);
+        pool.pass(3_000);
+        pool.part(a, c);
+        pool.part(b, c);
+        pool.put(c, "alone", 1);
+        assert!(!pool.retire(c), "nobody else has it");
+        assert_eq!(pool.nodes[c].unshared().own, 1);
+        pool.link(a, c);
+        pool.pass(3_000);
+        assert!(pool.retire(c) && pool.has(a, "alone"));
+        let issued = pool.nodes[c].log().head(pool.nodes[c].node()).seq;
+        // Newcomers are let in by others now, and nothing else is issued either.
+        let d = pool.add(Replica::new(config(4, false)));
+        pool.link(c, d);
+        pool.pass(5_000);
+        assert_eq!(pool.nodes[c].log().head(pool.nodes[c].node()).seq, issued);
+        assert_eq!(pool.nodes[c].standing(), Standing::Retired);
+        pool.restart(c, false);
+        pool.link(a, c);
+        pool.pass(5_000);
+        assert_eq!(pool.nodes[c].standing(), Standing::Retired, "nobody told it to join");
+    }
+
+    #[test]
+    fn one_who_comes_back_from_an_eviction_retires_once_its_writes_are_there_again() {
+        let (mut pool, [a, b, c]) = with_three(|config| config);
+        pool.part(a, c);
+        pool.part(b, c);
+        pool.put(c, "alone", 1);
+        pool.pass(20_000);
+        let node = pool.nodes[c].node();
+        let commands = vec![Command::Evict(crate::op::Eviction { node, force: false })];
+        let draft = Draft { key: None, guards: Vec::new(), commands, present: false };
+        pool.give(a, Event::Submit(0, draft)).expect("it is silent");
+        pool.pass(5_000);
+        pool.link(a, c);
+        let mut refused = 0;
+        // Its old link is refused, and it comes back under another id.
+        for _ in 0..100 {
+            if pool.nodes[c].linked().next().is_none() {
+                pool.link(a, c);
+            }
+            pool.pass(100);
+            if pool.nodes[c].node() != node && pool.nodes[c].standing() == Standing::Member {
+                if pool.retire(c) {
+                    break;
+                }
+                refused += 1;
+            }
+        }
+        assert!(refused > 0 && pool.nodes[c].standing() == Standing::Retired, "refused {refused} times");
+        assert!(pool.has(a, "alone"));
+    }
+
+    #[test]
+    fn a_retired_directory_joins_again_as_another_with_what_nobody_else_has() {
+        let (mut pool, [a, b, c]) = with_three(|config| config);
+        pool.pass(3_000);
+        let old = pool.nodes[c].node();
+        assert!(pool.retire(c));
+        // What an older program issued while it was cut off is in its journal, behind a retirement that nobody heard.
+        pool.part(a, c);
+        pool.part(b, c);
+        pool.restart(c, true);
+        assert_eq!(pool.nodes[c].standing(), Standing::CatchingUp);
+        for _ in 0..3 {
+            pool.link(a, c);
+            pool.pass(3_000);
+        }
+        let node = &pool.nodes[c];
+        assert_eq!((node.standing(), node.counters().rejoined), (Standing::Member, 1));
+        assert!(node.node() != old && !pool.nodes[a].roster().present().any(|(member, _)| *member == old));
+        assert_eq!(pool.nodes[a].roster().len(), 3);
+        let time = pool.put(c, "again", 1).stamp.time;
+        pool.pass(3_000);
+        assert!(pool.nodes[b].frontier() >= time);
+    }
+
+    #[test]
+    fn a_retirement_that_nobody_heard_is_told_and_what_went_before_it_is_not_lost() {
+        let (mut pool, [a, b, c]) = with_three(|config| config);
+        pool.pass(3_000);
+        pool.part(a, c);
+        pool.part(b, c);
+        pool.put(c, "alone", 1);
+        // As an older program did: it retires though nobody else has its last write.
+        pool.nodes[c].issue_alone(Command::Retire);
+        pool.pass(100);
+        pool.restart(c, true);
+        for _ in 0..3 {
+            pool.link(a, c);
+            pool.pass(3_000);
+        }
+        assert_eq!((pool.nodes[c].standing(), pool.nodes[a].roster().len()), (Standing::Member, 3));
+        assert!([a, b, c].into_iter().all(|node| pool.has(node, "alone")));
+    }
+
+    #[test]
+    fn members_that_retire_at_the_same_time_come_back_with_all_that_they_had() {
+        let (mut pool, nodes) = with_members(2, |config| config);
+        let (a, b) = (nodes[0], nodes[1]);
+        pool.put(a, "x", 1);
+        pool.pass(3_000);
+        // Neither has heard of the other's.
+        [a, b].into_iter().for_each(|node| pool.nodes[node].issue_alone(Command::Retire));
+        pool.part(a, b);
+        let old = [a, b].map(|node| pool.nodes[node].node());
+        [a, b].into_iter().for_each(|node| pool.restart(node, true));
+        for _ in 0..4 {
+            pool.link(a, b);
+            pool.pass(3_000);
+        }
+        for (node, old) in [a, b].into_iter().zip(old) {
+            assert!(pool.has(node, "x") && pool.nodes[node].node() != old);
+            assert_eq!((pool.nodes[node].standing(), pool.nodes[node].roster().len()), (Standing::Member, 2));
+        }
+        let time = pool.put(a, "again", 1).stamp.time;
+        pool.pass(3_000);
+        assert!(pool.nodes[b].frontier() >= time);
+    }
+
+    /// After half a minute, that is.
+    fn evicts(config: Config) -> Config {
+        Config { evict_after_ms: Some(30_000), ..config }
+    }
+
+    #[test]
+    fn who_is_heard_by_nobody_for_long_is_evicted_where_a_majority_is() {
+        let (mut pool, [a, b, c]) = with_three(evicts);
+        pool.part(a, c);
+        pool.part(b, c);
+        let kept = pool.put(c, "alone", 1);
+        pool.pass(25_000);
+        assert_eq!(pool.nodes[a].roster().len(), 3, "not that long yet");
+        pool.pass(35_000);
+        let evicted = |node: usize| pool.nodes[node].roster().is_evicted(kept.op.origin);
+        assert!(evicted(a) && evicted(b));
+        assert_eq!(pool.nodes[c].roster().len(), 3, "one alone evicts nobody");
+        let time = pool.put(a, "x", 1).stamp.time;
+        pool.pass(3_000);
+        assert!(pool.nodes[a].frontier() >= time && pool.nodes[b].frontier() >= time);
+        for _ in 0..3 {
+            pool.link(a, c);
+            pool.pass(3_000);
+        }
+        assert!(pool.nodes[c].standing() == Standing::Member && pool.has(a, "alone"));
+    }
+
+    #[test]
+    fn who_is_heard_through_another_or_was_out_of_earshot_himself_stays() {
+        let (mut pool, [a, b, c]) = with_three(evicts);
+        pool.part(a, c);
+        pool.pass(120_000);
+        assert_eq!(pool.nodes[a].roster().len(), 3, "the second hears it");
+        // The first is cut off for long, and hears the second again before it hears the third.
+        pool.part(a, b);
+        pool.pass(20_000);
+        pool.link(a, b);
+        pool.part(b, c);
+        pool.pass(15_000);
+        assert_eq!(pool.nodes[a].roster().len(), 3, "what it has not heard while it was cut off says nothing");
+        pool.link(b, c);
+        pool.pass(120_000);
+        assert!([a, b, c].into_iter().all(|node| pool.nodes[node].roster().len() == 3));
+        // A restart takes nobody's time away.
+        pool.part(b, c);
+        pool.pass(25_000);
+        [a, b].into_iter().for_each(|node| pool.restart(node, true));
+        pool.link(a, b);
+        pool.pass(25_000);
+        assert_eq!(pool.nodes[b].roster().len(), 3);
+    }
+
+    #[test]
+    fn of_halves_neither_evicts_the_other() {
+        let (mut pool, nodes) = with_members(4, evicts);
+        for (one, other) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+            pool.part(nodes[one], nodes[other]);
+        }
+        pool.pass(300_000);
+        assert!(nodes.iter().all(|node| pool.nodes[*node].roster().len() == 4));
+    }
+
     #[test]
     fn an_address_that_leads_back_to_the_node_itself_is_dialled_once() {
         let join = vec!["http://n1:1".to_string()];

@@ -116,6 +116,9 @@ pub struct Birth {
     pub wrong: Wrong,
     /// How many ops stay in its log.
     pub retain: usize,
+    /// After which silence it evicts others.
+    #[serde(default)]
+    pub evict_after_ms: Option<u64>,
 }
 
 /// What can be wrong with a journal.

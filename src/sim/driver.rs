@@ -62,6 +62,8 @@ pub(super) enum Due {
     WriteAt(usize, Option<Draft>),
     /// The node of this machine vanishes.
     Kill(usize),
+    /// A node that has retired ends.
+    Gone(usize),
     Unblock(Vec<(usize, usize)>),
     Release(usize),
     Calm,
@@ -105,6 +107,8 @@ pub struct Driver<'e> {
     pub(super) old_disks: BTreeMap<usize, usize>,
     /// What clients had sent when such a node was killed, where it comes back alone.
     pub(super) sent: Vec<Draft>,
+    /// Until when a node is away for long.
+    pub(super) away_until_ms: u64,
     /// Starts on the calendar: before these a pool is not at rest.
     starts: usize,
     pub(super) urls: Vec<String>,
@@ -137,6 +141,7 @@ impl<'e> Driver<'e> {
             scheduled: 0,
             old_disks: BTreeMap::new(),
             sent: Vec::new(),
+            away_until_ms: 0,
             starts: 0,
             urls,
             seen_to: 0,
@@ -252,6 +257,7 @@ impl<'e> Driver<'e> {
             Due::Oust(machines) => self.oust(&machines)?,
             Due::WriteAt(machine, again) => self.write_at(machine, again)?,
             Due::Kill(machine) => self.kill_at(machine)?,
+            Due::Gone(node) => self.gone(node)?,
             Due::Unblock(pairs) => {
                 let freed = self.network.unblock(&pairs);
                 self.free(freed);
@@ -414,6 +420,7 @@ impl<'e> Driver<'e> {
             cut,
             wrong,
             retain: self.rng.choice(&self.plan.retain).copied().unwrap_or(usize::MAX),
+            evict_after_ms: self.plan.evict_after_ms,
         };
         let node = self.world.nodes().len();
         let is_old = matches!(birth.wrong, Wrong::Old(_));

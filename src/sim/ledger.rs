@@ -306,6 +306,31 @@ impl Ledger {
         Ok(())
     }
 
+    /// What a node has acknowledged, under whatever id, some other node has, or has it again under another id.
+    pub fn acknowledged_is_elsewhere(&self, replica: &Replica, others: &[&Replica]) -> Result<(), Violation> {
+        let ids = replica.former().iter().copied().chain([replica.node()]);
+        for id in ids.filter(|id| !self.old.contains(id)) {
+            let acknowledged = self.told.get(&id).map_or(0, |told| told.acknowledged) as usize;
+            let held = others.iter().map(|other| other.log().head(id).seq).max().unwrap_or(0) as usize;
+            let chain = self.chains.get(&id).map_or(&[][..], |chain| chain);
+            // The retirement itself is not.
+            let beyond = chain
+                .iter()
+                .take(acknowledged)
+                .skip(held)
+                .filter(|issued| !issued.op.body().commands.iter().any(crate::op::Command::is_membership));
+            for Issued { op, .. } in beyond {
+                let again = || format!("again:{}", blake3::hash(op.bytes()).to_hex());
+                let key = op.body().key.as_ref().map_or_else(again, ToString::to_string);
+                if others.iter().all(|other| other.state().claim(&key).is_none()) {
+                    let detail = format!("{} was acknowledged, and {} retires with it", op.id(), replica.node());
+                    return violated("a node retires once others have what it has acknowledged", detail);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn check_log(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
         let heads: Vec<(NodeId, Head)> = replica.log().heads().collect();
         heads_are_contiguous(watch, replica, &heads)?;
@@ -350,6 +375,9 @@ impl Ledger {
         }
         let chain = self.chains.entry(origin).or_default();
         let last = chain.last();
+        if last.is_some_and(|last| matches!(last.op.body().commands[..], [crate::op::Command::Retire])) {
+            return violated("nothing follows a retirement", format!("{} does", op.id()));
+        }
         let mut named = last.map(|last| last.holding.clone()).unwrap_or_default();
         named.insert(origin, seq);
         named.extend(op.body().seen);

@@ -57,11 +57,15 @@ pub enum Fault {
     Evict,
     /// A node comes back from a journal whose beginning a snapshot has replaced.
     Shortened,
+    /// A node retires, is gone soon after, and comes back.
+    Leave,
+    /// A node is away, dead or cut off, for so long that the others evict it of themselves, and comes back.
+    Absence,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 25] = [
+    pub const ALL: [Fault; 27] = [
         Fault::Delay,
         Fault::Reorder,
         Fault::Duplicate,
@@ -87,6 +91,8 @@ impl Fault {
         Fault::OldDisk,
         Fault::Evict,
         Fault::Shortened,
+        Fault::Leave,
+        Fault::Absence,
     ];
 }
 
@@ -141,6 +147,8 @@ pub struct Plan {
     pub tight: u32,
     /// Per mille of batches that leave slowly, where links are slow.
     pub slow: u32,
+    /// After which silence members evict each other.
+    pub evict_after_ms: Option<u64>,
     /// Whether a node that comes back from an old copy of its journal is cut off at first, takes writes, and vanishes once more.
     pub lonely: bool,
     /// How faults come.
@@ -193,7 +201,7 @@ impl Plan {
             2 => plan.of_partings(),
             3 => plan.of_old_disks(),
             5 => plan.of_burials(),
-            _ => plan.of_old_copies(),
+            _ => plan.of_old_copies().with_departures(),
         }
     }
 
@@ -255,6 +263,26 @@ impl Plan {
         // What is acknowledged is looked for by its keys.
         let squeeze = (u64::MAX, self.squeeze.1);
         Plan { lonely: true, storm_ms: self.storm_ms.max(40_000), retain, mix, squeeze, ..self }
+    }
+
+    /// The same with nodes that leave for good, or are away for long, in some plans; the others stay what they were.
+    fn with_departures(mut self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x6c65_6176_6500);
+        // Nobody promises anything of a node that does not know that its disk is an old copy.
+        if self.has(Fault::OldDisk) {
+            return self;
+        }
+        if matches!(self.seed % 16, 9 | 12 | 14) {
+            self.faults.extend([Fault::Leave, Fault::Crash, Fault::Restart]);
+        }
+        if matches!(self.seed % 16, 4 | 7 | 12) {
+            self.faults.insert(Fault::Absence);
+            self.machines = self.machines.max(3);
+            self.storm_ms = rng.u64(70_000..110_000);
+            self.evict_after_ms = Some(rng.u64(12_000..18_000));
+            (self.write_ms, self.writes_max) = (rng.u64(100..400), self.writes_max.min(300));
+        }
+        self
     }
 
     /// A small pool in which nodes vanish one after another, with ops on their way that reach some of the others only, and are
@@ -362,6 +390,7 @@ impl Plan {
             slow: 250,
             course: Course::Storm,
             lonely: false,
+            evict_after_ms: None,
         }
     }
 

@@ -198,5 +198,6 @@ fn plan(nodes: usize, seed: u64) -> Plan {
         slow: 250,
         course: super::plan::Course::Storm,
         lonely: false,
+        evict_after_ms: None,
     }
 }

@@ -47,6 +47,8 @@ impl Driver<'_> {
             Fault::OldDisk => self.old_disk()?,
             Fault::Cut => self.cut()?,
             Fault::Evict => self.evict_someone()?,
+            Fault::Leave => self.leave()?,
+            Fault::Absence => self.absence()?,
             Fault::EarlyFull => {
                 let most = self.plan.early_max.unwrap_or(usize::MAX);
                 self.world.live().any(|(_, replica)| replica.early() >= most)
@@ -206,7 +208,22 @@ impl Driver<'_> {
 
     /// Ends a node; its peers mostly learn of it, and it may come back later.
     fn kill(&mut self, node: usize) -> Result<(), Violation> {
-        let machine = self.machine(node);
+        self.end(node)?;
+        if self.plan.has(Fault::Restart) {
+            let wait_ms = self.rng.u64(10..5_000);
+            self.after(wait_ms, Due::Start(self.machine(node), true));
+        }
+        Ok(())
+    }
+
+    /// The same, and it comes back after so long.
+    fn kill_for(&mut self, node: usize, away_ms: u64) -> Result<(), Violation> {
+        self.end(node)?;
+        self.after(away_ms, Due::Start(self.machine(node), true));
+        Ok(())
+    }
+
+    fn end(&mut self, node: usize) -> Result<(), Violation> {
         let silent = self.happens(300);
         let kept = self.rng.usize(..=self.world.nodes()[node].disk.unstored());
         let peers: Vec<usize> = self.world.open_ends(node).map(|end| self.world.ends()[end].peer).collect();
@@ -216,10 +233,6 @@ impl Driver<'_> {
                 let wait_ms = self.network.latency(&mut self.rng);
                 self.after(wait_ms, Due::Act(Action::Reset(peer)));
             }
-        }
-        if self.plan.has(Fault::Restart) {
-            let wait_ms = self.rng.u64(10..5_000);
-            self.after(wait_ms, Due::Start(machine, true));
         }
         Ok(())
     }
@@ -321,6 +334,49 @@ impl Driver<'_> {
         let force = dead && self.happens(300);
         self.act(&Action::Submit(node, eviction(evicted, force)))?;
         Ok(self.world.nodes()[node].replica.as_ref().is_some_and(|replica| replica.log().len() > before))
+    }
+
+    /// A node retires, where enough others stay, and ends soon after.
+    fn leave(&mut self) -> Result<bool, Violation> {
+        let Some(node) = self.one_of_several(3) else { return Ok(false) };
+        let draft = Draft { key: None, guards: Vec::new(), commands: vec![Command::Retire], present: false };
+        self.act(&Action::Submit(node, draft))?;
+        let standing = self.world.nodes()[node].replica.as_ref().map(crate::replica::Replica::standing);
+        if standing != Some(Standing::Retired) {
+            return Ok(false);
+        }
+        let wait_ms = self.rng.u64(200..3_000);
+        self.after(wait_ms, Due::Gone(node));
+        Ok(true)
+    }
+
+    pub(super) fn gone(&mut self, node: usize) -> Result<(), Violation> {
+        if self.world.nodes()[node].replica.is_some() { self.kill(node) } else { Ok(()) }
+    }
+
+    /// A machine is dead or cut off for longer than the others wait, and comes back. One at a time: a majority stays.
+    fn absence(&mut self) -> Result<bool, Violation> {
+        let Some(after_ms) = self.plan.evict_after_ms else { return Ok(false) };
+        let Some(node) = self.one_of_several(3).filter(|_| self.now_ms >= self.away_until_ms) else { return Ok(false) };
+        let away_ms = after_ms + self.rng.u64(5_000..30_000);
+        self.away_until_ms = self.now_ms + away_ms + 20_000;
+        let machine = self.machine(node);
+        if self.rng.bool() {
+            let others = (0..self.plan.machines + self.plan.newcomers).filter(|other| *other != machine);
+            let pairs: Vec<(usize, usize)> = others.flat_map(|other| [(machine, other), (other, machine)]).collect();
+            self.network.block(&pairs);
+            self.after(away_ms, Due::Unblock(pairs));
+        } else {
+            self.kill_for(node, away_ms)?;
+        }
+        Ok(true)
+    }
+
+    /// A member, where there are so many.
+    fn one_of_several(&mut self, several: usize) -> Option<usize> {
+        let member = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
+        let members: Vec<usize> = self.world.live().filter(member).map(|(node, _)| node).collect();
+        if members.len() < several { None } else { self.rng.choice(&members).copied() }
     }
 
     /// Once the network is whole, an operator sees to what nodes cannot settle among themselves: at one node he evicts, by

@@ -27,6 +27,9 @@ use crate::{
     wire::{self, Message},
 };
 
+/// What comes over a link reaches a node two links away within this, whatever the faults, or one of the links is closed.
+const HEARD_MS: u64 = 15_000;
+
 /// All there is.
 #[derive(Debug)]
 pub struct World {
@@ -132,6 +135,8 @@ pub struct End {
     /// The other side.
     pub peer: usize,
     stage: Stage,
+    /// Since when.
+    since_ms: u64,
     out: BTreeMap<u64, Parcel>,
     next: u64,
 }
@@ -466,6 +471,7 @@ impl World {
             pool: birth.pool.clone(),
             seed: birth.seed,
             retention: Retention { ops: birth.retain, bytes: usize::MAX },
+            evict_after_ms: birth.evict_after_ms,
         });
         let mut journal =
             birth.journal.and_then(|node| Some(self.nodes.get(node)?.disk.records.clone())).unwrap_or_default();
@@ -537,11 +543,15 @@ impl World {
         }
         let mono_ms = self.now_ms - node.start_ms;
         let now = Now { mono_ms, wall_ms: node.birth.wall_ms + mono_ms };
+        let evicts = node.birth.evict_after_ms.is_some() && matches!(event, Event::Tick);
+        let issued = OpId { origin: replica.node(), seq: replica.log().head(replica.node()).seq };
         let effects = replica.handle(now, event);
+        let evicted = if evicts { evicted_since(replica, issued) } else { Vec::new() };
         if self.checks {
             self.ledger.check(&mut node.watch, replica)?;
             node.guests.follow(replica)?;
         }
+        evicted.into_iter().try_for_each(|evicted| self.is_unheard(index, evicted))?;
         for effect in effects {
             let node = &mut self.nodes[index];
             match effect {
@@ -573,6 +583,41 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A node has evicted another of itself: no member that it hears may hear that one.
+    fn is_unheard(&self, by: usize, evicted: NodeId) -> Result<(), Violation> {
+        let Some((other, replica)) = self.live().find(|(_, replica)| replica.node() == evicted) else { return Ok(()) };
+        if replica.standing() != Standing::Member {
+            return Ok(());
+        }
+        let old = |end: &End| end.stage == Stage::Open && self.now_ms >= end.since_ms + HEARD_MS;
+        let hears = |one: usize, other: usize| {
+            self.open_ends(one).any(|end| {
+                let (near, far) = (&self.ends[end], &self.ends[self.ends[end].peer]);
+                far.node == other && old(near) && old(far)
+            })
+        };
+        let member = |(_, replica): &(usize, &Replica)| replica.standing() == Standing::Member;
+        let heard = hears(by, other)
+            || self.live().filter(member).any(|(between, _)| hears(by, between) && hears(between, other));
+        if !heard {
+            return Ok(());
+        }
+        let detail = format!("node {by} evicts node {other}, {evicted}");
+        Err(Violation { invariant: "a member that is heard is evicted by an operator only", detail })
+    }
+
+    /// A node has retired: somebody else has what it has acknowledged. Of machines that are down nothing can be told.
+    fn has_shared(&self, index: usize) -> Result<(), Violation> {
+        let Node { replica: Some(replica), disk, .. } = &self.nodes[index] else { return Ok(()) };
+        let mut dead = self.nodes.iter().filter(|node| node.replica.is_none());
+        let down = |node: &Node| !node.birth.durable || self.at_url(&node.birth.url).is_none();
+        if !self.remembers || disk.lost || dead.any(down) {
+            return Ok(());
+        }
+        let others: Vec<&Replica> = self.live().filter(|(other, _)| *other != index).map(|(_, other)| other).collect();
+        self.ledger.acknowledged_is_elsewhere(replica, &others)
     }
 
     /// A disk has stored a journal as far as `end`: what waited for that goes out, and the disk goes on.
@@ -651,14 +696,17 @@ impl World {
             let detail = format!("node {index} gave none");
             return Err(Violation { invariant: "every draft is answered at once", detail });
         };
-        answer_is_right(replica, || self.ledger.ops_of(replica), before, draft, &answer)
+        answer_is_right(replica, || self.ledger.ops_of(replica), before, draft, &answer)?;
+        let retired = answer.is_ok() && matches!(draft.commands[..], [Command::Retire]);
+        if self.checks && retired { self.has_shared(index) } else { Ok(()) }
     }
 
     fn accept(&mut self, dial: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
         let Some(found) = self.dials.get(dial) else { return Ok(()) };
         let Some(target) = self.at_url(&found.url) else { return Ok(()) };
         let (near, far) = (self.ends.len(), self.ends.len() + 1);
-        let end = |node, peer, stage| End { node, peer, stage, out: BTreeMap::new(), next: 0 };
+        let since_ms = self.now_ms;
+        let end = |node, peer, stage| End { node, peer, stage, since_ms, out: BTreeMap::new(), next: 0 };
         let dialled = end(found.node, far, Stage::Dialled);
         self.ends.push(dialled);
         self.ends.push(end(target, near, Stage::Open));
@@ -672,7 +720,7 @@ impl World {
         if self.nodes[node].replica.is_none() || self.ends[end].stage != Stage::Dialled {
             return Ok(());
         }
-        self.ends[end].stage = Stage::Open;
+        (self.ends[end].stage, self.ends[end].since_ms) = (Stage::Open, self.now_ms);
         self.at_end(end, |link| Event::Opened(link, Some(url)), outcomes)
     }
 
@@ -804,6 +852,15 @@ impl Node {
     fn next_effect(&mut self) -> Option<Effect> {
         self.outbox.next(self.disk.stored as u64)
     }
+}
+
+/// Whom a node has evicted, without force, behind this op.
+fn evicted_since(replica: &Replica, after: OpId) -> Vec<NodeId> {
+    let evicted = |op: &Op| match op.body().commands.first() {
+        Some(Command::Evict(eviction)) if !eviction.force => Some(eviction.node),
+        _ => None,
+    };
+    replica.log().beyond(std::iter::once((after.origin, after.seq))).filter_map(evicted).collect()
 }
 
 fn is_all_final(replica: &Replica) -> bool {

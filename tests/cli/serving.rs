@@ -91,7 +91,7 @@ fn a_node_that_cannot_leave_says_so_and_ends() {
     second.holds_what(&last);
     cut(&second);
     second.process.signal("TERM");
-    second.process.says("no peer has said that it holds");
+    second.process.says("it has not left the pool, for no other member has said that it holds");
     assert_eq!(second.process.code(), Some(0));
     last.run(&["evict", "bob", "--force", "--wait", "--timeout", "60s"]).done();
     last.process.signal("TERM");

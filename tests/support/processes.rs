@@ -88,6 +88,18 @@ impl Process {
         self.said.lock().expect("nobody panics with it").join("\n")
     }
 
+    /// SIGTERM; its exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        let sent = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().expect("kill runs");
+        assert!(sent.success());
+        let end = Instant::now() + PATIENCE;
+        while self.child.try_wait().expect("it is ours").is_none() {
+            assert!(Instant::now() < end, "{} does not stop", self.url);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.child.wait().expect("it ran").code()
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().expect("it runs");

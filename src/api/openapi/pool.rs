@@ -57,6 +57,7 @@ fn remove() -> Operation {
             "member-alive",
             "no-majority",
             "last-member",
+            "not-shared",
             "other-origin",
         ])
         .refuses(&["not-ready", "retired", "disk-full"])
