@@ -73,11 +73,17 @@ pub enum Rule {
     Absent,
     /// Who lacks what clients show says so, and is sent it again.
     Attendance,
+    /// Of two empty pools that meet one gives way to the other.
+    MergeEmpty,
+    /// A pool in which somebody has written is given up for no other.
+    KeepWritten,
+    /// Of a name that leads back to the node itself, only that address is passed over.
+    OwnAddress,
 }
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 34] = [
+    pub const ALL: [Rule; 37] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -112,6 +118,9 @@ impl Rule {
         Rule::EditKept,
         Rule::Absent,
         Rule::Attendance,
+        Rule::MergeEmpty,
+        Rule::KeepWritten,
+        Rule::OwnAddress,
     ];
 }
 

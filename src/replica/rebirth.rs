@@ -87,7 +87,7 @@ impl Replica {
         self.forget();
         self.former.insert(node);
         self.resumed_at = 0;
-        self.config.node = NodeId(uuid::Builder::from_random_bytes(self.rng.u128(..).to_le_bytes()).into_uuid());
+        self.config.node = self.new_id();
         self.presence.rename(node, self.config.node, self.run, self.now.mono_ms);
         self.started_ms = Some(self.now.mono_ms);
         self.counters.reborn += 1;

@@ -103,6 +103,11 @@ impl Roster {
         taken
     }
 
+    /// How many ops about members there are.
+    pub(super) fn ops(&self) -> usize {
+        self.ops.len()
+    }
+
     /// The ops about members up to a time, in stamp order.
     pub(super) fn ops_to(&self, time: u64) -> Vec<Op> {
         self.ops.values().take_while(|op| op.time() <= time).cloned().collect()

@@ -197,5 +197,6 @@ fn plan(nodes: usize, seed: u64) -> Plan {
         tight: 0,
         slow: 250,
         burials: false,
+        name: None,
     }
 }

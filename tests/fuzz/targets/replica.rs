@@ -57,7 +57,18 @@ pub fn peer(mut input: &[u8]) {
 /// What a member of a pool, another node, says first.
 pub(super) fn hello(pool: Option<(PoolId, String)>) -> Hello {
     let (node, name) = (node(2), "b".into());
-    Hello { node, name, urls: Vec::new(), pool, wants: None, member: true, founds: false, clock: 0, process: 0, empty: false }
+    Hello {
+        node,
+        name,
+        urls: Vec::new(),
+        pool,
+        wants: None,
+        member: true,
+        founds: false,
+        clock: 0,
+        process: 0,
+        empty: false,
+    }
 }
 
 fn node(id: u128) -> NodeId {
