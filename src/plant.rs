@@ -91,11 +91,17 @@ pub enum Rule {
     LastWord,
     /// Nobody counts as silent for longer than a node has listened to a majority.
     Unheard,
+    /// Of two empty pools that meet one gives way to the other.
+    MergeEmpty,
+    /// A pool in which somebody has written is given up for no other.
+    KeepWritten,
+    /// Of a name that leads back to the node itself, only that address is passed over.
+    OwnAddress,
 }
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 43] = [
+    pub const ALL: [Rule; 46] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -139,6 +145,9 @@ impl Rule {
         Rule::Shared,
         Rule::LastWord,
         Rule::Unheard,
+        Rule::MergeEmpty,
+        Rule::KeepWritten,
+        Rule::OwnAddress,
     ];
 }
 

@@ -95,6 +95,7 @@ async fn serve(host: &'static str, seed: u64, start: u64) -> turmoil::Result {
         urls: vec![format!("http://{host}:{PORT}")],
         join: others,
         found: true,
+        found_with: 1,
         pool: None,
         seed: seed ^ index ^ start,
         retention: lamplight::replica::Retention::default(),

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     document::json as strict,
-    node::node_url,
+    node::join_url,
     op::{Command, Eviction, NodeId, Op, PoolId},
     replica::{Counters, Draft, Holdup, LinkState, MemberStatus, Now, Receipt, Refused, Replica, Standing, Unfit},
 };
@@ -44,7 +44,7 @@ pub async fn join(State(api): State<Api>, request: Request) -> Result<Response, 
     let Value::String(url) = fields.take("url")? else {
         return Err(Problem::bad("bad-request", "\"url\" must be a string"));
     };
-    let url = node_url(&url).ok_or_else(|| {
+    let url = join_url(&url).ok_or_else(|| {
         let detail = format!("{:?} is not of the form http://host:port or https://host:port", strict::excerpt(&url));
         Problem::bad("bad-request", detail)
     })?;

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     api::{self, Access, Api, Limits},
-    node::{Node, PoolSecret, Tcp, Trust, node_url, usual_memory_max},
+    node::{Node, PoolSecret, Tcp, Trust, join_url, node_url, usual_memory_max},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
     storage::Layout,
@@ -47,12 +47,18 @@ pub struct ServeArgs {
     /// URL at which other nodes reach this one; made from the listen address if left out.
     #[arg(long, env = "LAMPLIGHT_ADVERTISE", value_name = "URL")]
     advertise: Option<String>,
-    /// A node to join through; may be given several times, as https:// where it speaks TLS. Without it the node founds a pool of its own.
+    /// A node to join through; may be given several times, as https:// where it speaks TLS. Where a name has several addresses,
+    /// each is a node to link with, except the node's own; dns+http:// says the same openly. Without it the node founds a pool of
+    /// its own.
     #[arg(long, env = "LAMPLIGHT_JOIN", value_name = "URL", value_delimiter = ',')]
     join: Vec<String>,
     /// Found the pool when none of the join targets leads to one. All nodes may carry it: one of them founds.
     #[arg(long, env = "LAMPLIGHT_FOUND")]
     found: bool,
+    /// Found the pool, like --found, but only once so many nodes have greeted each other, this one among them: until then none
+    /// of them is ready, and none can found a pool apart.
+    #[arg(long, env = "LAMPLIGHT_FOUND_WITH", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    found_with: Option<u16>,
     /// Name of the pool: the one to found, and the only one to join.
     #[arg(long, env = "LAMPLIGHT_POOL", value_name = "NAME")]
     pool: Option<String>,
@@ -127,8 +133,9 @@ pub async fn serve(args: ServeArgs, give_back: fn()) -> Result<(), Failure> {
         node: NodeId(Uuid::new_v4()),
         name: args.name.unwrap_or_else(|| format!("node-{}", bound.port())),
         urls: vec![url.clone()],
-        found: args.found || args.join.is_empty(),
-        join: args.join.iter().map(|url| known("--join", url)).collect::<Result<_, _>>()?,
+        found: args.found || args.found_with.is_some() || args.join.is_empty(),
+        found_with: args.found_with.map_or(1, usize::from),
+        join: args.join.iter().map(|url| target(url)).collect::<Result<_, _>>()?,
         pool: args.pool,
         seed: fastrand::u64(..),
         retention: Retention {
@@ -166,6 +173,7 @@ pub async fn demo(args: DemoArgs, give_back: fn()) -> Result<(), Failure> {
             name: name.into(),
             urls: vec![format!("http://127.0.0.1:{}", args.port + index as u16)],
             found: index == 0,
+            found_with: 1,
             join: if index == 0 { Vec::new() } else { vec![first.clone()] },
             pool: Some("demo".into()),
             seed: fastrand::u64(..),
@@ -256,6 +264,10 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 fn known(flag: &str, url: &str) -> Result<String, Failure> {
     let form = "http://host:port, or https://host:port where the node there speaks TLS";
     node_url(url).ok_or_else(|| Failure::usage(format!("{flag}: {url:?} is not of the form {form}")))
+}
+
+fn target(url: &str) -> Result<String, Failure> {
+    join_url(url).map_or_else(|| known("--join", url), Ok)
 }
 
 fn url_of(scheme: &str, bound: SocketAddr) -> String {

@@ -8,8 +8,9 @@
 //! bound on messages bounds the bytes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
@@ -42,7 +43,7 @@ use super::{
     trust::Trust,
 };
 use crate::{
-    replica::{Event, LinkId},
+    replica::{Endpoint, Event, LinkId},
     wire::{self, FRAME_BYTES_MAX, Message},
 };
 
@@ -65,6 +66,11 @@ pub trait Network: Send + Sync + 'static {
 
     /// Connects to `host:port`.
     fn connect(&self, authority: &str) -> impl Future<Output = io::Result<Self::Io>> + Send;
+
+    /// The addresses, each with the port, of the name in `host:port`; none if the host is an address itself.
+    fn resolve(&self, _authority: &str) -> impl Future<Output = io::Result<Option<Vec<String>>>> + Send {
+        ready(Ok(None))
+    }
 }
 
 /// The network of the machine.
@@ -79,6 +85,14 @@ impl Network for Tcp {
         // A batch is one write, and an op alone must not wait for the next.
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    async fn resolve(&self, authority: &str) -> io::Result<Option<Vec<String>>> {
+        if authority.parse::<SocketAddr>().is_ok() {
+            return Ok(None);
+        }
+        let addresses: BTreeSet<SocketAddr> = tokio::net::lookup_host(authority).await?.collect();
+        Ok(Some(addresses.iter().map(SocketAddr::to_string).collect()))
     }
 }
 
@@ -99,8 +113,16 @@ pub(super) enum Outgoing {
 
 /// What links tell the node's task.
 pub(super) enum LinkInput {
-    Opened(LinkId, Option<String>, mpsc::Sender<Outgoing>),
+    Opened(LinkId, Option<Endpoint>, mpsc::Sender<Outgoing>),
     Event(Event),
+}
+
+/// What a dial has led to.
+enum Reached<T> {
+    /// A node, and the key that it has proved to know.
+    Node(T, Option<Key>),
+    /// The addresses of a name.
+    Name(Vec<String>),
 }
 
 /// Makes links and runs them.
@@ -132,20 +154,40 @@ impl Links {
         self.door.admit(challenge).inspect_err(|_| self.meters.links_refused.count())
     }
 
-    /// Dials a node and runs the link until it ends.
-    pub(super) async fn dial(&self, network: &impl Network, url: String) {
-        let connected = match timeout(DIAL_TIMEOUT, self.connect(network, &url)).await {
+    /// Dials a place and runs the link until it ends. A name that is yet to be looked up is looked up, and no more.
+    pub(super) async fn dial(&self, network: &impl Network, endpoint: Endpoint) {
+        let connected = match timeout(DIAL_TIMEOUT, self.reach(network, &endpoint)).await {
             Ok(connected) => connected,
             Err(_) => Err("no answer in time".into()),
         };
-        match connected {
-            Ok((transport, key)) => self.run(transport, key, Some(url)).await,
+        let event = match connected {
+            Ok(Reached::Node(transport, key)) => return self.run(transport, key, Some(endpoint)).await,
+            Ok(Reached::Name(addresses)) => Event::Resolved(endpoint.url, addresses),
             Err(why) => {
-                tracing::debug!(url, why, "dial failed");
-                // The task is gone only when the node has stopped.
-                let _ = self.inputs.send(LinkInput::Event(Event::DialFailed(url, why))).await;
+                tracing::debug!(%endpoint, why, "dial failed");
+                Event::DialFailed(endpoint, why)
+            }
+        };
+        // The task is gone only when the node has stopped.
+        let _ = self.inputs.send(LinkInput::Event(event)).await;
+    }
+
+    async fn reach<N: Network>(
+        &self,
+        network: &N,
+        endpoint: &Endpoint,
+    ) -> Result<Reached<impl Transport + use<N>>, String> {
+        let url = &endpoint.url;
+        let address = Address::parse(url).ok_or_else(|| format!("{url} is not of the form http://host:port"))?;
+        let (name, place) = (&address.authority, endpoint.address.as_ref());
+        if place.is_none() {
+            let found = network.resolve(name).await.map_err(|error| format!("its name has no address: {error}"))?;
+            if let Some(addresses) = found {
+                return Ok(Reached::Name(addresses));
             }
         }
+        let (transport, key) = self.connect(network, url, &address, place.unwrap_or(name)).await?;
+        Ok(Reached::Node(transport, key))
     }
 
     /// Connects to a node, over TLS if its URL says so, and opens a link.
@@ -153,9 +195,10 @@ impl Links {
         &self,
         network: &N,
         url: &str,
+        address: &Address,
+        place: &str,
     ) -> Result<(impl Transport + use<N>, Option<Key>), String> {
-        let address = Address::parse(url).ok_or_else(|| format!("{url} is not of the form http://host:port"))?;
-        let stream = network.connect(&address.authority).await.map_err(|error| error.to_string())?;
+        let stream = network.connect(place).await.map_err(|error| error.to_string())?;
         let stream = if address.is_secure {
             let secured = self.trust.secure(stream, address.host(), url).await;
             Either::Right(secured.inspect_err(|why| self.complain(url, why))?)
@@ -196,7 +239,7 @@ impl Links {
     }
 
     /// Runs a link until it ends, or until the secret that it was proved with is accepted no more.
-    async fn run(&self, transport: impl Transport, key: Option<Key>, dialled: Option<String>) {
+    async fn run(&self, transport: impl Transport, key: Option<Key>, dialled: Option<Endpoint>) {
         let link = next_link(&self.counter);
         let _open = self.meters.links.enter();
         let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
@@ -394,6 +437,12 @@ pub fn node_url(text: &str) -> Option<String> {
     Address::parse(&url).map(|_| url)
 }
 
+/// The URL in a join list as nodes know it. One that begins with `dns+` says that its name may have several addresses, each of
+/// them a node to link with, which holds for every name.
+pub fn join_url(text: &str) -> Option<String> {
+    node_url(text.strip_prefix("dns+").unwrap_or(text))
+}
+
 impl Address {
     /// Of `http://host:port`, or `https://host` with a port or 443; none of anything else.
     fn parse(url: &str) -> Option<Address> {
@@ -456,5 +505,21 @@ mod tests {
             assert_eq!(node_url(url).as_deref(), Some(spelt));
         }
         assert_eq!((node_url("ws"), node_url("wsx://a:1"), node_url("a:1")), (None, None, None));
+        assert_eq!((node_url("dns+http://a:1"), node_url("dns+a:1")), (None, None));
+        for (url, spelt) in
+            [("dns+http://a:1", "http://a:1"), ("dns+https://a", "https://a"), ("http://a:1", "http://a:1")]
+        {
+            assert_eq!(join_url(url).as_deref(), Some(spelt));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_and_an_address_is_not() {
+        let resolved = async |authority| Tcp.resolve(authority).await.map(|found| found.is_some());
+        for authority in ["127.0.0.1:1", "[::1]:1"] {
+            assert!(!resolved(authority).await.expect("no look-up"), "{authority}");
+        }
+        let addresses = Tcp.resolve("localhost:7171").await.expect("it is in every hosts file").expect("it is a name");
+        assert!(addresses.contains(&"127.0.0.1:7171".to_string()), "{addresses:?}");
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::said::Said;
 use crate::{
     meter::{Counter, Gauge, Headcount},
     op::NodeId,
     record::Record,
     replica::{Effect, Event, Refused},
     storage::{self, Status, Store},
-    wire::Message,
+    wire::{Message, Refusal, Why},
 };
 
 /// Why an op was not issued, in the words of [`Meters::refused`].
@@ -62,6 +63,8 @@ pub struct Meters {
     pub memory_full: Gauge,
     /// How far the journal is, and what it has counted; none where the data is in memory only.
     pub journal: Option<(watch::Receiver<Status>, Arc<storage::Meters>)>,
+    /// What was said of links in the log.
+    pub(super) said: Said,
 }
 
 impl Meters {
@@ -83,6 +86,7 @@ impl Meters {
             memory_max_bytes: Gauge::default(),
             memory_full: Gauge::default(),
             journal: store.map(|store| (store.status(), store.meters())),
+            said: Said::default(),
         }
     }
 
@@ -109,11 +113,19 @@ impl Meters {
         self.refused[why].count();
     }
 
+    /// Whether a refusal is to be told: no cause more than once a minute, and not at all what is as it should be.
+    fn is_news(&self, by: &str, refusal: &Refusal) -> bool {
+        let usual = matches!(refusal.why, Why::Double | Why::Oneself);
+        // Clocks and the like differ from one to the next.
+        let cause: String = refusal.detail.chars().filter(|letter| !letter.is_ascii_digit()).collect();
+        !usual && self.said.is_news(&format!("{by} {cause}"))
+    }
+
     /// Counts an event before the replica takes it.
     pub(super) fn see_event(&self, event: &Event) {
         match event {
-            Event::Opened(link, Some(url)) => {
-                tracing::debug!(link = link.0, url, "link opened, dialled by this node");
+            Event::Opened(link, Some(endpoint)) => {
+                tracing::debug!(link = link.0, %endpoint, "link opened, dialled by this node");
                 self.links_dialled.count();
             }
             Event::Opened(link, None) => {
@@ -121,7 +133,9 @@ impl Meters {
                 self.links_accepted.count();
             }
             Event::Heard(link, Message::Refusal(refusal)) => {
-                tracing::info!(link = link.0, why = refusal.detail, "the peer refuses the link");
+                if self.is_news("peer", refusal) {
+                    tracing::info!(link = link.0, why = refusal.detail, "the peer refuses the link");
+                }
                 self.links_refused_by_peer.count();
             }
             Event::DialFailed(..) => self.dials_failed.count(),
@@ -137,7 +151,9 @@ impl Meters {
                 if op.origin() == node { &self.issued } else { &self.heard }.count();
             }
             Effect::Send(link, Message::Refusal(refusal)) => {
-                tracing::info!(link = link.0, why = refusal.detail, "this node refuses the link");
+                if self.is_news("node", refusal) {
+                    tracing::info!(link = link.0, why = refusal.detail, "this node refuses the link");
+                }
                 self.links_refused.count();
             }
             Effect::Receipt(_, Err(refused)) => {

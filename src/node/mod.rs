@@ -14,6 +14,7 @@ mod link;
 mod memory;
 mod meters;
 mod published;
+mod said;
 mod secret;
 mod trust;
 
@@ -29,7 +30,7 @@ use std::{
 pub use admission::{Admission, NotAdmitted, REFUSAL};
 pub use handle::{ASK_EVERY, Node, Stopped};
 pub use handshake::{CHALLENGE, Unproved};
-pub use link::{Network, Tcp, node_url};
+pub use link::{Network, Tcp, join_url, node_url};
 pub use memory::usual_memory_max;
 pub use meters::Meters;
 pub use published::{Published, session_seqs};
@@ -139,7 +140,10 @@ impl<N: Network> Task<N> {
                 _ = requests.recv_many(&mut asked, TURN), if takes => asked.drain(..).for_each(|request| self.on_request(request)),
                 _ = link_inputs.recv_many(&mut heard, TURN), if takes => heard.drain(..).for_each(|input| self.on_link_input(input)),
                 () = self.journal.changed() => {}
-                _ = ticks.tick() => self.event(Event::Tick),
+                _ = ticks.tick() => {
+                    self.event(Event::Tick);
+                    self.report_waits();
+                }
                 () = self.stopping.cancelled(), if farewell.is_none() => farewell = Some(Instant::now() + FAREWELL),
             }
         }
@@ -238,12 +242,29 @@ impl<N: Network> Task<N> {
         } else if now.reborn > before.reborn {
             tracing::error!(node = %self.replica.node(), "other ops were issued under this node's id, by an old copy of its disk or a second node: it comes back under this new id");
         }
+        if now.merged > before.merged {
+            tracing::warn!(node = %self.replica.node(), "this node's pool was empty, and is given up for one that it was to look for: it joins that one under this new id");
+        }
         if now.mended > before.mended {
             tracing::error!(
                 "the documents were not what the log makes of them: they were folded anew. Check this machine's memory"
             );
         } else if now.discrepancies > before.discrepancies {
             tracing::error!("a peer holds the same log and other documents: those here are what the log makes of them");
+        }
+    }
+
+    /// Says, now and then, what keeps this node from the others.
+    fn report_waits(&self) {
+        for (endpoint, why) in self.replica.strangers() {
+            if self.meters.said.is_news(&format!("stranger {endpoint}")) {
+                tracing::warn!(%endpoint, why, "a place where this node was told to look belongs to another pool, and both hold data: they stay two. Keep one of them, or copy with lamplight export and import");
+            }
+        }
+        if let Some(why) = self.replica.founding_wait()
+            && self.meters.said.is_news("founding")
+        {
+            tracing::info!(why, "waiting for other nodes");
         }
     }
 
@@ -311,9 +332,9 @@ impl<N: Network> Task<N> {
                 self.send(link, Outgoing::Close);
                 self.outgoing.remove(&link);
             }
-            Effect::Dial(url) => {
+            Effect::Dial(endpoint) => {
                 let (links, network) = (self.links.clone(), Arc::clone(&self.network));
-                tokio::spawn(async move { links.dial(&*network, url).await });
+                tokio::spawn(async move { links.dial(&*network, endpoint).await });
             }
             Effect::Receipt(ticket, receipt) => {
                 if let Some(answer) = self.waiting.remove(&ticket) {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Effect, LinkId, Replica, link::Link, pulse::BEAT_MS, rebirth::Loss};
+use super::{Effect, LinkId, Replica, link::Link, peers::Outcome, pulse::BEAT_MS, rebirth::Loss};
 use crate::{
     op::{Head, NodeId, Op, OpId, TIME_MAX},
     plant::{Rule, left_out},
@@ -48,7 +48,7 @@ impl Replica {
         self.fetch();
         let silent: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| now_ms >= link.heard_ms + SILENCE_MS).map(|(id, _)| *id).collect();
-        silent.into_iter().for_each(|link| self.drop_link(link, Some("it fell silent".into())));
+        silent.into_iter().for_each(|link| self.drop_link(link, Outcome::Failed("it fell silent".into())));
         if now_ms >= self.beat_ms {
             self.beat_ms = now_ms + BEAT_MS;
             self.advance();
@@ -308,7 +308,7 @@ impl Replica {
             let why = format!("it was given what {origin} did when it was evicted already: it begins anew");
             return self.be_reborn(why, Loss::CutOff);
         }
-        self.ready = true;
+        (self.ready, self.provisional) = (true, false);
         (self.fetch, self.host) = (None, None);
         // It holds all that its sponsor did, so what was final there is so here.
         self.finality.reach(self.roster.joined_at(self.config.node));

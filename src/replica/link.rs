@@ -8,7 +8,7 @@ use std::{
     mem,
 };
 
-use super::{dump::Pieces, log::Log, presence::Shown};
+use super::{dump::Pieces, log::Log, peers::Endpoint, presence::Shown};
 use crate::{
     op::{Hash, Head, NodeId, Op, OpId},
     wire::{BATCH_BYTES, Hello, Message, Pulse},
@@ -23,7 +23,7 @@ pub(super) struct Link {
     pub(super) opened_ms: u64,
     pub(super) heard_ms: u64,
     /// Where it was dialled, if this node dialled it.
-    pub(super) dialled: Option<String>,
+    pub(super) dialled: Option<Endpoint>,
     /// What the peer said it is; none until then.
     pub(super) peer: Option<Hello>,
     /// The greatest seq an origin that the peer holds or was sent; none until it has said what it holds.
@@ -57,7 +57,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(now_ms: u64, dialled: Option<String>) -> Link {
+    pub(super) fn new(now_ms: u64, dialled: Option<Endpoint>) -> Link {
         Link {
             opened_ms: now_ms,
             heard_ms: now_ms,

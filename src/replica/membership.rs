@@ -108,7 +108,7 @@ impl Replica {
         let Some(link) = self.links.get(&link) else { return false };
         // Who has not said hello yet has a URL that a member has.
         let peer = link.peer.as_ref().map(|peer| peer.node).or_else(|| {
-            let url = link.dialled.as_ref()?;
+            let url = &link.dialled.as_ref()?.url;
             self.roster.present().find(|(_, member)| member.urls.contains(url)).map(|(node, _)| *node)
         });
         // An old copy of a disk may be from before it knew the peer.

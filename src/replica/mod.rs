@@ -35,7 +35,7 @@ pub use leaving::Unshared;
 pub use link::LinkId;
 pub use log::Log;
 pub use outbox::Outbox;
-pub use peers::{DIALLED_MAX, FULL_MESH_MAX, LINKS_MAX};
+pub use peers::{ADDRESSES_MAX, DIALLED_MAX, Endpoint, FULL_MESH_MAX, LINKS_MAX};
 pub use presence::{PRESENCE_BYTES_MAX, PRESENT_OF_NODE_MAX, Presence, Seen, Unseen};
 pub use recovery::Recovery;
 pub use roster::{Assembly, Member, Roster};
@@ -75,6 +75,8 @@ pub struct Config {
     pub join: Vec<String>,
     /// Whether to found a pool: at once if there is nowhere to look, else when none of the targets answers.
     pub found: bool,
+    /// How many nodes must have greeted each other before one of them founds a pool, itself among them. 0 and 1 are the same.
+    pub found_with: usize,
     /// The name of the pool to found, and the only one to join; any, if there is none.
     pub pool: Option<String>,
     /// Seed of the node's random choices: whom to dial, and how long to wait.
@@ -94,6 +96,7 @@ impl Config {
             urls: Vec::new(),
             join: Vec::new(),
             found: true,
+            found_with: 1,
             pool: None,
             seed,
             retention: Retention::default(),
@@ -173,10 +176,12 @@ pub enum Event {
     Pin(u64),
     /// Memory is short, or no longer: while it is, nothing stays that is kept only for those who look back.
     Tight(bool),
-    /// A link came about; with the URL if this node dialled it.
-    Opened(LinkId, Option<String>),
-    /// A dial came to nothing.
-    DialFailed(String, String),
+    /// A link came about; with the place if this node dialled it.
+    Opened(LinkId, Option<Endpoint>),
+    /// A dial came to nothing; the text says why.
+    DialFailed(Endpoint, String),
+    /// The URL of a dial holds a name, and these are its addresses: each is to be dialled.
+    Resolved(String, Vec<String>),
     /// A message came in.
     Heard(LinkId, Message),
     /// A frame came in that is no message; the text says why.
@@ -199,8 +204,9 @@ pub enum Effect {
     Send(LinkId, Message),
     /// Close a link once what was sent has gone out. No [`Event::Closed`] is expected.
     Close(LinkId),
-    /// Dial a URL; answered by [`Event::Opened`] or [`Event::DialFailed`].
-    Dial(String),
+    /// Dial a place; answered by [`Event::Opened`] or [`Event::DialFailed`], or by [`Event::Resolved`] where its name is yet to be
+    /// looked up.
+    Dial(Endpoint),
     /// Answer a client.
     Receipt(u64, Result<Receipt, Refused>),
 }
@@ -299,6 +305,8 @@ pub struct Counters {
     pub reborn: u64,
     /// Times that it has joined again under a new id because it had retired.
     pub rejoined: u64,
+    /// Times that the node gave its empty pool up for another.
+    pub merged: u64,
     /// Times that a peer with the same log had other documents.
     pub discrepancies: u64,
     /// Times that this node's documents were the wrong ones, and were folded anew.
@@ -337,6 +345,8 @@ pub struct Replica {
     /// The ops that no held op has seen: holding them is holding everything.
     tips: BTreeMap<NodeId, u64>,
     ready: bool,
+    /// Whether it took its pool from a peer's hello, and has not got in yet.
+    provisional: bool,
     /// Whether ops of its own may come from peers: it came back from a journal that may be an old copy, and has issued
     /// nothing since.
     takes_back: bool,
@@ -411,6 +421,7 @@ impl Replica {
             unseen: BTreeMap::new(),
             tips: BTreeMap::new(),
             ready: false,
+            provisional: false,
             takes_back: false,
             resumed_at: 0,
             unconfirmed: None,
@@ -451,7 +462,7 @@ impl Replica {
         self.now = now;
         if self.started_ms.is_none() {
             self.started_ms = Some(now.mono_ms);
-            if self.may_found() && self.config.join.is_empty() {
+            if self.may_found() && self.config.join.is_empty() && self.found_waits().is_none() {
                 self.found();
             }
         }
@@ -468,7 +479,8 @@ impl Replica {
             Event::Pin(time) => self.pin(time),
             Event::Tight(tight) => self.on_tight(tight),
             Event::Opened(link, dialled) => self.on_opened(link, dialled),
-            Event::DialFailed(url, why) => self.peers.dialled(&url, now.mono_ms, Some(why), &mut self.rng),
+            Event::DialFailed(endpoint, why) => self.on_dial_failed(&endpoint, why),
+            Event::Resolved(url, addresses) => self.on_resolved(&url, addresses),
             Event::Heard(link, message) => self.on_heard(link, message),
             Event::Broken(link, error) => self.on_broken(link, &error),
             Event::Flushed(link) => self.on_flushed(link),
@@ -524,7 +536,7 @@ impl Replica {
         self.early = Early::default();
         self.tips.clear();
         self.unseen.clear();
-        (self.pool, self.ready, self.takes_back) = (None, false, false);
+        (self.pool, self.ready, self.takes_back, self.provisional) = (None, false, false, false);
         self.unconfirmed = None;
         (self.listens_since_ms, self.rejoins) = (None, false);
         self.signs = membership::Signs::default();

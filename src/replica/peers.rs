@@ -4,10 +4,17 @@
 //! number of links, which makes a random graph: it stays connected when a fifth of its nodes die, and one random
 //! dial now and then joins the halves of a healed partition. Backoff is jittered and goes on for ever.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use super::roster::{Member, Roster};
-use crate::{document::URLS_MAX, op::NodeId};
+use crate::{
+    document::URLS_MAX,
+    op::NodeId,
+    plant::{Rule, left_out},
+};
 
 /// Up to this many members, every pair is linked.
 pub const FULL_MESH_MAX: usize = 8;
@@ -15,19 +22,69 @@ pub const FULL_MESH_MAX: usize = 8;
 pub const DIALLED_MAX: usize = 3;
 /// Links that a node of a larger pool takes in all.
 pub const LINKS_MAX: usize = 9;
-/// A node with links enough still dials one random member this often.
+/// Most addresses of one name that are dialled.
+pub const ADDRESSES_MAX: usize = 32;
+/// A node with links enough still dials one random member this often, and one of the places where it was told to look.
 const PROBE_MS: u64 = 10_000;
 /// First and longest wait before a target is dialled again.
 const BACKOFF_MS: (u64, u64) = (100, 5_000);
+/// Longest wait before a name that was given is looked up again: names are often published late.
+const LOOKUP_MS_MAX: u64 = 1_000;
+/// Before a place is dialled again that led to a node to which there is another link.
+const DOUBLE_MS: u64 = 60_000;
 /// The larger id of two waits this long before it dials the smaller for the first time.
 const PATIENCE_MS: u64 = 300;
 /// Most URLs remembered; enough for the largest pools, and a bound on what peers can make us remember.
 const TARGETS_MAX: usize = 4_096;
 
+/// Where a link is dialled.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The URL that was given, or that a member advertises.
+    pub url: String,
+    /// The address of the name in it. None where the URL holds an address itself, or before the name is looked up.
+    pub address: Option<String>,
+}
+
+impl From<String> for Endpoint {
+    fn from(url: String) -> Endpoint {
+        Endpoint { url, address: None }
+    }
+}
+
+impl From<&str> for Endpoint {
+    fn from(url: &str) -> Endpoint {
+        url.to_string().into()
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Some(address) => write!(f, "{} ({address})", self.url),
+            None => f.write_str(&self.url),
+        }
+    }
+}
+
+/// What a dial, or the link that it led to, has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Nothing is wrong with the place.
+    Fine,
+    /// There is another link to the node there.
+    Double,
+    /// No link is possible now; the text says why.
+    Failed(String),
+    /// The node there is of another pool, and neither gives its own up.
+    OtherPool(String),
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     targets: BTreeMap<String, Target>,
     probe_ms: u64,
+    look_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -36,12 +93,69 @@ struct Target {
     given: bool,
     /// An operator waits for the outcome: dialled once, links or no links.
     asked: bool,
+    /// The attempts at the URL. Where it holds a name these are look-ups.
+    tries: Tries,
+    /// The attempts at each address of the name.
+    addresses: BTreeMap<String, Tries>,
+}
+
+impl Target {
+    fn tries(&mut self, address: Option<&String>) -> Option<&mut Tries> {
+        match address {
+            Some(address) => self.addresses.get_mut(address),
+            None => Some(&mut self.tries),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = (Option<&str>, &Tries)> {
+        let addresses = self.addresses.iter().map(|(address, tries)| (Some(address.as_str()), tries));
+        std::iter::once((None, &self.tries)).chain(addresses)
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Tries> {
+        std::iter::once(&mut self.tries).chain(self.addresses.values_mut())
+    }
+
+    fn reset(&mut self) {
+        self.all_mut().for_each(|tries| (tries.next_ms, tries.failures) = (0, 0));
+    }
+
+    fn is_dialling(&self) -> bool {
+        self.all().any(|(_, tries)| tries.dialling)
+    }
+
+    /// Whether one of its addresses leads to another node.
+    fn leads_on(&self) -> bool {
+        self.all().any(|(_, tries)| tries.led_on && tries.problem.is_none())
+    }
+}
+
+/// What came of the attempts at one place.
+#[derive(Debug, Default)]
+struct Tries {
     dialling: bool,
     tried: bool,
+    /// Whether it has led to a node.
+    led_on: bool,
     failures: u32,
     next_ms: u64,
     oneself: bool,
+    /// Whether it led to a node to which there was another link.
+    double: bool,
+    /// Whether what is wrong is that the node there is of another pool.
+    foreign: bool,
     problem: Option<String>,
+}
+
+impl Tries {
+    fn is_due(&self, now_ms: u64) -> bool {
+        !self.dialling && !self.oneself && self.next_ms <= now_ms
+    }
+
+    fn wait(&mut self, now_ms: u64, most_ms: u64, rng: &mut fastrand::Rng) {
+        let wait = most_ms.min(BACKOFF_MS.0 << self.failures.min(16));
+        self.next_ms = now_ms + wait / 2 + rng.u64(..=wait / 2);
+    }
 }
 
 /// What the dialler must know of the node's links.
@@ -51,6 +165,8 @@ pub(super) struct Situation<'a> {
     pub(super) node: NodeId,
     /// Whether it has not got into a pool yet: a link to another that has not either leads nowhere.
     pub(super) joining: bool,
+    /// Whether it would give its pool up for another.
+    pub(super) would_merge: bool,
     /// The members, itself among them.
     pub(super) roster: &'a Roster,
     /// The nodes it is linked to.
@@ -66,8 +182,7 @@ impl Peers {
     pub(super) fn give(&mut self, url: &str) {
         if let Some(target) = self.target(url) {
             target.given = true;
-            target.next_ms = 0;
-            target.failures = 0;
+            target.reset();
         }
     }
 
@@ -77,8 +192,13 @@ impl Peers {
         self.targets.get_mut(url).into_iter().for_each(|target| target.asked = true);
     }
 
+    /// Whether this node was told to look there.
+    pub(super) fn is_given(&self, url: &str) -> bool {
+        self.targets.get(url).is_some_and(|target| target.given)
+    }
+
     /// The URLs to dial now.
-    pub(super) fn wanted(&mut self, situation: &Situation<'_>, rng: &mut fastrand::Rng) -> Vec<String> {
+    pub(super) fn wanted(&mut self, situation: &Situation<'_>, rng: &mut fastrand::Rng) -> Vec<Endpoint> {
         let mut candidates: Vec<String> = Vec::new();
         let quota = self.quota(situation, rng);
         let mut members: Vec<(&NodeId, &Member)> = Vec::new();
@@ -102,18 +222,75 @@ impl Peers {
                 candidates.extend(self.due(urls, situation.now_ms, rng));
             }
         }
-        let alone = situation.joining || situation.linked.is_empty();
-        let wanted = self.targets.iter().filter(|(_, target)| target.asked || (alone && target.given));
-        let unlinked = wanted.map(|(url, _)| url).filter(|url| !situation.linked_urls.contains(url.as_str()));
-        for url in unlinked.cloned().collect::<Vec<_>>() {
+        for url in self.places_to_look(situation, rng) {
             candidates.extend(self.due(&[url], situation.now_ms, rng));
         }
         candidates.sort();
         candidates.dedup();
         for url in &candidates {
-            self.targets.entry(url.clone()).or_default().dialling = true;
+            self.targets.entry(url.clone()).or_default().tries.dialling = true;
         }
-        candidates
+        candidates.into_iter().map(Endpoint::from).collect()
+    }
+
+    /// Where to look for other nodes beside the members. A node without links, or one that would give its pool up, looks
+    /// everywhere where it was told to; else it looks at one such place now and then, for a node of another pool may be there.
+    fn places_to_look(&mut self, situation: &Situation<'_>, rng: &mut fastrand::Rng) -> Vec<String> {
+        let alone = situation.joining || situation.linked.is_empty();
+        let merging = situation.would_merge && situation.roster.len() <= FULL_MESH_MAX && !left_out(Rule::MergeEmpty);
+        let probing = situation.now_ms >= self.look_ms;
+        let unlinked =
+            |url: &str, target: &Target| !target.addresses.is_empty() || !situation.linked_urls.contains(url);
+        // Members are dialled as such.
+        let stranger = |url: &String| !situation.roster.present().any(|(_, member)| member.urls.contains(url));
+        let mut places = Vec::new();
+        let mut strangers = Vec::new();
+        for (url, target) in self.targets.iter().filter(|(_, target)| target.asked || target.given) {
+            if !unlinked(url, target) {
+            } else if alone || target.asked {
+                places.push(url.clone());
+            } else if (merging || probing) && stranger(url) {
+                strangers.push(url.clone());
+            }
+        }
+        if !merging && strangers.len() > 1 {
+            rng.shuffle(&mut strangers);
+            strangers.truncate(1);
+        }
+        if probing && !strangers.is_empty() {
+            self.look_ms = situation.now_ms + PROBE_MS / 2 + rng.u64(..PROBE_MS);
+        }
+        places.extend(strangers);
+        places
+    }
+
+    /// The name in a URL was looked up. Returns the addresses to dial now, `most` of them.
+    pub(super) fn resolved(
+        &mut self,
+        url: &str,
+        mut addresses: Vec<String>,
+        linked: &BTreeSet<String>,
+        most: usize,
+        now_ms: u64,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<Endpoint> {
+        let Some(target) = self.targets.get_mut(url) else { return Vec::new() };
+        target.asked = false;
+        rng.shuffle(&mut addresses);
+        addresses.truncate(ADDRESSES_MAX);
+        target.addresses.retain(|address, tries| tries.dialling || addresses.contains(address));
+        target.tries = Tries { tried: true, failures: target.tries.failures.saturating_add(1), ..Tries::default() };
+        let most_ms = if target.given { LOOKUP_MS_MAX } else { BACKOFF_MS.1 };
+        target.tries.wait(now_ms, most_ms, rng);
+        let mut wanted = Vec::new();
+        for address in addresses {
+            let tries = target.addresses.entry(address.clone()).or_default();
+            if wanted.len() < most && tries.is_due(now_ms) && !linked.contains(&address) {
+                tries.dialling = true;
+                wanted.push(Endpoint { url: url.to_string(), address: Some(address) });
+            }
+        }
+        wanted
     }
 
     /// How many members to dial now: in a small pool all, in a larger one as many as are lacking, and now and then one
@@ -125,7 +302,7 @@ impl Peers {
         let room = LINKS_MAX.saturating_sub(situation.linked.len());
         let mut lacking = DIALLED_MAX.saturating_sub(situation.dialled).min(room);
         if lacking > 0 {
-            let dialling = self.targets.values().filter(|target| target.dialling).count();
+            let dialling = self.targets.values().filter(|target| target.is_dialling()).count();
             lacking = lacking.saturating_sub(dialling);
         }
         if situation.now_ms < self.probe_ms {
@@ -137,26 +314,43 @@ impl Peers {
 
     /// The one of a member's URLs to try now, if it is time to.
     fn due(&mut self, urls: &[String], now_ms: u64, rng: &mut fastrand::Rng) -> Option<String> {
-        if urls.iter().any(|url| self.targets.get(url).is_some_and(|target| target.dialling || target.oneself)) {
+        let tries = |url: &String| self.targets.get(url).map(|target| &target.tries);
+        if urls.iter().any(|url| tries(url).is_some_and(|tries| tries.dialling || tries.oneself)) {
             return None;
         }
-        let due = |url: &&String| self.targets.get(*url).is_none_or(|target| target.next_ms <= now_ms);
-        let ready: Vec<&String> = urls.iter().filter(due).collect();
+        let ready: Vec<&String> =
+            urls.iter().filter(|url| tries(url).is_none_or(|tries| tries.is_due(now_ms))).collect();
         let url = rng.choice(ready)?.clone();
         self.target(&url).is_some().then_some(url)
     }
 
-    /// A dial led to a link, or the link it led to was refused or is gone: `failed` says whether to wait longer.
-    pub(super) fn dialled(&mut self, url: &str, now_ms: u64, failed: Option<String>, rng: &mut fastrand::Rng) {
-        let Some(target) = self.targets.get_mut(url) else { return };
-        target.dialling = false;
-        target.tried = true;
+    /// A dial led to a link, or to none, or that link is gone.
+    pub(super) fn dialled(&mut self, endpoint: &Endpoint, now_ms: u64, outcome: Outcome, rng: &mut fastrand::Rng) {
+        let Some(target) = self.targets.get_mut(&endpoint.url) else { return };
         target.asked = false;
-        target.failures = if failed.is_some() { target.failures.saturating_add(1) } else { 0 };
-        target.problem = failed;
-        let (least, most) = BACKOFF_MS;
-        let wait = most.min(least << target.failures.min(16));
-        target.next_ms = now_ms + wait / 2 + rng.u64(..=wait / 2);
+        if matches!(outcome, Outcome::Fine) {
+            // Also where it was one address of a name: the others may be tried soon.
+            target.tries.failures = 0;
+        }
+        let Some(tries) = target.tries(endpoint.address.as_ref()) else { return };
+        (tries.dialling, tries.tried, tries.foreign) = (false, true, matches!(outcome, Outcome::OtherPool(_)));
+        tries.double = matches!(outcome, Outcome::Double);
+        (tries.failures, tries.problem) = match outcome {
+            Outcome::Fine | Outcome::Double => (0, None),
+            Outcome::Failed(why) | Outcome::OtherPool(why) => (tries.failures.saturating_add(1), Some(why)),
+        };
+        tries.led_on |= tries.problem.is_none() && !tries.oneself;
+        tries.wait(now_ms, BACKOFF_MS.1, rng);
+        if tries.double {
+            tries.next_ms = now_ms + DOUBLE_MS;
+        }
+    }
+
+    /// A link is gone: places that led to where there was one already may be of use again.
+    pub(super) fn link_lost(&mut self, now_ms: u64) {
+        for tries in self.targets.values_mut().flat_map(Target::all_mut).filter(|tries| tries.double) {
+            (tries.double, tries.next_ms) = (false, now_ms + BACKOFF_MS.0);
+        }
     }
 
     /// A node that is reached there has linked to this one: that is as good as a dial.
@@ -164,47 +358,72 @@ impl Peers {
         for url in urls {
             if let Some(target) = self.targets.get_mut(url) {
                 // Whatever was wrong on the way there is so no more.
-                (target.tried, target.problem) = (true, None);
+                (target.tries.tried, target.tries.problem) = (true, None);
             }
         }
     }
 
-    /// The URL leads back here.
-    pub(super) fn is_oneself(&mut self, url: &str) {
-        if let Some(target) = self.target(url) {
-            target.oneself = true;
+    /// This place leads back here. Of a name only this address: the others lead to other nodes, or will.
+    pub(super) fn is_oneself(&mut self, endpoint: &Endpoint) {
+        let Some(target) = self.target(&endpoint.url) else { return };
+        if left_out(Rule::OwnAddress) {
+            target.tries.oneself = true;
         }
+        target.tries(endpoint.address.as_ref()).into_iter().for_each(|tries| tries.oneself = true);
     }
 
     /// Dial everyone without delay.
     pub(super) fn wake(&mut self) {
-        self.probe_ms = 0;
+        (self.probe_ms, self.look_ms) = (0, 0);
+        self.targets.values_mut().for_each(Target::reset);
+    }
+
+    /// What came of earlier dials counts no more: this node looks for a pool anew.
+    pub(super) fn begin_anew(&mut self) {
         for target in self.targets.values_mut() {
-            target.next_ms = 0;
-            target.failures = 0;
+            target.all_mut().for_each(|tries| tries.tried = false);
         }
+        self.wake();
     }
 
     /// Whether a dial to one of these is under way.
     pub(super) fn is_dialling(&self, urls: &[String]) -> bool {
-        urls.iter().any(|url| self.targets.get(url).is_some_and(|target| target.dialling))
+        urls.iter().any(|url| self.targets.get(url).is_some_and(Target::is_dialling))
     }
 
     /// Whether every given target was tried at least once.
     pub(super) fn all_given_tried(&self) -> bool {
-        self.targets.values().filter(|target| target.given).all(|target| target.tried || target.oneself)
+        let tried = |(_, tries): (Option<&str>, &Tries)| tries.tried || tries.oneself;
+        self.targets.values().filter(|target| target.given).all(|target| target.all().all(tried))
     }
 
-    /// What is wrong with URLs, for people.
-    pub(super) fn problems(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.targets.iter().filter_map(|(url, target)| Some((url.as_str(), target.problem.as_deref()?)))
+    /// What is wrong with URLs, for people. That one address of a name does not answer is no problem where another does.
+    pub(super) fn problems(&self) -> impl Iterator<Item = (&str, String)> {
+        self.targets.iter().flat_map(|(url, target)| {
+            let told = move |tries: &&Tries| tries.foreign || !target.leads_on();
+            let problem = move |(address, tries): (Option<&str>, &Tries)| {
+                let why = Some(tries).filter(told)?.problem.as_deref()?;
+                Some((url.as_str(), address.map_or_else(|| why.to_string(), |address| format!("{address}: {why}"))))
+            };
+            target.all().filter_map(problem)
+        })
+    }
+
+    /// The places where this node was told to look and found a node of another pool, and what was said there.
+    pub(super) fn strangers(&self) -> impl Iterator<Item = (Endpoint, &str)> {
+        self.targets.iter().filter(|(_, target)| target.given).flat_map(|(url, target)| {
+            target.all().filter(|(_, tries)| tries.foreign).filter_map(|(address, tries)| {
+                let endpoint = Endpoint { url: url.clone(), address: address.map(str::to_string) };
+                Some((endpoint, tries.problem.as_deref()?))
+            })
+        })
     }
 
     fn meet(&mut self, url: &str, next_ms: u64) {
         if !self.targets.contains_key(url)
             && let Some(target) = self.target(url)
         {
-            target.next_ms = next_ms;
+            target.tries.next_ms = next_ms;
         }
     }
 

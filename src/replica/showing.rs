@@ -195,7 +195,7 @@ mod tests {
             let link = LinkId(self.links.len() as u64);
             self.links.push((from, to, true));
             self.event(to, Event::Opened(link, None));
-            self.event(from, Event::Opened(link, Some(format!("http://n{to}:1"))));
+            self.event(from, Event::Opened(link, Some(format!("http://n{to}:1").into())));
         }
 
         fn event(&mut self, node: usize, event: Event) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Replica;
+use super::{Endpoint, Replica};
 use crate::op::{Head, NodeId};
 
 /// How this node is linked to a member.
@@ -75,9 +75,22 @@ impl Replica {
             .collect()
     }
 
-    /// What is wrong with the places this node tries to link to: `(URL, why)`.
+    /// What is wrong with the places this node tries to link to: `(URL, why)`; with the URL of this node, why it founds no pool.
     pub fn link_problems(&self) -> Vec<(String, String)> {
-        self.peers.problems().map(|(url, why)| (url.to_string(), why.to_string())).collect()
+        let oneself = || self.config.urls.first().cloned().unwrap_or_default();
+        let waits = self.founding_wait().map(|why| (oneself(), why));
+        waits.into_iter().chain(self.peers.problems().map(|(url, why)| (url.to_string(), why))).collect()
+    }
+
+    /// Why this node founds no pool yet, if it waits for others.
+    pub fn founding_wait(&self) -> Option<String> {
+        let (here, wanted) = self.found_waits()?;
+        Some(format!("no pool is founded yet: {here} of {wanted} nodes (--found-with) have greeted each other"))
+    }
+
+    /// The places where this node was told to look and found a node of another pool, and what was said there.
+    pub fn strangers(&self) -> impl Iterator<Item = (Endpoint, &str)> {
+        self.peers.strangers()
     }
 
     /// How many ops of those that it must hold before it serves it holds, and how many these are.

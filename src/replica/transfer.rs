@@ -294,7 +294,7 @@ mod tests {
     use super::*;
     use crate::{
         op::{Command, DocKey},
-        replica::{Config, Draft, Event, Now, Receipt, Recovery, Retention, Standing},
+        replica::{Config, Draft, Endpoint, Event, Now, Receipt, Recovery, Retention, Standing},
     };
 
     /// Nodes that hear each other on links which a test opens and closes, and keep what they were told to store.
@@ -333,7 +333,7 @@ mod tests {
             let link = LinkId(self.opened);
             self.links.extend([(one, link, other), (other, link, one)]);
             self.give(one, Event::Opened(link, None));
-            let dialled = self.nodes[one].config().urls.first().cloned();
+            let dialled = self.nodes[one].config().urls.first().cloned().map(Endpoint::from);
             self.give(other, Event::Opened(link, dialled));
         }
 

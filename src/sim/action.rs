@@ -52,6 +52,10 @@ pub enum Action {
     Connected(usize),
     /// The dialler learns that its dial came to nothing.
     DialFailed(usize),
+    /// The dialler learns the addresses of the name that it dials.
+    Resolved(usize, Vec<String>),
+    /// Nodes that look for each other had the time to: they are to be one pool.
+    United,
     /// A message arrives.
     Deliver(usize, u64),
     /// A message arrives, and will arrive again.
@@ -100,6 +104,8 @@ pub struct Birth {
     pub join: Vec<String>,
     /// Whether it founds a pool.
     pub found: bool,
+    /// With how many nodes.
+    pub found_with: usize,
     /// The name of its pool.
     pub pool: Option<String>,
     /// Seed of its own choices.
@@ -165,6 +171,8 @@ impl fmt::Display for Action {
             Action::Accept(dial) => write!(f, "accept {dial}"),
             Action::Connected(dial) => write!(f, "connected {dial}"),
             Action::DialFailed(dial) => write!(f, "dial-failed {dial}"),
+            Action::Resolved(dial, addresses) => write!(f, "resolved {dial} {}", addresses.join(",")),
+            Action::United => f.write_str("united"),
             Action::Deliver(end, number) => write!(f, "deliver {end} {number}"),
             Action::Copy(end, number) => write!(f, "copy {end} {number}"),
             Action::Garble(end, number) => write!(f, "garble {end} {number}"),
@@ -213,6 +221,8 @@ impl FromStr for Action {
             "accept" => Action::Accept(index()?),
             "connected" => Action::Connected(index()?),
             "dial-failed" => Action::DialFailed(index()?),
+            "resolved" => Action::Resolved(index()?, second.split(',').map(str::to_string).collect()),
+            "united" => Action::United,
             "deliver" => message().map(|(end, number)| Action::Deliver(end, number))?,
             "copy" => message().map(|(end, number)| Action::Copy(end, number))?,
             "garble" => message().map(|(end, number)| Action::Garble(end, number))?,

@@ -10,7 +10,7 @@ use super::{
     action::{Action, Birth, Wrong},
     chance,
     network::{Fate, Network, Parked},
-    plan::{Course, Fault, Plan},
+    plan::{AtFirst, Course, Fault, Plan},
     strikes::is_sound,
     tally::Tally,
     workload::Workload,
@@ -23,6 +23,10 @@ use crate::{
 
 /// With many founders the storm begins when they have had time to agree: a cut before would make two pools of one.
 const FOUNDING_MS: u64 = 6_000;
+/// The name that all nodes look for each other by, where they do.
+const NAME: &str = "http://pool:1";
+/// So long after its addresses are published everywhere, those who looked for each other are one pool.
+const UNITED_MS: u64 = 8_000;
 /// The calm ends at the latest after this.
 const CALM_MS: u64 = 90_000;
 /// So long a pool is left to itself before an operator sees to it.
@@ -47,6 +51,8 @@ pub(super) enum Due {
     Reach(usize),
     Tick(usize),
     Write,
+    /// A client writes at the node of this machine, before the storm.
+    WriteEarly(usize),
     Start(usize, bool),
     Storm,
     Strike(Fault),
@@ -114,6 +120,8 @@ pub struct Driver<'e> {
     pub(super) urls: Vec<String>,
     /// How often an operator has seen to the pool since.
     seen_to: u64,
+    /// Until when each machine does not find all addresses of the name.
+    late_ms: Vec<u64>,
     calm_ms: u64,
     /// Whether the pool was at rest when it was last looked at.
     rested: bool,
@@ -145,6 +153,7 @@ impl<'e> Driver<'e> {
             starts: 0,
             urls,
             seen_to: 0,
+            late_ms: Vec::new(),
             calm_ms: 0,
             rested: false,
             done: false,
@@ -179,7 +188,14 @@ impl<'e> Driver<'e> {
 
     /// Puts the course of the run on the calendar.
     fn open(&mut self) {
-        let storm_ms = if self.plan.all_found { FOUNDING_MS } else { 0 };
+        let storm_ms = match self.plan.name {
+            Some(name) => name.late_ms * 3 / 2 + UNITED_MS,
+            None if self.plan.all_found => FOUNDING_MS,
+            None => 0,
+        };
+        if self.plan.name.is_some() {
+            self.open_by_name(storm_ms);
+        }
         for machine in 0..self.plan.machines {
             let spread_ms = if self.plan.all_found { 300 } else { 1_500 };
             let at_ms = if machine == 0 { 0 } else { self.rng.u64(0..spread_ms) };
@@ -192,6 +208,34 @@ impl<'e> Driver<'e> {
         self.calm_ms = storm_ms + self.plan.storm_ms;
         self.at(storm_ms, Due::Storm);
         self.at(self.calm_ms, Due::Calm);
+    }
+
+    /// What goes on while nodes look for each other by one name.
+    fn open_by_name(&mut self, storm_ms: u64) {
+        let Some(name) = self.plan.name else { return };
+        self.late_ms = (0..self.plan.machines).map(|_| name.late_ms + self.rng.u64(..=name.late_ms / 2)).collect();
+        if name.early_write {
+            let machine = self.rng.usize(..self.plan.machines);
+            for _ in 0..3 {
+                let at_ms = self.rng.u64(..storm_ms);
+                self.at(at_ms, Due::WriteEarly(machine));
+            }
+        }
+        self.at(storm_ms, Due::Act(Action::United));
+    }
+
+    /// What a machine finds when it looks the name up.
+    fn look_up(&self, machine: usize) -> Vec<String> {
+        let late_ms = self.late_ms.get(machine).copied().unwrap_or(0);
+        let at_first = self.plan.name.map(|name| name.at_first).filter(|_| self.now_ms < late_ms);
+        let machines = 0..self.plan.machines;
+        let found: Vec<usize> = match at_first {
+            None => machines.collect(),
+            Some(AtFirst::Nothing) => Vec::new(),
+            Some(AtFirst::Oneself) => vec![machine],
+            Some(AtFirst::Pairs) => machines.filter(|other| other / 2 == machine / 2).collect(),
+        };
+        found.into_iter().map(|machine| format!("m{machine}:1")).collect()
     }
 
     pub(super) fn at(&mut self, at_ms: u64, due: Due) {
@@ -242,6 +286,7 @@ impl<'e> Driver<'e> {
                 }
             }
             Due::Write => self.write()?,
+            Due::WriteEarly(machine) => self.write_early(machine)?,
             Due::Start(machine, again) => {
                 self.starts -= 1;
                 self.start(machine, again)?;
@@ -355,9 +400,14 @@ impl<'e> Driver<'e> {
 
     /// A dial arrives where it was aimed, if the way is free and someone is there.
     fn reach(&mut self, dial: usize) -> Result<(), Violation> {
-        let (node, url) = self.world.dial(dial);
-        let target = self.world.at_url(url);
+        let (node, endpoint) = self.world.dial(dial);
         let from = self.machine(node);
+        if endpoint.url == NAME && endpoint.address.is_none() {
+            let addresses = self.look_up(from);
+            let failed = addresses.is_empty();
+            return self.act(&if failed { Action::DialFailed(dial) } else { Action::Resolved(dial, addresses) });
+        }
+        let target = self.world.at(endpoint);
         let free = |target: &usize| {
             let to = self.machine(*target);
             !self.network.is_blocked((from, to)) && !self.network.is_blocked((to, from))
@@ -381,6 +431,9 @@ impl<'e> Driver<'e> {
         }
         let mut join: Vec<String> = self.urls.clone();
         join.remove(machine);
+        if self.plan.name.is_some() {
+            join = vec![NAME.into()];
+        }
         let founder = machine == 0 && !self.plan.all_found && !again;
         let alone = founder && self.rng.bool();
         if alone {
@@ -412,6 +465,7 @@ impl<'e> Driver<'e> {
             join,
             // A node that may found a pool must not come up behind a partition, or there are two.
             found: self.may_found(machine) && (!again || !self.world.has_pool()),
+            found_with: self.plan.name.map_or(1, |name| name.found_with),
             pool: None,
             seed: self.rng.u64(..),
             wall_ms: EPOCH_MS + self.now_ms + skew_ms - if skew_ms > 0 { SKEW_MS / 2 } else { 0 },
@@ -493,6 +547,17 @@ impl<'e> Driver<'e> {
         let wait_ms = if burst { 0 } else { self.rng.u64(..=2 * self.plan.write_ms) };
         self.after(wait_ms, Due::Write);
         Ok(())
+    }
+
+    /// A client writes at the node of a machine, if it takes writes.
+    fn write_early(&mut self, machine: usize) -> Result<(), Violation> {
+        let Some(node) = self.world.at_url(&self.urls[machine]) else { return Ok(()) };
+        let Some(replica) = &self.world.nodes()[node].replica else { return Ok(()) };
+        if replica.standing() != Standing::Member {
+            return Ok(());
+        }
+        let draft = self.workload.draft(replica, &mut self.rng);
+        self.act(&Action::Submit(node, draft))
     }
 
     /// A client writes at some live node; returns whether there was one that takes writes.

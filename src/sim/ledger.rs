@@ -13,7 +13,7 @@ use compact_str::CompactString;
 use super::Violation;
 use crate::{
     document::{Text, Verdict},
-    op::{Head, NodeId, Op, OpId, Stamp},
+    op::{Head, NodeId, Op, OpId, PoolId, Stamp},
     record::Record,
     replica::{Effect, Replica, Standing},
     snapshot::Part,
@@ -30,15 +30,21 @@ pub struct Ledger {
     old: BTreeSet<NodeId>,
     /// What was acknowledged under such an id since, and whether it was in the log of another node.
     doubtful: BTreeMap<OpId, Vec<(Op, bool)>>,
-    /// The final ops of the pool, with their verdicts, as the node that first came so far has them; up to this time.
-    finals: BTreeMap<Stamp, (OpId, Verdict)>,
-    final_to: u64,
     /// By node, whose eviction was effective there when all that it had to store was stored.
     evicted: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// By the id under which a node came back: what it held before, by origin.
     carried: BTreeMap<NodeId, BTreeMap<NodeId, u64>>,
+    /// What is final in each pool: before they meet there may be several.
+    pools: BTreeMap<PoolId, Finals>,
+}
+
+#[derive(Debug, Default)]
+struct Finals {
+    /// The final ops of the pool, with their verdicts, as the node that first came so far has them; up to this time.
+    ops: BTreeMap<Stamp, (OpId, Verdict)>,
+    to: u64,
     /// Before this time they are not all there: nodes have vanished that alone knew some.
-    final_from: u64,
+    from: u64,
 }
 
 /// What a crash must not take back.
@@ -87,7 +93,7 @@ pub struct Watch {
 impl Ledger {
     /// Checks a node after a step, and enters what it issued.
     pub fn check(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
-        if watch.reborn != replica.counters().reborn {
+        if watch.reborn != ids_before(replica) {
             self.carried.insert(replica.node(), std::mem::take(&mut watch.heads));
             *watch = Watch { clock: watch.clock, ..Watch::default() }.anew(replica);
         }
@@ -128,10 +134,12 @@ impl Ledger {
     /// A node vanishes: what it has told nobody, not even that it is final, may vanish with it.
     pub fn vanished(&mut self, node: NodeId) {
         let told = self.told.get(&node).map_or(0, |told| told.seq);
-        let gone = self.finals.iter().find(|(_, (id, _))| id.origin == node && id.seq > told).map(|(stamp, _)| *stamp);
-        if let Some(gone) = gone {
-            self.finals.split_off(&gone);
-            self.final_to = self.finals.last_key_value().map_or(0, |(stamp, _)| stamp.time);
+        for finals in self.pools.values_mut() {
+            let untold = |(_, (id, _)): &(&Stamp, &(OpId, Verdict))| id.origin == node && id.seq > told;
+            if let Some(gone) = finals.ops.iter().find(untold).map(|(stamp, _)| *stamp) {
+                finals.ops.split_off(&gone);
+                finals.to = finals.ops.last_key_value().map_or(0, |(stamp, _)| stamp.time);
+            }
         }
     }
 
@@ -156,8 +164,10 @@ impl Ledger {
 
     /// What was final past this time nobody knows any more.
     pub fn lost_beyond(&mut self, time: u64) {
-        self.finals.retain(|stamp, _| stamp.time <= time);
-        self.final_to = self.final_to.min(time);
+        for finals in self.pools.values_mut() {
+            finals.ops.retain(|stamp, _| stamp.time <= time);
+            finals.to = finals.to.min(time);
+        }
     }
 
     /// A node tells someone something, while its disk has stored these records.
@@ -220,10 +230,12 @@ impl Ledger {
     fn check_finals(&mut self, watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
         // What was final before this node began with a snapshot it cannot tell.
         let (from, to) = (watch.frontier.max(replica.horizon()), replica.frontier());
-        if from > self.final_to {
-            self.final_from = from;
+        let Some((pool, _)) = replica.pool() else { return Ok(()) };
+        let finals = self.pools.entry(*pool).or_default();
+        if from > finals.to {
+            finals.from = from;
         }
-        let from = from.max(self.final_from);
+        let from = from.max(finals.from);
         if to < watch.frontier {
             return violated("the frontier never goes back", format!("it went from {} to {to}", watch.frontier));
         }
@@ -231,16 +243,16 @@ impl Ledger {
         let ops = replica.log().after(behind(from), None).take_while(|op| op.time() <= to);
         let new: BTreeMap<Stamp, (OpId, Verdict)> =
             ops.map(|op| (op.stamp(), (op.id(), replica.state().verdict(op.stamp())))).collect();
-        let known = self.finals.range(..=behind(to)).filter(|(stamp, _)| stamp.time > from);
-        let here = new.range(..=behind(self.final_to));
+        let known = finals.ops.range(..=behind(to)).filter(|(stamp, _)| stamp.time > from);
+        let here = new.range(..=behind(finals.to));
         if !known.clone().eq(here.clone()) {
             let known: Vec<_> = known.filter(|(stamp, known)| new.get(stamp) != Some(known)).take(3).collect();
-            let here: Vec<_> = here.filter(|(stamp, here)| self.finals.get(stamp) != Some(here)).take(3).collect();
+            let here: Vec<_> = here.filter(|(stamp, here)| finals.ops.get(stamp) != Some(here)).take(3).collect();
             let detail = format!("from {from} to {to} another node has {known:?}, and {} has {here:?}", replica.node());
             return violated("final ops are the same everywhere", detail);
         }
-        self.finals.extend(new);
-        self.final_to = self.finals.last_key_value().map_or(0, |(stamp, _)| stamp.time);
+        finals.ops.extend(new);
+        finals.to = finals.ops.last_key_value().map_or(0, |(stamp, _)| stamp.time);
         watch.frontier = to;
         Ok(())
     }
@@ -251,7 +263,8 @@ impl Ledger {
             let stands = || replica.log().get(*id).is_some() && replica.state().verdict(**stamp) == *verdict;
             stamp.time > replica.horizon() && !stands()
         };
-        match self.finals.iter().find(turned) {
+        let finals = replica.pool().and_then(|(pool, _)| self.pools.get(pool));
+        match finals.and_then(|finals| finals.ops.iter().find(turned)) {
             Some(turned) => {
                 violated("a final verdict never turns", format!("{turned:?} is not so at {}", replica.node()))
             }
@@ -479,7 +492,7 @@ impl Watch {
     fn anew(mut self, replica: &Replica) -> Watch {
         self.heads = replica.log().heads().map(|(origin, head)| (origin, head.seq)).collect();
         self.ops = replica.log().len();
-        self.reborn = replica.counters().reborn;
+        self.reborn = ids_before(replica);
         self.frontier = replica.horizon();
         self.follow(replica);
         self
@@ -530,6 +543,11 @@ fn has_come_again(op: &Op, replica: &Replica) -> Result<(), Violation> {
     }
     let detail = format!("{} was acknowledged, and is gone at {}", op.id(), replica.node());
     violated("what was acknowledged is there", detail)
+}
+
+/// How many ids a node has had before this one.
+fn ids_before(replica: &Replica) -> u64 {
+    replica.counters().reborn + replica.counters().merged
 }
 
 fn a_clock_never_goes_back(watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {

@@ -151,6 +151,8 @@ pub struct Plan {
     pub evict_after_ms: Option<u64>,
     /// Whether a node that comes back from an old copy of its journal is cut off at first, takes writes, and vanishes once more.
     pub lonely: bool,
+    /// How all nodes look for each other by one name, if they do.
+    pub name: Option<Name>,
     /// How faults come.
     pub course: Course,
 }
@@ -166,6 +168,43 @@ pub enum Course {
     Partings,
     /// Nodes come back from old copies of their disks, and clients write there before others are heard.
     OldDisks,
+}
+
+/// The one name that stands in every node's join list, with the addresses of all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Name {
+    /// What a look-up finds at first.
+    pub at_first: AtFirst,
+    /// How long that lasts, on each machine up to half as long again.
+    pub late_ms: u64,
+    /// How many nodes must have met before one founds a pool.
+    pub found_with: usize,
+    /// Whether a client writes on one machine while the nodes look for each other.
+    pub early_write: bool,
+}
+
+/// What a look-up finds of a name before all its addresses are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtFirst {
+    /// Nothing: it fails.
+    Nothing,
+    /// The address of the machine itself, as its hosts file has it.
+    Oneself,
+    /// The addresses of the machine itself and of one other: nodes meet in pairs.
+    Pairs,
+}
+
+impl Name {
+    fn draw(seed: u64, machines: usize) -> Name {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x6e61_6d65);
+        let at_first = *rng.choice(&[AtFirst::Nothing, AtFirst::Oneself, AtFirst::Pairs]).unwrap_or(&AtFirst::Nothing);
+        Name {
+            at_first,
+            late_ms: *rng.choice(&[0, 1_000, 5_000, 5_000]).unwrap_or(&5_000),
+            found_with: if rng.u32(..4) == 0 { rng.usize(1..=machines) } else { 1 },
+            early_write: rng.u32(..3) == 0,
+        }
+    }
 }
 
 /// What clients do: documents to choose from, and weights.
@@ -197,10 +236,11 @@ impl Plan {
     /// The run of a seed.
     pub fn draw(seed: u64) -> Plan {
         let plan = Plan::storm(seed);
-        match seed % 8 {
-            2 => plan.of_partings(),
+        match seed % 16 {
+            2 | 10 => plan.of_partings(),
             3 => plan.of_old_disks(),
-            5 => plan.of_burials(),
+            5 | 13 => plan.of_burials(),
+            11 => plan.of_one_name(),
             _ => plan.of_old_copies().with_departures(),
         }
     }
@@ -283,6 +323,11 @@ impl Plan {
             (self.write_ms, self.writes_max) = (rng.u64(100..400), self.writes_max.min(300));
         }
         self
+    }
+
+    /// All nodes start at once with one configuration: a name that stands for all of them, and that is published late.
+    fn of_one_name(self) -> Plan {
+        Plan { all_found: true, name: Some(Name::draw(self.seed, self.machines)), ..self }
     }
 
     /// A small pool in which nodes vanish one after another, with ops on their way that reach some of the others only, and are
@@ -391,6 +436,7 @@ impl Plan {
             course: Course::Storm,
             lonely: false,
             evict_after_ms: None,
+            name: None,
         }
     }
 

@@ -199,5 +199,6 @@ fn plan(nodes: usize, seed: u64) -> Plan {
         course: super::plan::Course::Storm,
         lonely: false,
         evict_after_ms: None,
+        name: None,
     }
 }

@@ -19,8 +19,8 @@ use crate::{
     plant,
     record::Record,
     replica::{
-        Assembly, Config, Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Recovery, Refused, Replica,
-        Retention, Standing, TICK_MS,
+        Assembly, Config, Counters, Draft, Effect, Endpoint, Event, LinkId, Now, Outbox, Receipt, Recovery, Refused,
+        Replica, Retention, Standing, TICK_MS,
     },
     snapshot::Part,
     version::Version,
@@ -161,7 +161,7 @@ enum Parcel {
 #[derive(Debug)]
 struct Dial {
     node: usize,
-    url: String,
+    endpoint: Endpoint,
     /// The dialler's end, once its target has accepted.
     end: Option<usize>,
 }
@@ -240,6 +240,8 @@ impl World {
             Action::Accept(dial) => self.accept(*dial, &mut outcomes)?,
             Action::Connected(dial) => self.connected(*dial, &mut outcomes)?,
             Action::DialFailed(dial) => self.dial_failed(*dial, &mut outcomes)?,
+            Action::Resolved(dial, addresses) => self.resolved(*dial, addresses, &mut outcomes)?,
+            Action::United => self.united()?,
             Action::Deliver(end, number) => {
                 let parcel = self.ends.get_mut(*end).and_then(|end| end.out.remove(number));
                 self.arrive(*end, parcel, &mut outcomes)?;
@@ -274,8 +276,8 @@ impl World {
     }
 
     /// Who dialled, and where.
-    pub fn dial(&self, dial: usize) -> (usize, &str) {
-        (self.dials[dial].node, &self.dials[dial].url)
+    pub fn dial(&self, dial: usize) -> (usize, &Endpoint) {
+        (self.dials[dial].node, &self.dials[dial].endpoint)
     }
 
     /// A message that has not arrived yet, or may arrive again.
@@ -312,6 +314,11 @@ impl World {
     /// The live node with this URL.
     pub fn at_url(&self, url: &str) -> Option<usize> {
         self.nodes.iter().position(|node| node.replica.is_some() && node.birth.url == url)
+    }
+
+    /// The live node at this place.
+    pub fn at(&self, endpoint: &Endpoint) -> Option<usize> {
+        endpoint.address.as_ref().map_or_else(|| self.at_url(&endpoint.url), |at| self.at_url(&format!("http://{at}")))
     }
 
     /// The open link ends of a node.
@@ -468,6 +475,7 @@ impl World {
             urls: vec![birth.url.clone()],
             join: birth.join.clone(),
             found: birth.found,
+            found_with: birth.found_with,
             pool: birth.pool.clone(),
             seed: birth.seed,
             retention: Retention { ops: birth.retain, bytes: usize::MAX },
@@ -664,9 +672,9 @@ impl World {
                 send(&mut self.ends, &mut self.trace, end as usize, message, outcomes)?;
             }
             Effect::Close(LinkId(end)) => close(&mut self.ends, end as usize, outcomes),
-            Effect::Dial(url) => {
+            Effect::Dial(endpoint) => {
                 outcomes.push(Outcome::Dialled(self.dials.len()));
-                self.dials.push(Dial { node: index, url, end: None });
+                self.dials.push(Dial { node: index, endpoint, end: None });
             }
             Effect::Receipt(_, answer) => drop(self.trace.update(format!("{answer:?}").as_bytes())),
         }
@@ -703,7 +711,7 @@ impl World {
 
     fn accept(&mut self, dial: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
         let Some(found) = self.dials.get(dial) else { return Ok(()) };
-        let Some(target) = self.at_url(&found.url) else { return Ok(()) };
+        let Some(target) = self.at(&found.endpoint) else { return Ok(()) };
         let (near, far) = (self.ends.len(), self.ends.len() + 1);
         let since_ms = self.now_ms;
         let end = |node, peer, stage| End { node, peer, stage, since_ms, out: BTreeMap::new(), next: 0 };
@@ -715,18 +723,36 @@ impl World {
     }
 
     fn connected(&mut self, dial: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
-        let Some(Dial { node, url, end: Some(end) }) = self.dials.get(dial) else { return Ok(()) };
-        let (node, url, end) = (*node, url.clone(), *end);
+        let Some(Dial { node, endpoint, end: Some(end) }) = self.dials.get(dial) else { return Ok(()) };
+        let (node, endpoint, end) = (*node, endpoint.clone(), *end);
         if self.nodes[node].replica.is_none() || self.ends[end].stage != Stage::Dialled {
             return Ok(());
         }
         (self.ends[end].stage, self.ends[end].since_ms) = (Stage::Open, self.now_ms);
-        self.at_end(end, |link| Event::Opened(link, Some(url)), outcomes)
+        self.at_end(end, |link| Event::Opened(link, Some(endpoint)), outcomes)
     }
 
     fn dial_failed(&mut self, dial: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
-        let Some(Dial { node, url, .. }) = self.dials.get(dial) else { return Ok(()) };
-        self.step(*node, Event::DialFailed(url.clone(), "no answer".into()), outcomes)
+        let Some(Dial { node, endpoint, .. }) = self.dials.get(dial) else { return Ok(()) };
+        self.step(*node, Event::DialFailed(endpoint.clone(), "no answer".into()), outcomes)
+    }
+
+    fn resolved(&mut self, dial: usize, addresses: &[String], outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let Some(Dial { node, endpoint, .. }) = self.dials.get(dial) else { return Ok(()) };
+        self.step(*node, Event::Resolved(endpoint.url.clone(), addresses.to_vec()), outcomes)
+    }
+
+    /// Nodes that founded pools because they could not find each other yet are one pool once they can, with all that was
+    /// written meanwhile.
+    fn united(&self) -> Result<(), Violation> {
+        let invariant = "empty pools that name each other merge into one";
+        let pools: BTreeSet<_> = self.live().map(|(_, replica)| replica.pool()).collect();
+        let waiting = self.live().find(|(_, replica)| replica.standing() != Standing::Member);
+        if pools.len() > 1 || waiting.is_some() {
+            let views = self.live().map(|(node, replica)| view(node, replica)).collect::<String>();
+            return Err(Violation { invariant, detail: format!("there are {} pools{views}", pools.len()) });
+        }
+        self.live().try_for_each(|(_, replica)| self.ledger.acknowledged_is_there(replica))
     }
 
     fn arrive(&mut self, end: usize, parcel: Option<Parcel>, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
