@@ -81,11 +81,15 @@ pub enum Rule {
     Absent,
     /// Who lacks what clients show says so, and is sent it again.
     Attendance,
+    /// Of two processes with one id one comes back as another.
+    Copies,
+    /// Members announce where they can be dialled now.
+    Moves,
 }
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 38] = [
+    pub const ALL: [Rule; 40] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -124,6 +128,8 @@ impl Rule {
         Rule::EditKept,
         Rule::Absent,
         Rule::Attendance,
+        Rule::Copies,
+        Rule::Moves,
     ];
 }
 

@@ -169,6 +169,15 @@ impl Peers {
         }
     }
 
+    /// A member is not reached at this URL any more: unless it is given, or another member is, it is not dialled, and nobody
+    /// need know what was wrong with it.
+    pub(super) fn leave(&mut self, url: &str, roster: &Roster) {
+        let given = self.targets.get(url).is_some_and(|target| target.given || target.dialling);
+        if !given && !roster.present().any(|(_, member)| member.urls.iter().any(|at| at == url)) {
+            self.targets.remove(url);
+        }
+    }
+
     /// The URL leads back here.
     pub(super) fn is_oneself(&mut self, url: &str) {
         if let Some(target) = self.target(url) {

@@ -75,9 +75,10 @@ impl Replica {
             .collect()
     }
 
-    /// What is wrong with the places this node tries to link to: `(URL, why)`.
+    /// What is wrong with the places this node tries to link to, and with those of members: `(URL, why)`.
     pub fn link_problems(&self) -> Vec<(String, String)> {
-        self.peers.problems().map(|(url, why)| (url.to_string(), why.to_string())).collect()
+        let problems = self.peers.problems().map(|(url, why)| (url.to_string(), why.to_string()));
+        problems.chain(self.shared_address_problems()).collect()
     }
 
     /// How many ops of those that it must hold before it serves it holds, and how many these are.

@@ -28,6 +28,9 @@ pub struct Ledger {
     /// Ids under which a node came back from an old copy of its journal. It issues ops twice until it finds that out, so
     /// nothing is entered of it any more; that all agree in the end is checked all the same.
     old: BTreeSet<NodeId>,
+    /// Ids under which two nodes have run at once, and what each of these has acknowledged.
+    copied: BTreeSet<NodeId>,
+    acknowledged: Vec<Op>,
     /// The final ops of the pool, with their verdicts, as the node that first came so far has them; up to this time.
     finals: BTreeMap<Stamp, (OpId, Verdict)>,
     final_to: u64,
@@ -121,6 +124,23 @@ impl Ledger {
         }
         self.chains.entry(node).or_default().truncate(seq as usize);
         Ok(Watch::default().anew(replica))
+    }
+
+    /// A second node runs under this id. What the first has acknowledged so far both hold.
+    pub fn copied(&mut self, node: NodeId) {
+        if !self.copied.insert(node) {
+            return;
+        }
+        let told = self.told.get(&node).map_or(0, |told| told.acknowledged) as usize;
+        let chain = self.chains.get(&node).map_or(&[][..], |chain| chain);
+        self.acknowledged.extend(chain.iter().take(told).map(|issued| issued.op.clone()));
+    }
+
+    /// A node has acknowledged an op.
+    pub fn acknowledged(&mut self, op: Op) {
+        if self.copied.contains(&op.origin()) {
+            self.acknowledged.push(op);
+        }
     }
 
     /// A node vanishes: what it has told nobody, not even that it is final, may vanish with it.
@@ -235,6 +255,14 @@ impl Ledger {
 
     /// What a node has acknowledged, under whatever id, is in its log, or has come again under another id.
     pub fn acknowledged_is_there(&self, replica: &Replica) -> Result<(), Violation> {
+        for op in &self.acknowledged {
+            let OpId { origin, seq } = op.id();
+            let forgotten = seq <= replica.log().start(origin).seq;
+            if !forgotten && replica.log().get(op.id()) != Some(op) && !has_come_again(op, replica) {
+                let detail = format!("{} was acknowledged, and is gone at {}", op.id(), replica.node());
+                return violated("what was acknowledged is there", detail);
+            }
+        }
         let ids = replica.former().iter().copied().chain([replica.node()]);
         for id in ids.filter(|id| !self.old.contains(id)) {
             let acknowledged = self.told.get(&id).map_or(0, |told| told.acknowledged) as usize;
@@ -467,6 +495,11 @@ fn come_again(replica: &Replica, op: &Op) -> Option<Stamp> {
     let again = || format!("again:{}", blake3::hash(op.bytes()).to_hex());
     let key = op.body().key.as_ref().map_or_else(again, ToString::to_string);
     replica.state().claim(&key).map(|claim| claim.stamp())
+}
+
+/// Whether an op that is not held was issued again under another id, or need not be.
+fn has_come_again(op: &Op, replica: &Replica) -> bool {
+    op.body().commands.iter().any(crate::op::Command::is_membership) || come_again(replica, op).is_some()
 }
 
 fn a_clock_never_goes_back(watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {
