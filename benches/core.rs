@@ -230,6 +230,7 @@ impl Lone {
             clock: 0,
             process: 0,
             empty: false,
+            issued: (0, 0),
         };
         let heads = self.replica.log().heads().collect();
         for event in [

@@ -97,11 +97,15 @@ pub enum Rule {
     KeepWritten,
     /// Of a name that leads back to the node itself, only that address is passed over.
     OwnAddress,
+    /// Of two processes with one id one comes back as another.
+    Copies,
+    /// Members announce where they can be dialled now.
+    Moves,
 }
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 46] = [
+    pub const ALL: [Rule; 48] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -148,6 +152,8 @@ impl Rule {
         Rule::MergeEmpty,
         Rule::KeepWritten,
         Rule::OwnAddress,
+        Rule::Copies,
+        Rule::Moves,
     ];
 }
 

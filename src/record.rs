@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     op::{NodeId, Op, OpError, PoolId, TIME_MAX},
     snapshot::Part,
+    wire::Addresses,
 };
 
 /// One entry of a journal.
@@ -28,6 +29,8 @@ pub enum Record {
     Orphan(Op),
     /// The same of an op in whose place the pool has another: two nodes have issued ops under one id.
     Fork(Op),
+    /// A member has announced where it can be dialled.
+    Addresses(NodeId, Addresses),
     /// A piece of a snapshot. Once it is whole, all records before its base are void, those between count: the node's
     /// identity, ceiling, frontier and orphans, and the ops behind the base's time.
     Snapshot(Part),
@@ -68,6 +71,7 @@ const FORK: u8 = 7;
 const SNAPSHOT: u8 = 8;
 const COMPLETE: u8 = 10;
 const RESUMED: u8 = 9;
+const ADDRESSES: u8 = 11;
 
 /// No node reserves times up to here, for ops end at [`TIME_MAX`].
 const CEILING_MAX: u64 = 2 * TIME_MAX;
@@ -78,6 +82,7 @@ impl Record {
         match self {
             Record::Identity(identity) => put(bytes, IDENTITY, identity),
             Record::Snapshot(part) => put(bytes, SNAPSHOT, part),
+            Record::Addresses(node, addresses) => put(bytes, ADDRESSES, &(node, addresses)),
             Record::Op(op) => {
                 bytes.push(OP);
                 bytes.extend_from_slice(op.bytes());
@@ -120,6 +125,10 @@ impl Record {
                 Part::Base(base) | Part::Again(base) if !base.is_sound() => Err(RecordError::Malformed),
                 part => Ok(Record::Snapshot(part)),
             },
+            (ADDRESSES, rest) => {
+                let (node, addresses): (NodeId, Addresses) = whole(rest)?;
+                Ok(Record::Addresses(node, addresses))
+            }
             (OP, rest) => Op::decode(rest).map(Record::Op).map_err(RecordError::Op),
             (ORPHAN, rest) => Op::decode(rest).map(Record::Orphan).map_err(RecordError::Op),
             (FORK, rest) => Op::decode(rest).map(Record::Fork).map_err(RecordError::Op),

@@ -30,6 +30,8 @@ pub const CLIENT_BYTES_MAX: usize = 64;
 pub const STATE_BYTES_MAX: usize = 4 << 10;
 /// Most clients in one message about presence; more of the shortest would be a long turn for its receiver.
 pub const PRESENT_MAX: usize = 1_024;
+/// Most members in one message about addresses.
+pub const ADDRESSES_MAX: usize = 256;
 
 const HELLO: u8 = 0;
 const REFUSAL: u8 = 255;
@@ -63,6 +65,8 @@ pub enum Message {
     Attendance(Vec<(NodeId, Attendance)>),
     /// What the receiver has promised, as the sender heard it: all its ops beyond this seq come after this time.
     Promised(u64, u64),
+    /// Where members can be dialled that have moved since they were added.
+    Addresses(Vec<(NodeId, Addresses)>),
 }
 
 impl Message {
@@ -139,6 +143,17 @@ pub struct Hello {
     pub process: u64,
     /// Whether its pool holds nothing but its founding, so that nothing is lost if it joins another.
     pub empty: bool,
+    /// How many ops it has issued under this id, and how many of them before its process began.
+    pub issued: (u64, u64),
+}
+
+/// Where a member can be dialled, as it last announced it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// Greater ones are later. The first number rises with each start of the member's process.
+    pub version: (u64, u64),
+    /// The URLs.
+    pub urls: Vec<String>,
 }
 
 /// Why a node will not link.
@@ -175,6 +190,8 @@ pub enum Why {
     Evicted,
     /// It has issued an op at a time that it had promised not to: its disk is an old copy.
     OldCopy,
+    /// Another process runs under its id, and stays: it must come back under a new one.
+    Copy,
 }
 
 /// A heartbeat, with what its sender heard of others.
@@ -262,6 +279,7 @@ enum Wire<'a> {
     Presence(Vec<Present>),
     Attendance(Vec<(NodeId, Attendance)>),
     Promised(u64, u64),
+    Addresses(Vec<(NodeId, Addresses)>),
 }
 
 /// Bytes that are written in one piece and read without a copy.
@@ -292,6 +310,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
         Message::Presence(presents) => Wire::Presence(presents.clone()),
         Message::Attendance(known) => Wire::Attendance(known.clone()),
         Message::Promised(seq, clock) => Wire::Promised(*seq, *clock),
+        Message::Addresses(all) => Wire::Addresses(all.clone()),
     };
     with(vec![VERSION], &wire)
 }
@@ -330,6 +349,11 @@ fn message(wire: Wire<'_>) -> Result<Message, WireError> {
         Wire::Presence(_) => Err(WireError::Malformed),
         Wire::Attendance(known) => Ok(Message::Attendance(known)),
         Wire::Promised(seq, clock) => Ok(Message::Promised(seq, clock)),
+        Wire::Addresses(all) if all.len() > ADDRESSES_MAX => Err(WireError::Malformed),
+        Wire::Addresses(all) => {
+            all.iter().try_for_each(|(_, of)| document::check_urls(&of.urls)).map_err(WireError::Content)?;
+            Ok(Message::Addresses(all))
+        }
         Wire::Snapshot(time, part) => {
             if let Part::Documents(slice) = &part {
                 slice.documents.iter().try_for_each(document::check_base).map_err(WireError::Content)?;

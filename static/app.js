@@ -11,7 +11,7 @@ import { NODES_MAX, poolPicture } from "./pool-picture.js";
 import { Documents, Edits, Writes, idFault, isCollection, overwrite } from "./store.js";
 import { count, problemWords, roster } from "./words.js";
 import { addingForm, documentRows, pastRows, receipts } from "./view-documents.js";
-import { connectionState, finality, heldBack, holdersOf, identity, linkStrip, members } from "./view-pool.js";
+import { connectionState, finality, heldBack, holdersOf, identity, linkStrip, members, sharedAddress } from "./view-pool.js";
 import { operations } from "./view-log.js";
 import { VIEWS, choose, frames, showable, viewButtons } from "./view-side.js";
 
@@ -94,7 +94,7 @@ function drawNow() {
   renew($("pool-picture"), embedded ? null : poolPicture(pool, nodes, holdersOf(pool)));
   renew($("members"), members(pool, nodes));
   renew($("pool-count"), pool ? `${count(pool.members.length, "member")} · ${count(pool.ops, "operation")} · clock ${pool.clock}${finality(pool)}` : "");
-  renew($("held-back"), heldBack(pool, nodes));
+  renew($("held-back"), heldBack(pool, nodes) ?? sharedAddress(pool, nodes));
   renew($("ops"), operations(state.log, state.logFailure, nodes));
   const filtered = state.filter !== "";
   renew($("documents-count"), past.time !== null ? "as they were" : state.documents.loaded ? (filtered ? `${state.documents.size} matching` : count(state.documents.size, "document")) : "");

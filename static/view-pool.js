@@ -68,6 +68,16 @@ export function heldBack(pool, nodes) {
     holder.why === "eviction" ? " is evicted: other members have not answered that yet" : ` is heard of again (last ${age(holder.since_ms)})`]), "."];
 }
 
+/// The address that two members or more say they are reached at, in a sentence; at most one of them is.
+export function sharedAddress(pool, nodes) {
+  const all = pool?.members ?? [];
+  const at = (url) => all.filter(({ urls }) => urls?.includes(url));
+  const url = all.flatMap(({ urls }) => urls ?? []).find((url) => at(url).length > 1);
+  if (!url) return null;
+  return [`${at(url).length} members say that they are reached at `, h("code", {}, url), " (", at(url).map((member, place) => [place > 0 && ", ", h("b", {}, nodes.name(member.id))]),
+    "): give each an address of its own with --advertise."];
+}
+
 export function members(pool, nodes) {
   if (!pool) return h("p", { class: "empty" }, "Waiting for the member list…");
   return h("table", { class: "members", "aria-labelledby": "pool-title" },

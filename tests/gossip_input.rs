@@ -61,6 +61,7 @@ impl Peer {
             clock: 0,
             process: 0,
             empty: false,
+            issued: (0, 0),
         }
     }
 

@@ -171,6 +171,7 @@ async fn whoever_dials_without_the_secret_sees_a_challenge_and_nothing_else_what
         clock: 0,
         process: 0,
         empty: false,
+        issued: (0, 0),
     }));
     let messages = [
         tungstenite::Message::binary(hello),

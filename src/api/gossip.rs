@@ -13,7 +13,7 @@ use axum::{
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Api, Problem, bound_head};
+use super::{Api, Problem, bound_head, server::PeerAddress};
 use crate::node::{CHALLENGE, NotAdmitted, REFUSAL};
 
 /// Longest head of a peer's request, in bytes: with the proof behind it this is all that one who has proved nothing can
@@ -44,10 +44,11 @@ pub async fn accept(State(api): State<Api>, mut request: Request) -> Result<Resp
     if let Some(challenge) = admission.challenge().and_then(|challenge| HeaderValue::from_str(challenge).ok()) {
         said.insert(HeaderName::from_static(CHALLENGE), challenge);
     }
+    let from = request.extensions().get::<PeerAddress>().map(|address| address.0);
     let opening = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let opening = async { opening.await.map(TokioIo::new).map_err(|error| error.to_string()) };
-        api.node.accept(admission, opening).await;
+        api.node.accept(admission, from, opening).await;
     });
     Ok(answer)
 }

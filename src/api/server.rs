@@ -1,6 +1,11 @@
 //! The HTTP server: axum's router behind hyper, with the limits that `axum::serve` does not set.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, extract::Request, response::Response, serve::Listener};
 use hyper::{body::Incoming, server::conn::http1};
@@ -61,6 +66,10 @@ impl Hold {
     }
 }
 
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub IpAddr);
+
 /// Serves in clear, within the default limits, until `stop` is cancelled, then lets answers finish.
 pub async fn serve<L>(listener: L, router: Router, stop: CancellationToken)
 where
@@ -91,6 +100,7 @@ where
         let hold = Hold(Arc::new(Held { seat, thrift, _running: connections.token() }));
         let service = TowerToHyperService::new(router.clone().map_request(move |mut request: Request<_>| {
             request.extensions_mut().insert(hold.clone());
+            request.extensions_mut().insert(PeerAddress(address.ip()));
             request
         }));
         let (stop, tls) = (stop.clone(), tls.clone());

@@ -61,7 +61,11 @@ impl Audit {
                 }
                 self.chapter.op(&op, &mut self.broken);
             }
-            Record::Ceiling(_) | Record::Frontier(_) | Record::Complete(_) | Record::Resumed(_) => {}
+            Record::Ceiling(_)
+            | Record::Frontier(_)
+            | Record::Complete(_)
+            | Record::Resumed(_)
+            | Record::Addresses(..) => {}
             Record::Orphan(_) | Record::Fork(_) => {
                 self.orphans += 1;
                 self.coming.iter_mut().for_each(|coming| coming.orphans += 1);

@@ -147,10 +147,15 @@ pub fn check_newcomer(newcomer: &Newcomer<'_>) -> Result<(), Fault> {
         let why = format!("a node's name is at most {NODE_NAME_BYTES_MAX} bytes without control characters");
         return Err(Fault::BadName(why));
     }
+    check_urls(&newcomer.urls)
+}
+
+/// Checks where a node says that it can be dialled.
+pub fn check_urls(urls: &[String]) -> Result<(), Fault> {
     let (count, len) = URLS_MAX;
     let scheme_ok = |url: &str| url.starts_with("http://") || url.starts_with("https://");
     let url_ok = |url: &String| url.len() <= len && scheme_ok(url) && !url.chars().any(char::is_control);
-    if newcomer.urls.len() > count || !newcomer.urls.iter().all(url_ok) {
+    if urls.len() > count || !urls.iter().all(url_ok) {
         return Err(Fault::BadName(format!(
             "a node has at most {count} URLs http://host:port or https://host:port of {len} bytes"
         )));

@@ -25,7 +25,7 @@ mod workbench;
 pub use changes::{CHANGES_MAX, Change, Changes};
 pub use check::{
     COLLECTION_BYTES_MAX, Fault, ID_BYTES_MAX, KEY_BYTES_MAX, URLS_MAX, check, check_base, check_collection, check_id,
-    check_newcomer,
+    check_newcomer, check_urls,
 };
 pub use claim::{Claim, KEY_SPAN, request};
 pub use diff::diff;

@@ -2,7 +2,7 @@
 //!
 //! It asks, and waits for the answer; nothing is decided here.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -93,6 +93,8 @@ impl Node {
             publisher,
             presence_publisher,
             slice_end: 0,
+            shared_looked: None,
+            shared_said: None,
             snapshot_asked: None,
             started: Instant::now(),
             stopping: stopping.clone(),
@@ -253,12 +255,16 @@ impl Node {
     }
 
     /// Runs a link that an admitted peer opens, until it ends. The connection is that of the WebSocket, of which nothing
-    /// is read yet.
-    pub async fn accept<Io>(&self, admission: Admission, opening: impl Future<Output = Result<Io, String>>)
-    where
+    /// is read yet; `from` is the peer's address, if it is known.
+    pub async fn accept<Io>(
+        &self,
+        admission: Admission,
+        from: Option<IpAddr>,
+        opening: impl Future<Output = Result<Io, String>>,
+    ) where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.0.links.accept(admission, opening).await;
+        self.0.links.accept(admission, from, opening).await;
     }
 
     pub(super) fn stopping(&self) -> CancellationToken {

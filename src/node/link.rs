@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
@@ -43,8 +43,8 @@ use super::{
     trust::Trust,
 };
 use crate::{
-    replica::{Endpoint, Event, LinkId},
-    wire::{self, FRAME_BYTES_MAX, Message},
+    replica::{Endpoint, Event, LinkId, is_local},
+    wire::{self, FRAME_BYTES_MAX, Hello, Message},
 };
 
 /// Messages that wait to be written. One is a batch at most, and one about presence; the others are hellos, heads and beats, one
@@ -161,7 +161,12 @@ impl Links {
             Err(_) => Err("no answer in time".into()),
         };
         let event = match connected {
-            Ok(Reached::Node(transport, key)) => return self.run(transport, key, Some(endpoint)).await,
+            Ok(Reached::Node(transport, key)) => {
+                let place = endpoint.address.clone().map_or_else(|| endpoint.url.clone(), |at| format!("http://{at}"));
+                let host =
+                    Address::parse(&place).filter(|_| !is_local(&place)).map(|address| address.host().to_string());
+                return self.run(transport, key, Some(endpoint), host).await;
+            }
             Ok(Reached::Name(addresses)) => Event::Resolved(endpoint.url, addresses),
             Err(why) => {
                 tracing::debug!(%endpoint, why, "dial failed");
@@ -220,16 +225,22 @@ impl Links {
         }
     }
 
-    /// Runs a link that a peer opens, until it ends; the node's task hears of it once the peer has proved what it must.
-    pub(super) async fn accept<Io>(&self, admission: Admission, opening: impl Future<Output = Result<Io, String>>)
-    where
+    /// Runs a link that a peer opens `from` its address, if that is known, until it ends; the node's task hears of it once the
+    /// peer has proved what it must.
+    pub(super) async fn accept<Io>(
+        &self,
+        admission: Admission,
+        from: Option<IpAddr>,
+        opening: impl Future<Output = Result<Io, String>>,
+    ) where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         match self.door.pass(admission, opening).await {
             Ok((io, proof)) => {
                 let (key, seals) = proof.unzip();
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(websocket())).await;
-                self.run(frames(socket, seals), key, None).await;
+                let host = from.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_loopback()).map(|ip| ip.to_string());
+                self.run(frames(socket, seals), key, None, host).await;
             }
             Err(why) => {
                 self.meters.links_refused.count();
@@ -238,8 +249,9 @@ impl Links {
         }
     }
 
-    /// Runs a link until it ends, or until the secret that it was proved with is accepted no more.
-    async fn run(&self, transport: impl Transport, key: Option<Key>, dialled: Option<Endpoint>) {
+    /// Runs a link until it ends, or until the secret that it was proved with is accepted no more. `host` is where the peer is
+    /// seen, if it is on another machine.
+    async fn run(&self, transport: impl Transport, key: Option<Key>, dialled: Option<Endpoint>, host: Option<String>) {
         let link = next_link(&self.counter);
         let _open = self.meters.links.enter();
         let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
@@ -249,7 +261,7 @@ impl Links {
         let (sink, stream) = transport.split();
         let write = self.running.track_future(write(sink, queue, link, self));
         let ended = tokio::select! {
-            why = read(stream, link, self) => why,
+            why = read(stream, link, host, self) => why,
             why = write => why,
             () = self.outdated(key) => "its pool secret is accepted no more".into(),
         };
@@ -273,7 +285,7 @@ impl Links {
     }
 }
 
-async fn read<R>(mut stream: R, link: LinkId, links: &Links) -> String
+async fn read<R>(mut stream: R, link: LinkId, host: Option<String>, links: &Links) -> String
 where
     R: Stream<Item = Result<Bytes, String>> + Unpin,
 {
@@ -282,6 +294,7 @@ where
             Ok(bytes) => {
                 links.meters.received_bytes.add(bytes.len() as u64);
                 match wire::decode(&bytes) {
+                    Ok(Message::Hello(hello)) => Event::Heard(link, Message::Hello(as_seen(hello, host.as_deref()))),
                     Ok(message) => Event::Heard(link, message),
                     Err(error) => Event::Broken(link, error),
                 }
@@ -293,6 +306,19 @@ where
         }
     }
     "closed by the peer".into()
+}
+
+/// A peer on another machine that says it is reached at an address of its own machine is reached, if at all, where it is seen.
+fn as_seen(mut hello: Hello, host: Option<&str>) -> Hello {
+    let Some(host) = host else { return hello };
+    for url in hello.urls.iter_mut().filter(|url| is_local(url)) {
+        let Some(Address { authority, is_secure }) = Address::parse(url) else { continue };
+        let (scheme, port) =
+            (if is_secure { "https" } else { "http" }, authority.rsplit_once(':').map_or("", |it| it.1));
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
+        *url = format!("{scheme}://{host}:{port}");
+    }
+    hello
 }
 
 async fn write<W>(mut sink: W, mut queue: mpsc::Receiver<Outgoing>, link: LinkId, links: &Links) -> String
@@ -473,6 +499,32 @@ fn shown(error: impl fmt::Display) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loopback_address_of_another_machine_is_read_as_where_that_machine_is_seen() {
+        let hello = |url: &str| Hello {
+            node: crate::op::NodeId(uuid::Uuid::nil()),
+            name: String::new(),
+            urls: vec![url.to_string()],
+            pool: None,
+            wants: None,
+            member: false,
+            founds: false,
+            clock: 0,
+            process: 0,
+            empty: false,
+            issued: (0, 0),
+        };
+        for (url, host, seen) in [
+            ("http://127.0.0.1:7171", Some("10.0.0.7"), "http://10.0.0.7:7171"),
+            ("https://[::1]:7171", Some("fe80::7"), "https://[fe80::7]:7171"),
+            ("http://0.0.0.0:7172", Some("b.example"), "http://b.example:7172"),
+            ("http://127.0.0.1:7171", None, "http://127.0.0.1:7171"),
+            ("http://c.example:7171", Some("10.0.0.7"), "http://c.example:7171"),
+        ] {
+            assert_eq!(as_seen(hello(url), host).urls, [seen], "{url}");
+        }
+    }
 
     #[test]
     fn an_address_is_http_with_a_port_or_https() {

@@ -59,6 +59,9 @@ const TURN: usize = 64;
 /// How long a node waits before it asks again for a snapshot that has not begun: as long as nothing is final that the last
 /// one did not hold, there is none to write.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
+/// Between two looks for members that have one address, and the least between two warnings of that.
+const SHARED_LOOK_EVERY: Duration = Duration::from_secs(5);
+const SHARED_SAID_EVERY: Duration = Duration::from_secs(60);
 /// How long a stopping node goes on sending what its peers do not hold yet.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -111,6 +114,9 @@ struct Task<N> {
     presence_publisher: watch::Sender<u64>,
     /// The end of the journal behind the last slice of a snapshot.
     slice_end: u64,
+    /// When members with one address were last looked for, and when that was last said.
+    shared_looked: Option<Instant>,
+    shared_said: Option<Instant>,
     /// When the last snapshot was asked for.
     snapshot_asked: Option<Instant>,
     started: Instant,
@@ -143,6 +149,7 @@ impl<N: Network> Task<N> {
                 _ = ticks.tick() => {
                     self.event(Event::Tick);
                     self.report_waits();
+                    self.report_shared_addresses();
                 }
                 () = self.stopping.cancelled(), if farewell.is_none() => farewell = Some(Instant::now() + FAREWELL),
             }
@@ -265,6 +272,19 @@ impl<N: Network> Task<N> {
             && self.meters.said.is_news("founding")
         {
             tracing::info!(why, "waiting for other nodes");
+        }
+    }
+
+    /// Says, once a minute at most, that members have one address.
+    fn report_shared_addresses(&mut self) {
+        let within = |last: Option<Instant>, every| last.is_some_and(|last| last.elapsed() < every);
+        if within(self.shared_looked, SHARED_LOOK_EVERY) || within(self.shared_said, SHARED_SAID_EVERY) {
+            return;
+        }
+        self.shared_looked = Some(Instant::now());
+        if let Some((url, why)) = self.replica.shared_address_problems().into_iter().next() {
+            self.shared_said = Some(Instant::now());
+            tracing::warn!(url, why, "members share an address");
         }
     }
 

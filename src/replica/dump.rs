@@ -166,8 +166,9 @@ impl Replica {
         let Finality { frontier, promised, .. } = &self.finality;
         let times = [Record::Ceiling(self.ceiling), Record::Frontier(*frontier), Record::Complete(*promised)];
         let resumed = self.unconfirmed.map(|seq| Record::Resumed(Some(seq)));
-        let own = identity.into_iter().chain(times).chain(resumed);
-        own.chain(self.orphans.iter().map(super::rebirth::Orphan::record)).collect()
+        let moves = self.roster.moves().map(|(node, to)| Record::Addresses(node, to));
+        let orphans = self.orphans.iter().map(super::rebirth::Orphan::record);
+        identity.into_iter().chain(times).chain(resumed).chain(moves).chain(orphans).collect()
     }
 
     /// What ends a snapshot in a journal. What it cannot do without comes once more, so that no single bad byte costs it.

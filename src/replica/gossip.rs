@@ -59,6 +59,8 @@ impl Replica {
             self.part_from_evicted();
             self.part_from_absent();
             self.beat();
+            self.announce_addresses();
+            self.tell_addresses();
             self.record_frontier();
         }
         self.shed();
@@ -81,6 +83,9 @@ impl Replica {
         let introduced = found.peer.is_some();
         // Nothing but a hello is said to one whose hello has not come.
         found.shown.open |= introduced && !matches!(message, Message::Hello(_));
+        if !matches!(message, Message::Hello(_) | Message::Refusal(_)) {
+            self.confirm_process(link);
+        }
         match message {
             Message::Hello(hello) => self.on_hello(link, hello),
             Message::Refusal(refusal) => self.on_refusal(link, &refusal),
@@ -101,6 +106,7 @@ impl Replica {
             Message::Promised(seq, clock) => self.on_promised(link, seq, clock),
             Message::Presence(presents) => self.on_presence(link, &presents),
             Message::Attendance(known) => self.on_attendance(link, &known),
+            Message::Addresses(all) => self.on_addresses(link, all),
         }
     }
 
@@ -397,6 +403,7 @@ mod tests {
             clock: 0,
             process: 0,
             empty: false,
+            issued: (0, 0),
         };
         replica.handle(Now::default(), Event::Opened(link, None));
         replica.handle(Now::default(), Event::Heard(link, Message::Hello(hello)));

@@ -26,6 +26,8 @@ pub(super) struct Link {
     pub(super) dialled: Option<Endpoint>,
     /// What the peer said it is; none until then.
     pub(super) peer: Option<Hello>,
+    /// Whether it has said anything else since.
+    pub(super) confirmed: bool,
     /// The greatest seq an origin that the peer holds or was sent; none until it has said what it holds.
     sent: Option<BTreeMap<NodeId, u64>>,
     /// Origins of which the log holds more.
@@ -34,6 +36,8 @@ pub(super) struct Link {
     pub(super) writable: bool,
     /// The counts of the pulses it was sent.
     pub(super) pulses: BTreeMap<NodeId, (u64, u64)>,
+    /// The versions of members' addresses that it was sent.
+    pub(super) addresses: BTreeMap<NodeId, (u64, u64)>,
     /// Whether there is an announcement that must not wait for the next beat.
     pub(super) hasty: bool,
     /// What the peer, a member, held when they met; kept while this node catches up, to tell how far it is.
@@ -63,10 +67,12 @@ impl Link {
             heard_ms: now_ms,
             dialled,
             peer: None,
+            confirmed: false,
             sent: None,
             behind: BTreeSet::new(),
             writable: true,
             pulses: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             hasty: false,
             catch_up: None,
             holds_own: 0,

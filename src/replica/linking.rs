@@ -163,6 +163,9 @@ impl Replica {
 
     /// The first word on a link, or news about the peer's pool.
     pub(super) fn on_hello(&mut self, link: LinkId, hello: Hello) {
+        if self.is_copy(&hello) {
+            return self.meet_copy(link, &hello);
+        }
         self.give_up_pool_for(link, &hello);
         if self.gives_way_to(link, &hello) {
             let why = format!("{} gives way to those whom it had evicted", self.config.node);
@@ -196,6 +199,8 @@ impl Replica {
         let (dialled, peer_pool) = (found.dialled.clone(), hello.pool.clone());
         let clock = hello.clock;
         self.peers.reached(&hello.urls);
+        found.confirmed &=
+            found.peer.as_ref().is_some_and(|peer| (peer.node, peer.process) == (hello.node, hello.process));
         found.peer = Some(hello);
         // Who was dialled answers a hello with its own.
         found.shown.open |= dialled.is_some();
@@ -226,11 +231,9 @@ impl Replica {
 
     /// Why there is to be no link with the peer that says this hello.
     fn objection(&mut self, link: LinkId, hello: &Hello) -> Option<(Why, String)> {
-        if hello.node == self.config.node {
-            // Else it is another process with a copy of this one's data.
-            let oneself = hello.process == self.config.seed;
+        if hello.node == self.config.node && (hello.process == self.process || left_out(Rule::Copies)) {
             let dialled = self.links.get(&link).and_then(|link| link.dialled.as_ref());
-            dialled.filter(|_| oneself).into_iter().for_each(|endpoint| self.peers.is_oneself(endpoint));
+            dialled.into_iter().for_each(|endpoint| self.peers.is_oneself(endpoint));
             return Some((Why::Oneself, "it is this node itself".into()));
         }
         if let Some(objection) = self.goes_on_without(hello.node) {
@@ -258,7 +261,10 @@ impl Replica {
         if far || hello.clock > TIME_MAX {
             return Some((Why::Broken, format!("its clock {} is far ahead of {}", hello.clock, self.clock)));
         }
-        self.double(link, hello.node).or_else(|| self.too_many(link))
+        if let Some(detail) = self.gives_way(hello) {
+            return Some((Why::Copy, detail));
+        }
+        self.double(link, hello).or_else(|| self.too_many(link))
     }
 
     /// The peer that says this hello, as a newcomer, if it can be one.
@@ -269,11 +275,13 @@ impl Replica {
     }
 
     /// Of two links between the same two nodes both sides keep the same one: that which the smaller id dialled, or, if
-    /// one side dialled both, the newer, for the older is the one that broke.
-    fn double(&mut self, link: LinkId, node: NodeId) -> Option<(Why, String)> {
-        let other = self.linked_to(node).filter(|other| *other != link)?;
+    /// one side dialled both, the newer, for the older is the one that broke. So it is if the peer was started anew since.
+    fn double(&mut self, link: LinkId, hello: &Hello) -> Option<(Why, String)> {
+        let other = self.linked_to(hello.node).filter(|other| *other != link)?;
         let ours = |link: LinkId| self.links.get(&link).is_some_and(|link| link.dialled.is_some());
-        let keep_new = ours(link) == ours(other) || ours(link) == (self.config.node < node);
+        let before = self.links.get(&other).and_then(|link| link.peer.as_ref());
+        let restarted = before.is_some_and(|peer| peer.process != hello.process);
+        let keep_new = restarted || ours(link) == ours(other) || ours(link) == (self.config.node < hello.node);
         let detail = "there is another link between the two".to_string();
         if keep_new {
             self.refuse(other, Why::Double, detail);
@@ -322,6 +330,10 @@ impl Replica {
         if refusal.why == Why::Evicted && !stays && (rejoins || self.log.is_empty() || self.believes(link)) {
             let why = format!("the pool goes on without {}, which comes back as another", self.config.node);
             return self.be_reborn(why, Loss::CutOff);
+        }
+        if refusal.why == Why::Copy && !stays && self.believes(link) {
+            let why = format!("two processes run as {}: this one comes back as another", self.config.node);
+            return self.be_reborn(why, Loss::Fork);
         }
         refusal.try_instead.iter().take(TRY_INSTEAD_MAX).for_each(|url| self.peers.give(url));
         let why = || format!("it refused: {}", refusal.detail);
@@ -466,14 +478,8 @@ impl Replica {
         let yields =
             self.links.values().filter_map(|link| link.peer.as_ref()).any(|peer| peer.founds && peer.node < node);
         if self.may_found() && !yields && self.found_waits().is_none() {
+            // Those who are linked say what they hold, now that there is a pool; then they are let in.
             self.found();
-            let newcomers: Vec<Newcomer<'static>> = self
-                .links
-                .values()
-                .filter_map(|link| link.peer.as_ref())
-                .map(|peer| Newcomer { node: peer.node, name: peer.name.clone().into(), urls: peer.urls.clone() })
-                .collect();
-            newcomers.into_iter().for_each(|newcomer| self.add(newcomer));
         }
     }
 
@@ -494,7 +500,7 @@ impl Replica {
         }
     }
 
-    fn say_hello(&mut self, link: LinkId) {
+    pub(super) fn say_hello(&mut self, link: LinkId) {
         let hello = Hello {
             node: self.config.node,
             name: self.config.name.clone(),
@@ -505,8 +511,9 @@ impl Replica {
             member: self.is_member() && !self.would_move(link),
             founds: self.config.found && self.pool.is_none(),
             clock: self.clock,
-            process: self.config.seed,
+            process: self.process,
             empty: self.would_merge(),
+            issued: self.issued(),
         };
         self.effects.push(Effect::Send(link, Message::Hello(hello)));
     }

@@ -166,7 +166,7 @@ impl Replica {
         };
         let newer: Vec<(NodeId, super::Member)> =
             self.roster.present().filter(mine).map(|(node, member)| (*node, member.clone())).collect();
-        let replaced: Vec<NodeId> = newer
+        let replaced: BTreeSet<NodeId> = newer
             .iter()
             .flat_map(|(newcomer, member)| {
                 let before = move |(other, old): &(&NodeId, &super::Member)| {
@@ -174,6 +174,7 @@ impl Replica {
                 };
                 self.roster.present().filter(before).map(|(other, _)| *other)
             })
+            .chain(self.never_came())
             .filter(|other| !self.is_heard(*other, now_ms))
             .collect();
         for node in replaced {
@@ -203,6 +204,23 @@ impl Replica {
         for node in self.signs.silent_for(after_ms) {
             self.issue_alone(Command::Evict(Eviction { node, force: false }));
         }
+    }
+
+    /// Members that have issued nothing and never will: this node was let in under such an id, and had given it up; or it has let
+    /// one in, of which nothing was heard, and whose address another member has.
+    fn never_came(&self) -> impl Iterator<Item = NodeId> {
+        let (now_ms, silent_after_ms) = (self.now.mono_ms, self.silent_after_ms());
+        let idle = self.roster.present().filter(|(other, _)| self.log.head(**other).seq == 0);
+        let ghost = move |(other, member): &(&NodeId, &super::Member)| {
+            let let_in_ms = self.let_in.get(*other).copied().unwrap_or(0);
+            let awaited = member.is_sponsored_by(self.config.node) && now_ms >= let_in_ms + silent_after_ms;
+            let has_address = |(twin, it): (&NodeId, &super::Member)| {
+                twin != *other && it.urls == member.urls && self.is_heard(*twin, now_ms)
+            };
+            self.former.contains(*other) || awaited && !member.urls.is_empty() && self.roster.present().any(has_address)
+        };
+        let node = self.config.node;
+        idle.filter(move |(other, _)| **other != node).filter(ghost).map(|(other, _)| *other)
     }
 
     /// Ends the links with those whom the pool goes on without.

@@ -3,7 +3,9 @@
 //! It rests on `op`, `document` and `wire`, and holds no socket, file, clock, task or lock. [`Replica::handle`] takes
 //! one event and the time, and returns effects; the shell and the simulator carry them out alike.
 
+mod addresses;
 mod causality;
+mod copies;
 mod dump;
 mod early;
 mod finality;
@@ -27,6 +29,7 @@ mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use addresses::is_local;
 pub use causality::Causality;
 pub use dump::{Dump, DumpGone};
 pub use early::{EARLY_BYTES_MAX, EARLY_OPS_MAX};
@@ -339,6 +342,13 @@ pub struct Replica {
     finality: Finality,
     /// The first part of its pulses' counts.
     run: u64,
+    /// The number of this process, as long as it lives, and those that others were heard as.
+    process: u64,
+    processes: copies::Processes,
+    /// When it has let in whom.
+    let_in: BTreeMap<NodeId, u64>,
+    /// Where among the members that have moved it goes on repeating their addresses.
+    repeated: usize,
     early: Early,
     /// Heads that grew since this node's last op: the `seen` of its next.
     unseen: BTreeMap<NodeId, u64>,
@@ -406,6 +416,10 @@ impl Replica {
         config.join.iter().for_each(|url| peers.give(url));
         Replica {
             rng: fastrand::Rng::with_seed(config.seed),
+            process: copies::process_number(config.seed, 0),
+            processes: copies::Processes::new(),
+            let_in: BTreeMap::new(),
+            repeated: 0,
             config,
             pool: None,
             clock: 0,
@@ -675,6 +689,7 @@ impl Replica {
     }
 
     fn add(&mut self, newcomer: Newcomer<'_>) {
+        self.let_in.insert(newcomer.node, self.now.mono_ms);
         self.issue_alone(Command::Add(newcomer, self.finality.frontier).into_owned());
     }
 

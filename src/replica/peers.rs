@@ -363,6 +363,15 @@ impl Peers {
         }
     }
 
+    /// A member is not reached at this URL any more: unless it is given, or another member is, it is not dialled, and nobody
+    /// need know what was wrong with it.
+    pub(super) fn leave(&mut self, url: &str, roster: &Roster) {
+        let given = self.targets.get(url).is_some_and(|target| target.given || target.tries.dialling);
+        if !given && !roster.present().any(|(_, member)| member.urls.iter().any(|at| at == url)) {
+            self.targets.remove(url);
+        }
+    }
+
     /// This place leads back here. Of a name only this address: the others lead to other nodes, or will.
     pub(super) fn is_oneself(&mut self, endpoint: &Endpoint) {
         let Some(target) = self.target(&endpoint.url) else { return };

@@ -124,8 +124,13 @@ impl Replica {
 
     /// Comes back under a new id.
     pub(super) fn be_reborn(&mut self, why: String, loss: Loss) {
-        let (node, Some(pool)) = (self.config.node, self.pool.clone()) else { return };
         let rejoins = self.rejoins;
+        let (node, Some(pool)) = (self.config.node, self.pool.clone()) else {
+            let links: Vec<_> = self.links.keys().copied().collect();
+            links.into_iter().for_each(|link| self.refuse(link, Why::Double, why.clone()));
+            self.config.node = self.new_id();
+            return;
+        };
         // What an old copy of a disk held the pool has, as far as that has ops of this id; what came since is its own.
         let is_forked = |op: &Op| loss == Loss::Fork && op.origin() == node && op.id().seq > self.resumed_at;
         let orphan = |op: &Op| Orphan { op: op.clone(), forked: is_forked(op) };
@@ -146,6 +151,8 @@ impl Replica {
         self.orphans.extend(held);
         self.forget();
         self.former.insert(node);
+        // If another process goes on under that id, its signs of life are not measured by this one's.
+        self.pulses.remove(&node);
         self.resumed_at = 0;
         self.config.node = self.new_id();
         self.presence.rename(node, self.config.node, self.run, self.now.mono_ms);
@@ -181,7 +188,7 @@ impl Replica {
             let OpId { origin, seq } = op.id();
             let rests_on = |(other, seen): &(NodeId, u64)| waiting.get(other).is_some_and(|first| first <= seen);
             let rests = rests_on(&(origin, seq)) || body.seen.iter().any(rests_on);
-            if rests && !plant::left_out(Rule::ReissueOrder) || !self.is_settled(op.id()) {
+            if rests && !plant::left_out(Rule::ReissueOrder) || !self.is_settled(op) {
                 waiting.entry(origin).or_insert(seq);
                 self.orphans.push(orphan);
                 continue;
@@ -206,9 +213,14 @@ impl Replica {
 
     /// Whether an op that is not held here will never be: another has its place, or its origin has left and all that
     /// anyone holds of it is here.
-    fn is_settled(&self, id: OpId) -> bool {
-        let origin = id.origin;
+    fn is_settled(&self, op: &Op) -> bool {
+        let (id, origin) = (op.id(), op.origin());
+        if self.log.head(origin).seq >= id.seq {
+            return true;
+        }
         let left = self.roster.is_gone(origin) || !self.roster.knows(origin);
-        self.log.head(origin).seq >= id.seq || left && self.finality.assembly.pending.is_empty()
+        // Another process goes on under that id, and all its ops up to here are held.
+        let passed = !left && self.ready && op.time() <= self.finality.frontier;
+        left && self.finality.assembly.pending.is_empty() || passed
     }
 }

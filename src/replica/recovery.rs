@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Config, Replica, dump, gossip::Place, rebirth::Orphan};
+use super::{Config, Replica, copies, dump, gossip::Place, rebirth::Orphan};
 use crate::{
     op::{NodeId, Op},
     plant::{Rule, left_out},
@@ -182,6 +182,7 @@ impl Making {
             Record::Resumed(seq) => self.replica.unconfirmed = seq.filter(|_| !left_out(Rule::Resumption)),
             Record::Orphan(op) => self.replica.orphans.push(Orphan::of(op)),
             Record::Fork(op) => self.replica.orphans.push(Orphan::forked(op)),
+            Record::Addresses(node, to) => drop(self.replica.roster.relocate(node, &to)),
             Record::Forget => {
                 self.batch.clear();
                 (self.frontier, self.promised) = (0, None);
@@ -229,6 +230,7 @@ impl Making {
         // Past all that was ever announced: so its pulses are newer than those of any run before.
         replica.clock += 1;
         replica.run = replica.clock;
+        replica.process = copies::process_number(replica.config.seed, replica.run);
         // A journal that does not say what was announced may have announced anything.
         replica.finality.promised = self.promised.unwrap_or(replica.clock);
         self.replica

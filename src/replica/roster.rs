@@ -10,6 +10,7 @@ use super::log::Log;
 use crate::{
     op::{Command, Eviction, NodeId, Op, OpId, Stamp},
     plant::{Rule, left_out},
+    wire::Addresses,
 };
 
 /// A member, as the first `Add` in the order describes it.
@@ -19,8 +20,10 @@ pub struct Member {
     pub added: Stamp,
     /// Its name, for people.
     pub name: String,
-    /// Where it can be dialled.
+    /// Where it can be dialled, as it last announced it; else as that op says.
     pub urls: Vec<String>,
+    /// The version of that announcement; zeros if there was none.
+    pub(super) moved: (u64, u64),
     /// The greatest frontier of those who added it.
     frontier: u64,
     /// All ops that add it.
@@ -28,6 +31,11 @@ pub struct Member {
 }
 
 impl Member {
+    /// Whether it has announced other addresses than it was added with.
+    pub fn has_moved(&self) -> bool {
+        self.moved > (0, 0)
+    }
+
     /// Whether an op of this node adds it.
     pub(super) fn is_sponsored_by(&self, node: NodeId) -> bool {
         self.sponsored.iter().any(|add| add.origin == node)
@@ -123,6 +131,7 @@ impl Roster {
                     added: op.stamp(),
                     name: String::new(),
                     urls: Vec::new(),
+                    moved: (0, 0),
                     frontier: 0,
                     sponsored: BTreeSet::new(),
                 });
@@ -130,7 +139,10 @@ impl Roster {
                 member.frontier = member.frontier.max((*frontier).min(op.time() - 1));
                 if op.stamp() <= member.added {
                     member.added = op.stamp();
-                    (member.name, member.urls) = (newcomer.name.to_string(), newcomer.urls.clone());
+                    member.name = newcomer.name.to_string();
+                    if member.moved == (0, 0) {
+                        member.urls.clone_from(&newcomer.urls);
+                    }
                 }
             }
             Some(Command::Retire) => self.exits.entry(op.origin()).or_default().retired = true,
@@ -148,6 +160,26 @@ impl Roster {
             _ => return false,
         }
         true
+    }
+
+    /// Takes a newer announcement of where a member can be dialled; returns where it could be until now.
+    pub(super) fn relocate(&mut self, node: NodeId, to: &Addresses) -> Option<Vec<String>> {
+        let member = self.members.get_mut(&node).filter(|member| member.moved < to.version)?;
+        member.moved = to.version;
+        Some(std::mem::replace(&mut member.urls, to.urls.clone()))
+    }
+
+    /// Whether another says the same of all, those places aside where members that have left once were.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn agrees(&self, other: &Roster) -> bool {
+        let places = |roster: &Roster| -> Vec<_> { roster.moves().collect() };
+        self.ops == other.ops && places(self) == places(other)
+    }
+
+    /// The members that have announced other addresses than they were added with.
+    pub(super) fn moves(&self) -> impl Iterator<Item = (NodeId, Addresses)> {
+        let moved = self.present().filter(|(_, member)| member.has_moved());
+        moved.map(|(node, Member { moved, urls, .. })| (*node, Addresses { version: *moved, urls: urls.clone() }))
     }
 
     /// Everyone who ever was a member.

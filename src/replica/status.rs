@@ -75,11 +75,13 @@ impl Replica {
             .collect()
     }
 
-    /// What is wrong with the places this node tries to link to: `(URL, why)`; with the URL of this node, why it founds no pool.
+    /// What is wrong with the places this node tries to link to, and with those of members: `(URL, why)`; with the URL of this node,
+    /// why it founds no pool.
     pub fn link_problems(&self) -> Vec<(String, String)> {
         let oneself = || self.config.urls.first().cloned().unwrap_or_default();
         let waits = self.founding_wait().map(|why| (oneself(), why));
-        waits.into_iter().chain(self.peers.problems().map(|(url, why)| (url.to_string(), why))).collect()
+        let problems = self.peers.problems().map(|(url, why)| (url.to_string(), why));
+        waits.into_iter().chain(problems).chain(self.shared_address_problems()).collect()
     }
 
     /// Why this node founds no pool yet, if it waits for others.

@@ -264,10 +264,13 @@ impl Replica {
     pub(super) fn rebase(&mut self, base: &Base) {
         let node = self.config.node;
         self.log = Log::behind(base.time, &base.heads);
+        let moves: Vec<_> = self.roster.moves().collect();
         self.roster = Roster::default();
         base.membership.iter().for_each(|op| {
             self.roster.take(op);
         });
+        // No op says so.
+        moves.iter().for_each(|(node, to)| drop(self.roster.relocate(*node, to)));
         self.roster_moved = true;
         self.early = super::Early::default();
         self.tips = base.heads.iter().map(|(origin, head)| (*origin, head.seq)).collect();
@@ -290,7 +293,7 @@ impl Replica {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{
         op::{Command, DocKey},
@@ -299,9 +302,9 @@ mod tests {
 
     /// Nodes that hear each other on links which a test opens and closes, and keep what they were told to store.
     #[derive(Default)]
-    struct Pool {
-        nodes: Vec<Replica>,
-        records: Vec<Vec<Record>>,
+    pub(in crate::replica) struct Pool {
+        pub(in crate::replica) nodes: Vec<Replica>,
+        pub(in crate::replica) records: Vec<Vec<Record>>,
         /// Who is at the other end of each node's links.
         links: Vec<(usize, LinkId, usize)>,
         opened: u64,
@@ -310,7 +313,7 @@ mod tests {
         lost: usize,
     }
 
-    fn config(id: u128, found: bool) -> Config {
+    pub(in crate::replica) fn config(id: u128, found: bool) -> Config {
         Config {
             name: format!("n{id}"),
             join: if found { Vec::new() } else { vec!["http://elsewhere:1".into()] },
@@ -322,13 +325,17 @@ mod tests {
     }
 
     impl Pool {
-        fn add(&mut self, node: Replica) -> usize {
+        pub(in crate::replica) fn now(&self) -> Now {
+            self.now
+        }
+
+        pub(in crate::replica) fn add(&mut self, node: Replica) -> usize {
             self.nodes.push(node);
             self.records.push(Vec::new());
             self.nodes.len() - 1
         }
 
-        fn link(&mut self, one: usize, other: usize) {
+        pub(in crate::replica) fn link(&mut self, one: usize, other: usize) {
             self.opened += 1;
             let link = LinkId(self.opened);
             self.links.extend([(one, link, other), (other, link, one)]);
@@ -337,7 +344,7 @@ mod tests {
             self.give(other, Event::Opened(link, dialled));
         }
 
-        fn part(&mut self, one: usize, other: usize) {
+        pub(in crate::replica) fn part(&mut self, one: usize, other: usize) {
             let ends = |end: &(usize, LinkId, usize)| (end.0, end.2) == (one, other) || (end.0, end.2) == (other, one);
             for (node, link, _) in self.links.extract_if(.., |end| ends(end)).collect::<Vec<_>>() {
                 self.give(node, Event::Closed(link));
@@ -373,7 +380,7 @@ mod tests {
             receipt
         }
 
-        fn pass(&mut self, ms: u64) {
+        pub(in crate::replica) fn pass(&mut self, ms: u64) {
             for _ in 0..ms / 100 {
                 self.now.mono_ms += 100;
                 (0..self.nodes.len()).for_each(|node| {
@@ -382,7 +389,7 @@ mod tests {
             }
         }
 
-        fn put(&mut self, node: usize, id: &str, bytes: usize) -> Receipt {
+        pub(in crate::replica) fn put(&mut self, node: usize, id: &str, bytes: usize) -> Receipt {
             self.submit(node, None, id, bytes)
         }
 

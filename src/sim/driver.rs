@@ -134,7 +134,8 @@ impl<'e> Driver<'e> {
     pub fn new(plan: Plan, checks: bool, events: Option<&'e mut Vec<String>>) -> Driver<'e> {
         // Not the generator that the plan was drawn from, or runs of like plans would be alike.
         let rng = fastrand::Rng::with_seed(plan.seed ^ 0x9e37_79b9_7f4a_7c15);
-        let urls = (0..plan.machines + plan.newcomers).map(|machine| format!("http://m{machine}:1")).collect();
+        let machines = plan.machines + plan.newcomers + usize::from(plan.course == Course::Copies);
+        let urls = (0..machines).map(|machine| format!("http://m{machine}:1")).collect();
         Driver {
             world: World::new(checks),
             network: Network::new(&plan),
@@ -433,6 +434,8 @@ impl<'e> Driver<'e> {
         join.remove(machine);
         if self.plan.name.is_some() {
             join = vec![NAME.into()];
+        } else if self.plan.course == Course::Moves && again {
+            join.truncate(1);
         }
         let founder = machine == 0 && !self.plan.all_found && !again;
         let alone = founder && self.rng.bool();
@@ -453,6 +456,17 @@ impl<'e> Driver<'e> {
         if matches!(wrong, Wrong::Old(_)) && self.plan.lonely && self.stormy {
             self.leave_alone(machine);
         }
+        self.begin(machine, join, again, (journal, cut, wrong))
+    }
+
+    /// A node begins on a machine, from so much of a journal.
+    pub(super) fn begin(
+        &mut self,
+        machine: usize,
+        join: Vec<String>,
+        again: bool,
+        (journal, cut, wrong): (Option<usize>, usize, Wrong),
+    ) -> Result<(), Violation> {
         let skew_ms = if self.plan.has(Fault::Skew) { self.rng.u64(..SKEW_MS) } else { 0 };
         *self.tally.fired.entry(Fault::Skew).or_default() += u64::from(skew_ms > 0);
         *self.tally.fired.entry(Fault::Restart).or_default() += u64::from(again);

@@ -30,6 +30,9 @@ pub struct Ledger {
     old: BTreeSet<NodeId>,
     /// What was acknowledged under such an id since, and whether it was in the log of another node.
     doubtful: BTreeMap<OpId, Vec<(Op, bool)>>,
+    /// Ids under which two nodes have run at once, and what each of these has acknowledged.
+    copied: BTreeSet<NodeId>,
+    acknowledged: Vec<Op>,
     /// By node, whose eviction was effective there when all that it had to store was stored.
     evicted: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// By the id under which a node came back: what it held before, by origin.
@@ -129,6 +132,23 @@ impl Ledger {
         }
         self.chains.entry(node).or_default().truncate(seq as usize);
         Ok(Watch::default().anew(replica))
+    }
+
+    /// A second node runs under this id. What the first has acknowledged so far both hold.
+    pub fn copied(&mut self, node: NodeId) {
+        if !self.copied.insert(node) {
+            return;
+        }
+        let told = self.told.get(&node).map_or(0, |told| told.acknowledged) as usize;
+        let chain = self.chains.get(&node).map_or(&[][..], |chain| chain);
+        self.acknowledged.extend(chain.iter().take(told).map(|issued| issued.op.clone()));
+    }
+
+    /// A node has acknowledged an op.
+    pub fn acknowledged(&mut self, op: Op) {
+        if self.copied.contains(&op.origin()) {
+            self.acknowledged.push(op);
+        }
     }
 
     /// A node vanishes: what it has told nobody, not even that it is final, may vanish with it.
@@ -274,16 +294,24 @@ impl Ledger {
 
     /// What a node has acknowledged, under whatever id, is in its log, or has come again under another id.
     pub fn acknowledged_is_there(&self, replica: &Replica) -> Result<(), Violation> {
+        for op in &self.acknowledged {
+            let OpId { origin, seq } = op.id();
+            let forgotten = seq <= replica.log().start(origin).seq;
+            if !forgotten && replica.log().get(op.id()) != Some(op) {
+                is_not_gone(op, replica)?;
+            }
+        }
         let ids = replica.former().iter().copied().chain([replica.node()]);
         for id in ids.filter(|id| !self.old.contains(id)) {
             let acknowledged = self.told.get(&id).map_or(0, |told| told.acknowledged) as usize;
             let held = replica.log().head(id).seq as usize;
             let chain = self.chains.get(&id).map_or(&[][..], |chain| chain);
-            chain.iter().take(acknowledged).skip(held).try_for_each(|issued| has_come_again(&issued.op, replica))?;
+            let gone = chain.iter().take(acknowledged).skip(held).map(|issued| &issued.op);
+            gone.into_iter().try_for_each(|op| is_not_gone(op, replica))?;
         }
         let alone = self.doubtful.values().flatten().filter(|(_, shared)| !shared).map(|(op, _)| op);
         let mut gone = alone.filter(|op| replica.log().get(op.id()) != Some(op));
-        gone.try_for_each(|op| has_come_again(op, replica))
+        gone.try_for_each(|op| is_not_gone(op, replica))
     }
 
     /// What a node held when it came back as another is in its log, or has come again, behind what it rests on.
@@ -535,8 +563,8 @@ fn come_again(replica: &Replica, op: &Op) -> Option<Stamp> {
     replica.state().claim(&key).map(|claim| claim.stamp())
 }
 
-/// Whether what a node issued under an id that it had to give up was issued again.
-fn has_come_again(op: &Op, replica: &Replica) -> Result<(), Violation> {
+/// An op that is not held was issued again under another id, or need not be.
+fn is_not_gone(op: &Op, replica: &Replica) -> Result<(), Violation> {
     let membership = op.body().commands.iter().any(crate::op::Command::is_membership);
     if membership || come_again(replica, op).is_some() {
         return Ok(());

@@ -17,7 +17,7 @@ use crate::{
     },
     op::{Body, Command, DocKey, Guard, NodeId, Op, OpId, Stamp},
     plant::span_squeezed,
-    replica::Replica,
+    replica::{Member, Replica},
     version::Version,
 };
 
@@ -136,9 +136,14 @@ impl Model {
         if let Some((stamp, theirs)) = rejected.iter().find(|(stamp, _)| !self.rejected.contains_key(stamp)) {
             return differs(format!("op {stamp} must apply, but the node rejects it for {theirs:?}"));
         }
+        // Where a member has moved to since no op says.
+        let urls = |node: &NodeId, member: &Member| match self.members.get(node) {
+            Some((.., urls)) if member.has_moved() => urls.clone(),
+            _ => member.urls.clone(),
+        };
         let members = replica.roster().all().iter();
         let members: BTreeMap<NodeId, (Stamp, String, Vec<String>)> =
-            members.map(|(node, member)| (*node, (member.added, member.name.clone(), member.urls.clone()))).collect();
+            members.map(|(node, member)| (*node, (member.added, member.name.clone(), urls(node, member)))).collect();
         if members != self.members {
             return differs(format!("the members are {members:?}, not {:?}", self.members));
         }

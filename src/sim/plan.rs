@@ -61,11 +61,15 @@ pub enum Fault {
     Leave,
     /// A node is away, dead or cut off, for so long that the others evict it of themselves, and comes back.
     Absence,
+    /// A copy of a live node's journal is started on another machine.
+    Copy,
+    /// A node comes back at another address.
+    Move,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 27] = [
+    pub const ALL: [Fault; 29] = [
         Fault::Delay,
         Fault::Reorder,
         Fault::Duplicate,
@@ -93,6 +97,8 @@ impl Fault {
         Fault::Shortened,
         Fault::Leave,
         Fault::Absence,
+        Fault::Copy,
+        Fault::Move,
     ];
 }
 
@@ -168,6 +174,10 @@ pub enum Course {
     Partings,
     /// Nodes come back from old copies of their disks, and clients write there before others are heard.
     OldDisks,
+    /// A copy of a node's journal is started beside it.
+    Copies,
+    /// All nodes but the first come back at other addresses, one after the other, and then the first is gone.
+    Moves,
 }
 
 /// The one name that stands in every node's join list, with the addresses of all of them.
@@ -237,6 +247,8 @@ impl Plan {
     pub fn draw(seed: u64) -> Plan {
         let plan = Plan::storm(seed);
         match seed % 16 {
+            12 if seed % 64 == 12 => plan.of_moves(),
+            4 if seed % 64 == 20 => plan.of_copies(),
             2 | 10 => plan.of_partings(),
             3 => plan.of_old_disks(),
             5 | 13 => plan.of_burials(),
@@ -330,6 +342,56 @@ impl Plan {
         Plan { all_found: true, name: Some(Name::draw(self.seed, self.machines)), ..self }
     }
 
+    /// A small pool whose nodes come back at other addresses while the first one links them; then that one is gone.
+    fn of_moves(self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x006d_6f76_6573);
+        Plan {
+            machines: 3,
+            newcomers: 0,
+            all_found: false,
+            storm_ms: rng.u64(35_000..50_000),
+            faults: [Fault::Move].into(),
+            strike_ms: 1_000,
+            write_ms: 300,
+            early_max: None,
+            durable: true,
+            disks_die: false,
+            all_return: false,
+            course: Course::Moves,
+            ..self
+        }
+    }
+
+    /// A small pool, a bad network, and a copy of one of its nodes that runs beside it.
+    fn of_copies(self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x636f_7069_6573);
+        let network = [
+            Fault::Delay,
+            Fault::Reorder,
+            Fault::Duplicate,
+            Fault::Loss,
+            Fault::Halves,
+            Fault::Isolate,
+            Fault::Hold,
+            Fault::Reset,
+            Fault::Slow,
+        ];
+        let faults = network.into_iter().filter(|_| rng.u32(..3) == 0).chain([Fault::Copy]).collect();
+        Plan {
+            machines: rng.usize(1..=4),
+            newcomers: 0,
+            all_found: false,
+            storm_ms: rng.u64(12_000..30_000),
+            faults,
+            early_max: None,
+            durable: true,
+            disks_die: false,
+            all_return: true,
+            course: Course::Copies,
+            ..self
+        }
+    }
+
     /// A small pool in which nodes vanish one after another, with ops on their way that reach some of the others only, and are
     /// evicted before these have told each other: what evictions are about, and what random faults show too seldom.
     fn of_burials(self) -> Plan {
@@ -361,7 +423,9 @@ impl Plan {
         let mut rng = fastrand::Rng::with_seed(seed);
         let machines = if rng.u32(..20) == 0 { rng.usize(9..=12) } else { rng.usize(2..=7) };
         let density = *rng.choice(&[0, 150, 300, 600]).unwrap_or(&0);
-        let mut faults: BTreeSet<Fault> = Fault::ALL.into_iter().filter(|_| chance(&mut rng, density)).collect();
+        // Copies and moves have plans of their own.
+        let drawn = Fault::ALL.into_iter().filter(|fault| !matches!(fault, Fault::Copy | Fault::Move));
+        let mut faults: BTreeSet<Fault> = drawn.filter(|_| chance(&mut rng, density)).collect();
         let durable = rng.bool();
         if !durable {
             let disk = [

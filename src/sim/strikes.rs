@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Violation,
-    action::Action,
+    action::{Action, Wrong},
     driver::{Driver, Due},
     plan::{Course, Fault},
 };
@@ -34,7 +34,7 @@ impl Driver<'_> {
             }
             // There every crash is one of those.
             Course::OldDisks if fault == Fault::Crash => return Ok(()),
-            Course::OldDisks | Course::Storm => {}
+            Course::OldDisks | Course::Copies | Course::Moves | Course::Storm => {}
         }
         let struck = match fault {
             Fault::Halves | Fault::Isolate | Fault::OneWay => self.partition(fault),
@@ -49,6 +49,8 @@ impl Driver<'_> {
             Fault::Evict => self.evict_someone()?,
             Fault::Leave => self.leave()?,
             Fault::Absence => self.absence()?,
+            Fault::Copy => self.copy()?,
+            Fault::Move => self.relocate()?,
             Fault::EarlyFull => {
                 let most = self.plan.early_max.unwrap_or(usize::MAX);
                 self.world.live().any(|(_, replica)| replica.early() >= most)
@@ -57,13 +59,18 @@ impl Driver<'_> {
             _ => return Ok(()),
         };
         *self.tally.fired.entry(fault).or_default() += u64::from(struck);
-        let wait_ms = if fault == Fault::EarlyFull { 20 } else { self.rng.u64(..=2 * self.plan.strike_ms) };
+        let wait_ms = match fault {
+            Fault::EarlyFull => 20,
+            // Long enough that the others hear of it.
+            Fault::Move => self.rng.u64(6_000..10_000),
+            _ => self.rng.u64(..=2 * self.plan.strike_ms),
+        };
         self.after(wait_ms + 1, Due::Strike(fault));
         Ok(())
     }
 
     fn partition(&mut self, fault: Fault) -> bool {
-        let machines = self.plan.machines + self.plan.newcomers;
+        let machines = self.urls.len();
         let one = self.rng.usize(..machines);
         let towards = self.rng.bool();
         let aside: Vec<bool> = match fault {
@@ -394,6 +401,36 @@ impl Driver<'_> {
             self.world.live().filter(apart).map(|(other, _)| other).filter(|other| *other != node).collect();
         gone.into_iter().try_for_each(|gone| self.act(&Action::Submit(node, eviction(gone, true))))?;
         apart.into_iter().try_for_each(|other| self.act(&Action::Join(other, url.clone())))
+    }
+
+    /// A copy of a live member's journal is started on a machine of its own, once.
+    fn copy(&mut self) -> Result<bool, Violation> {
+        let member = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
+        let members: Vec<usize> = self.world.live().filter(member).map(|(node, _)| node).collect();
+        let machine = self.urls.len() - 1;
+        if self.tally.fired.contains_key(&Fault::Copy)
+            && self.world.nodes().iter().any(|it| it.birth.machine == machine)
+        {
+            return Ok(false);
+        }
+        let Some(node) = self.rng.choice(&members).copied() else { return Ok(false) };
+        let join = self.urls[..machine].to_vec();
+        self.begin(machine, join, true, (Some(node), 0, Wrong::Nothing))?;
+        Ok(true)
+    }
+
+    /// The next of the nodes but the first comes back at another address; once all have, the first is gone.
+    fn relocate(&mut self) -> Result<bool, Violation> {
+        let moved = self.tally.fired.get(&Fault::Move).copied().unwrap_or(0) as usize;
+        let machine = if moved + 1 < self.plan.machines { moved + 1 } else { 0 };
+        let Some(node) = self.world.at_url(&self.urls[machine]) else { return Ok(false) };
+        self.kill(node)?;
+        if machine > 0 {
+            self.urls[machine] = format!("http://m{machine}:2");
+            let wait_ms = self.rng.u64(100..2_000);
+            self.after(wait_ms, Due::Start(machine, true));
+        }
+        Ok(machine > 0)
     }
 
     fn disk_full(&mut self) -> Result<bool, Violation> {

@@ -62,6 +62,8 @@ pub struct Node {
     pub(super) guests: Guests,
     watch: Watch,
     answer: Option<Result<Receipt, Refused>>,
+    /// Ops whose receipts wait for the disk.
+    acknowledges: Vec<Op>,
     pub(super) left: Option<Left>,
 }
 
@@ -352,11 +354,12 @@ impl World {
     pub fn converged(&self) -> bool {
         let mut live = self.live().map(|(_, replica)| replica);
         let Some(first) = live.next() else { return true };
-        let digest = first.log().digest();
+        let (digest, roster) = (first.log().digest(), first.roster());
         let settled = |replica: &Replica| {
             replica.standing() == Standing::Member && self.may_wait(replica) && !replica.has_orphans()
         };
-        settled(first) && live.all(|other| settled(other) && other.log().digest() == digest)
+        settled(first)
+            && live.all(|other| settled(other) && other.log().digest() == digest && other.roster().agrees(roster))
     }
 
     /// Whether everything is final at every live node.
@@ -423,6 +426,7 @@ impl World {
             Some(Parcel::Message(Message::Promised(seq, clock))) => format!("has heard of {clock} behind {seq}"),
             Some(Parcel::Message(Message::Presence(presents))) => format!("{} clients in rooms", presents.len()),
             Some(Parcel::Message(Message::Attendance(known))) => format!("who is in rooms of {} nodes", known.len()),
+            Some(Parcel::Message(Message::Addresses(all))) => format!("where {} members are", all.len()),
             Some(Parcel::Message(Message::Ops(ops, ..))) => {
                 let first: Vec<String> = ops
                     .iter()
@@ -502,7 +506,11 @@ impl World {
             return Err(Violation { invariant: "a journal is cut only behind a whole snapshot", detail });
         }
         let replica = recovery.finish(lost.then_some(NodeId(birth.id)));
-        let old = matches!(birth.wrong, Wrong::Old(_));
+        let copied = self.live().any(|(_, other)| other.node() == replica.node());
+        if copied {
+            self.ledger.copied(replica.node());
+        }
+        let old = copied || matches!(birth.wrong, Wrong::Old(_));
         let watch = if self.checks { self.ledger.resume(&replica, old)? } else { Watch::default() };
         let stored = journal.len();
         self.nodes.push(Node {
@@ -515,6 +523,7 @@ impl World {
             guests: Guests::default(),
             watch,
             answer: None,
+            acknowledges: Vec::new(),
             left: None,
         });
         Ok(())
@@ -567,6 +576,8 @@ impl World {
                 effect => {
                     if let Effect::Receipt(_, answer) = &effect {
                         node.answer = Some(answer.clone());
+                        let op = answer.as_ref().ok().and_then(|it| node.replica.as_ref()?.log().get(it.op));
+                        node.acknowledges.extend(op.cloned());
                     }
                     if effect.waits() {
                         node.outbox.push(node.disk.records.len() as u64, effect);
@@ -665,6 +676,10 @@ impl World {
         if self.checks {
             let Node { disk, replica: Some(replica), .. } = &self.nodes[index] else { return Ok(()) };
             self.ledger.tells(replica.node(), &effect, &disk.records[..disk.stored])?;
+        }
+        if let Effect::Receipt(_, Ok(receipt)) = &effect {
+            let acknowledged = self.nodes[index].acknowledges.extract_if(.., |op| op.id() == receipt.op);
+            acknowledged.for_each(|op| self.ledger.acknowledged(op));
         }
         match effect {
             Effect::Store(_) => {}
@@ -808,6 +823,11 @@ impl World {
                 let detail = format!("node {index} is {:?}, and {} ops wait", replica.standing(), replica.early());
                 return Err(Violation { invariant: "everyone becomes a member and nothing waits", detail });
             }
+        }
+        let mut ids = BTreeSet::new();
+        if let Some((index, replica)) = self.live().find(|(_, replica)| !ids.insert(replica.node())) {
+            let detail = format!("node {index} is {}, and so is another", replica.node());
+            return Err(Violation { invariant: "of two processes with one id one comes back as another", detail });
         }
         self.all_hold_the_same_log("once quiet all hold the same log")?;
         if let Some((index, replica)) = self.live().find(|(_, replica)| !is_all_final(replica)) {
@@ -955,7 +975,7 @@ fn same_states(ours: (usize, &Replica), theirs: (usize, &Replica)) -> Result<(),
     if left.digest() != right.digest() {
         return differs("the digests of their documents".into());
     }
-    if ours.1.roster() == theirs.1.roster() { Ok(()) } else { differs("the members".into()) }
+    if ours.1.roster().agrees(theirs.1.roster()) { Ok(()) } else { differs("the members".into()) }
 }
 
 /// A receipt says what was written, whatever has come after it; a refusal leaves nothing behind. `ops` are all that the node

@@ -5,7 +5,7 @@ use bytes::{Buf, BytesMut};
 
 use super::RECORD_BYTES_MAX;
 use crate::{
-    document::{check, check_base},
+    document::{check, check_base, check_urls},
     record::Record,
     snapshot::Part,
 };
@@ -78,6 +78,7 @@ impl RecordStream {
 fn is_sound(record: &Record) -> bool {
     match record {
         Record::Op(op) | Record::Orphan(op) | Record::Fork(op) => check(&op.body()).is_ok(),
+        Record::Addresses(_, to) => check_urls(&to.urls).is_ok(),
         Record::Snapshot(Part::Documents(slice)) => slice.documents.iter().all(|document| check_base(document).is_ok()),
         _ => true,
     }

@@ -68,6 +68,7 @@ pub(super) fn hello(pool: Option<(PoolId, String)>) -> Hello {
         clock: 0,
         process: 0,
         empty: false,
+        issued: (0, 0),
     }
 }
 
