@@ -255,7 +255,7 @@ impl Replica {
         let sending = self.links.values().filter_map(|link| link.transfer.as_ref()).map(|pieces| pieces.time);
         let pinned = self.pins.keys().copied().chain(self.compacting.as_ref().map(Dump::time)).chain(sending).min();
         let frontier = if left_out(Rule::ForgetFinal) { self.clock } else { self.finality.frontier };
-        let limit = frontier.min(pinned.unwrap_or(u64::MAX));
+        let limit = frontier.min(pinned.unwrap_or(u64::MAX)).min(self.confirmed_to());
         let (mut horizon, mut count, mut freed, mut all) = (self.log.horizon(), 0, 0, true);
         for op in self.log.after(Stamp { time: horizon, origin: NodeId(uuid::Uuid::max()) }, None) {
             if op.time() > limit || (count >= ops && freed >= bytes) {

@@ -100,12 +100,20 @@ impl Replica {
     /// Before the first op that this node issues since it came back from its journal: the journal says where that is, so that
     /// another start before a peer is heard does not take what came since for the pool's.
     pub(super) fn mark_resumption(&mut self) {
-        if self.takes_back && self.unconfirmed.is_none() {
+        if self.takes_back && self.unconfirmed.is_none() && self.roster.len() > 1 {
             // What it took back is the pool's, too.
             self.resumed_at = self.log.head(self.config.node).seq;
             self.unconfirmed = Some(self.resumed_at);
             self.effects.push(Effect::Store(Record::Resumed(self.unconfirmed)));
         }
+    }
+
+    /// Up to where ops may be forgotten: what this node issued since its start it must be able to issue again, until a peer
+    /// takes it for this node's history.
+    pub(super) fn confirmed_to(&self) -> u64 {
+        let Some(mark) = self.unconfirmed.filter(|_| self.roster.len() > 1) else { return u64::MAX };
+        let first = self.log.get(OpId { origin: self.config.node, seq: mark + 1 });
+        first.map_or(u64::MAX, |op| op.time() - 1)
     }
 
     /// A peer holds this node's ops up to this seq, and the same ones.
@@ -116,7 +124,9 @@ impl Replica {
         let before = self.log.get(first).map_or(u64::MAX, Op::time);
         let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
         let member = peer.filter(|peer| !self.roster.is_gone(*peer)).and_then(|peer| self.roster.all().get(&peer));
-        if member.is_some_and(|member| member.added.time < before) {
+        let node = self.config.node;
+        let none = || !self.roster.present().any(|(other, member)| *other != node && member.added.time < before);
+        if member.is_some_and(|member| member.added.time < before || none()) {
             self.unconfirmed = None;
             self.effects.push(Effect::Store(Record::Resumed(None)));
         }
