@@ -120,7 +120,7 @@ fn an_old_copy_of_a_disk_is_found_out() {
     let found = contradiction(Pool { left_out: &[Rule::OldCopyRefused], ..pool });
     println!("an old copy: {found:?}");
     assert!(found.is_some());
-    walk(pool, WALK);
+    walk(pool, 4 * WALK);
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn an_old_copy_of_a_disk_that_forgot_a_promise_decides_twice() {
 /// Without that, an old copy whose node had issued nothing since is found out.
 #[test]
 fn an_old_copy_of_a_disk_that_writes_too_early() {
-    walk(Pool { ballots: 0, writes: [1, 1, 1, 0, 0], copies: 1, ..THREE }, WALK);
+    walk(Pool { ballots: 0, writes: [1, 1, 1, 0, 0], copies: 1, ..THREE }, 4 * WALK);
 }
 
 #[test]
