@@ -557,8 +557,8 @@ impl<const N: usize> Model for Pool<N> {
             Property::sometimes(FOUNDER, |_, world: &World<N>| {
                 (1..N).any(|at| world.nodes[at].effective[A] && world.has_final_evict(at))
             }),
-            Property::sometimes(JOINED, |pool: &Self, world: &World<N>| {
-                [A, B].iter().any(|&at| world.held_until(at, pool.newcomer(), world.nodes[at].frontier) > 0)
+            Property::sometimes(JOINED, |_, world: &World<N>| {
+                [A, B].iter().any(|&at| world.held_until(at, N - 1, world.nodes[at].frontier) > 0)
             }),
         ]
     }
@@ -567,11 +567,6 @@ impl<const N: usize> Model for Pool<N> {
 impl<const N: usize> Pool<N> {
     fn asks(&self, rule: Rule) -> bool {
         !self.left_out.contains(&rule)
-    }
-
-    /// The node of which it matters whether an op became final: the last one.
-    fn newcomer(&self) -> usize {
-        N - 1
     }
 
     /// What can come from one node to another.

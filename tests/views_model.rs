@@ -375,7 +375,7 @@ impl<const N: usize> Model for Pool<N> {
                 steps.extend((world.ops[at].len() < self.writes[at] as usize).then_some(Step::Write { by: at }));
             }
             if world.is_member(at) && world.ballots < self.ballots {
-                steps.extend(self.changes(world, at).map(|change| Step::Propose { by: at, change }));
+                steps.extend(Self::changes(world, at).map(|change| Step::Propose { by: at, change }));
             }
             steps.extend((world.restarts < self.restarts).then_some(Step::Restart { at }));
             steps.extend((world.deaths < self.deaths).then_some(Step::Die { at }));
@@ -437,7 +437,7 @@ impl<const N: usize> Pool<N> {
     }
 
     /// Whom a member can ask to be added or removed: itself too, which is how it retires.
-    fn changes(&self, world: &World<N>, by: usize) -> impl Iterator<Item = usize> {
+    fn changes(world: &World<N>, by: usize) -> impl Iterator<Item = usize> {
         let members = world.members(by);
         let alone = members.iter().filter(|is| **is).count() == 1;
         let fresh = (0..N).find(|&at| !world.nodes[at].joined && world.views.iter().all(|view| !view.members[at]));
@@ -546,7 +546,7 @@ impl<const N: usize> Pool<N> {
                 world.ballots += 1;
                 let mut members = world.members(by);
                 members[change] = !members[change];
-                self.propose(world, by, members);
+                Self::propose(world, by, members);
                 return;
             }
             Step::Promise { by, to } => return self.promise(world, by, to),
@@ -588,7 +588,7 @@ impl<const N: usize> Pool<N> {
         self.advance(world, at);
     }
 
-    fn propose(&self, world: &mut World<N>, by: usize, members: [bool; N]) {
+    fn propose(world: &mut World<N>, by: usize, members: [bool; N]) {
         let (none, number) = ([false; N], world.ballots);
         let ballot =
             Ballot { number, members, promised: none, accepted: none, found: None, cut: [0; N], start: 0, value: None };
@@ -603,9 +603,9 @@ impl<const N: usize> Pool<N> {
         node.promised = ballot.number;
         let frozen = *node.frozen.get_or_insert(now);
         let (held, accepted) = (node.held, node.accepted);
-        for origin in 0..N {
-            ballot.cut[origin] = ballot.cut[origin].max(held[origin]);
-            let seq = held[origin].min(world.limit(to, origin));
+        for (origin, seq) in held.into_iter().enumerate() {
+            ballot.cut[origin] = ballot.cut[origin].max(seq);
+            let seq = seq.min(world.limit(to, origin));
             world.hold(to, origin, seq);
         }
         ballot.promised[by] = true;
@@ -709,7 +709,7 @@ impl<const N: usize> Pool<N> {
                 return (0..N).all(|at| !up[at] || world.nodes[at].frontier == world.nodes[at].clock);
             }
             world.ballots += 1;
-            self.propose(&mut world, by, up);
+            Self::propose(&mut world, by, up);
             for _ in 0..2 * N {
                 let mut steps = vec![];
                 self.decisions(&world, &mut steps);
