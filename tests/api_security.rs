@@ -717,7 +717,7 @@ async fn where_no_tokens_are_asked_for_none_stands_for_a_name() {
     let mut site = Site::default();
     site.allow_host("*.svc.cluster.local").unwrap();
     let node = start_guarded(Access::open(None, Vec::new(), site).unwrap()).await;
-    let call = |host: &str| node.call(Method::GET, "/v1/pool").header("host", host.to_string());
+    let call = |host: &str| node.call(Method::GET, "/v1/pool").header("host", host);
     let detail = call("lamplight").with(READ).send().await.expect_problem(421, "unknown-host");
     assert!(!detail.contains("token"), "{detail}");
     call("lamplight.default.svc.cluster.local").send().await.expect(200);

@@ -29,7 +29,7 @@ fn free_port() -> u16 {
     }
 }
 
-/// Nodes with a volume and an address each, which stay theirs, as those of a StatefulSet.
+/// Nodes with a volume and an address each, which stay theirs, as those of a `StatefulSet`.
 struct Set {
     http: Http,
     root: PathBuf,

@@ -218,9 +218,13 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
         admitted = api.rates.admit(&Caller::of(&pass, whence)).and(admitted);
     }
     let is_stranger = matches!(pass, Pass::Stranger);
-    if admitted.is_ok() && !is_stranger && is_data(request.uri().path()) {
-        admitted = await_session(&api, request.headers().get(&SESSION).cloned()).await;
+    let session = request.headers().get(&SESSION).cloned();
+    let waits = admitted.is_ok() && !is_stranger && is_data(request.uri().path());
+    if waits {
+        admitted = await_session(&api, session.clone()).await;
     }
+    // What this node holds may lack what the client has seen, unless it has waited for that.
+    let unseen = session.filter(|_| !waits || admitted.is_err());
     let mut response = match (admitted, api.access.site().preflight(&request)) {
         (Err(problem), _) => {
             // A client that asks before it sends is answered before it does.
@@ -238,7 +242,7 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
     };
     // The signature tells who the members are and how much they have written.
     if !is_stranger {
-        sign(&api, response.headers_mut());
+        sign(&api, response.headers_mut(), unseen);
     }
     api.access.site().share(reader, response.headers_mut());
     if beyond.is_some() {
@@ -289,8 +293,9 @@ fn bound_head(request: &Request, bytes_max: usize) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", detail))
 }
 
-/// Tells who answers, its clock, and the session that has seen what it holds.
-fn sign(api: &Api, headers: &mut HeaderMap) {
+/// Tells who answers, its clock, and the session that has seen what it holds; or the client's own, `unseen`, where it is not sure that
+/// this node holds what that has seen: clients send back the last session they got.
+fn sign(api: &Api, headers: &mut HeaderMap, unseen: Option<HeaderValue>) {
     let latest = api.node.latest();
     let mut sign = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -300,6 +305,8 @@ fn sign(api: &Api, headers: &mut HeaderMap) {
     sign(NODE, api.node.id().0.hyphenated().encode_lower(&mut [0; 36]));
     sign(SESSION, &latest.session);
     headers.insert(CLOCK, latest.clock.into());
+    let sound = |session: &HeaderValue| session.to_str().ok().and_then(session_seqs).is_some();
+    unseen.filter(sound).into_iter().for_each(|session| drop(headers.insert(SESSION, session)));
 }
 
 #[cfg(test)]

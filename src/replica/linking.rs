@@ -181,7 +181,7 @@ impl Replica {
             // It gives its pool up when it hears which one this is, and says hello again.
             Meeting::TheyJoin if knowable => {
                 return if first && accepted {
-                    self.say_hello(link)
+                    self.say_hello(link);
                 };
             }
             _ => {}
@@ -825,6 +825,7 @@ mod tests {
                 clock: 0,
                 process,
                 empty: false,
+                issued: (0, 0),
             };
             node.handle(now, Event::Heard(LinkId(process), Message::Hello(hello)));
             let later = Now { mono_ms: now.mono_ms + 10_000, wall_ms: 0 };

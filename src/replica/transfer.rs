@@ -500,7 +500,7 @@ pub(super) mod tests {
             let mut config = self.nodes[node].config().clone();
             config.join = if join { vec!["http://n1:1".into()] } else { Vec::new() };
             config.seed += 1_000;
-            let mut recovery = crate::replica::Recovery::new(config);
+            let mut recovery = Recovery::new(config);
             self.records[node].iter().cloned().for_each(|record| recovery.take(record));
             self.nodes[node] = recovery.finish(None);
         }

@@ -110,6 +110,8 @@ async fn a_session_that_never_comes_here_answers_503_and_one_that_is_none_400() 
     let answer = get_after(&a, "/v1/docs/c/x", elsewhere.session()).await;
     answer.expect_problem(503, "session-not-here");
     assert_eq!(answer.header("retry-after"), "1");
+    // A client that sends back the last session it got has lost nothing by the refusal.
+    assert_eq!(answer.session(), elsewhere.session());
     get_after(&a, "/v1/docs/c/x", "no session").await.expect_problem(400, "bad-header");
     a.call(Method::PUT, "/v1/docs/c/x")
         .json("1")
@@ -126,7 +128,8 @@ async fn what_tells_of_the_node_itself_waits_for_no_session() {
     let elsewhere = b.put("/v1/docs/c/x", "1").await.expect(201);
     for session in [elsewhere.session(), "???"] {
         for path in ["/livez", "/readyz", "/v1/pool", "/"] {
-            get_after(&a, path, session).await.expect(200);
+            let answer = get_after(&a, path, session).await.expect(200);
+            assert_eq!(answer.session() == session, session != "???", "{path}");
         }
         for cut in ["true", "false"] {
             let call = a.call(Method::POST, "/v1/pool/links").json(&format!("{{\"cut\":{cut}}}"));

@@ -47,7 +47,7 @@ pub fn proof(input: &[u8]) {
                 let _ = near.read_to_end(&mut answer).await;
                 answer
             };
-            let ((), answer) = tokio::join!(running.node.accept(admission, async { Ok(far) }), spoken);
+            let ((), answer) = tokio::join!(running.node.accept(admission, None, async { Ok(far) }), spoken);
             assert!(answer.is_empty() || answer == [0x88, 2, 0x11, 0x31], "it told {answer:?}");
             assert_eq!(running.node.read(|replica, _| replica.linked().count()).await, Ok(0));
         });
@@ -122,7 +122,7 @@ pub fn sealed(input: &[u8]) {
             );
             let (near, far) = duplex(WAY_BYTES);
             let ((), sent) = tokio::join!(
-                running.node.accept(admission, async { Ok(far) }),
+                running.node.accept(admission, None, async { Ok(far) }),
                 peer.speak(near, &hello, pieces(input)),
             );
             sent
