@@ -294,10 +294,11 @@ impl<'e> Driver<'e> {
             }
             Due::Storm => self.storm(),
             Due::Strike(fault) => self.strike(fault)?,
-            Due::Burst => {
+            Due::Burst if self.stormy => {
                 self.tally.writes += 1;
                 self.submit_somewhere()?;
             }
+            Due::Burst => {}
             Due::Die => self.die()?,
             Due::Bury => self.bury()?,
             Due::Oust(machines) => self.oust(&machines)?,

@@ -152,6 +152,11 @@ impl Ledger {
         }
     }
 
+    /// Whether a node came back from an old copy of its journal, and has not found that out.
+    pub fn is_old(&self, node: NodeId) -> bool {
+        self.old.contains(&node)
+    }
+
     /// A node vanishes: what it has told nobody, not even that it is final, may vanish with it.
     pub fn vanished(&mut self, node: NodeId) {
         let told = self.told.get(&node).map_or(0, |told| told.seq);

@@ -345,6 +345,10 @@ impl World {
     /// Whether all that a node has issued is on the disks of all others.
     pub fn is_everywhere(&self, node: usize) -> bool {
         let Some(replica) = &self.nodes[node].replica else { return false };
+        // Others may hold an op of the same id that it issued before it went back to an old copy.
+        if self.ledger.is_old(replica.node()) {
+            return false;
+        }
         let own = OpId { origin: replica.node(), seq: replica.log().head(replica.node()).seq };
         let holds = |other: &Node| is_stored(own, &other.disk.records[..other.disk.stored]);
         self.live().all(|(other, _)| other == node || holds(&self.nodes[other]))
