@@ -111,7 +111,7 @@ mod tests {
     use crate::{
         op::NodeId,
         replica::{
-            Config, Event, LinkId, Recovery, Replica,
+            Config, Event, LinkId, Recovery, Replica, Retention,
             transfer::tests::{Pool, config},
         },
         wire::{Hello, Message},
@@ -155,9 +155,11 @@ mod tests {
     #[test]
     fn an_id_that_was_let_in_and_never_heard_of_goes_if_another_member_has_its_address() {
         let mut pool = Pool::default();
-        let a = pool.add(Replica::new(config(1, true)));
+        // Who has forgotten nothing lets a newcomer in at its first word.
+        let keeping = |config| Config { retention: Retention::default(), ..config };
+        let a = pool.add(Replica::new(keeping(config(1, true))));
         pool.pass(100);
-        let b = pool.add(Replica::new(config(2, false)));
+        let b = pool.add(Replica::new(keeping(config(2, false))));
         pool.link(a, b);
         pool.pass(2_000);
         // Started and killed at once before, at the same address; what it said comes late.

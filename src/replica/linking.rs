@@ -809,7 +809,7 @@ mod tests {
         let mut node = Replica::new(config(0, &["http://x:1"]));
         let now = Now { mono_ms: 100, wall_ms: 0 };
         node.handle(now, Event::Tick);
-        for (process, dials_again) in [(99, true), (0, false)] {
+        for (process, dials_again) in [(99, true), (node.process, false)] {
             let now = Now { mono_ms: node.now.mono_ms + 10_000, wall_ms: 0 };
             let dials = |effects: Vec<Effect>| effects.iter().any(|effect| matches!(effect, Effect::Dial(_)));
             dials(node.handle(now, Event::Tick));
@@ -828,7 +828,7 @@ mod tests {
                 issued: (0, 0),
             };
             node.handle(now, Event::Heard(LinkId(process), Message::Hello(hello)));
-            let later = Now { mono_ms: now.mono_ms + 10_000, wall_ms: 0 };
+            let later = Now { mono_ms: now.mono_ms + 70_000, wall_ms: 0 };
             assert_eq!(dials(node.handle(later, Event::Tick)), dials_again, "process {process}");
             node.handle(later, Event::DialFailed("http://x:1".into(), "gone".into()));
         }

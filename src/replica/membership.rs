@@ -158,7 +158,10 @@ impl Replica {
         let (node, now_ms) = (self.config.node, self.now.mono_ms);
         // Who has just come up has not had the time to hear of anyone.
         let silent_after_ms = self.silent_after_ms();
-        if !self.ready || now_ms < *self.listens_since_ms.get_or_insert(now_ms) + silent_after_ms {
+        let listened = now_ms >= *self.listens_since_ms.get_or_insert(now_ms) + silent_after_ms;
+        // Where all others are this node itself, under ids that it had, there is nobody to hear of.
+        let alone = self.roster.present().all(|(other, _)| *other == node || self.former.contains(other));
+        if !self.ready || !listened && !alone {
             return;
         }
         let mine = |(other, member): &(&NodeId, &super::Member)| {
