@@ -8,7 +8,7 @@ version decides by that.
 import copy
 import json
 
-MEMBERSHIP = ("add", "retire", "evict", "fence")
+MEMBERSHIP = ("add", "retire", "evict", "fence", "removed")
 # Operations that the model passes over: about members, and edits of texts, which it cannot read.
 PASSED_OVER = (*MEMBERSHIP, "text")
 
