@@ -241,15 +241,17 @@ impl Peers {
         let probing = situation.now_ms >= self.look_ms;
         let unlinked =
             |url: &str, target: &Target| !target.addresses.is_empty() || !situation.linked_urls.contains(url);
+        let looks = merging || probing;
         // Members are dialled as such.
-        let stranger = |url: &String| !situation.roster.present().any(|(_, member)| member.urls.contains(url));
+        let members = situation.roster.present().filter(|_| looks).flat_map(|(_, member)| &member.urls);
+        let members: BTreeSet<&String> = members.collect();
         let mut places = Vec::new();
         let mut strangers = Vec::new();
         for (url, target) in self.targets.iter().filter(|(_, target)| target.asked || target.given) {
             if !unlinked(url, target) {
             } else if alone || target.asked {
                 places.push(url.clone());
-            } else if (merging || probing) && stranger(url) {
+            } else if looks && !members.contains(url) {
                 strangers.push(url.clone());
             }
         }
@@ -257,7 +259,7 @@ impl Peers {
             rng.shuffle(&mut strangers);
             strangers.truncate(1);
         }
-        if probing && !strangers.is_empty() {
+        if probing {
             self.look_ms = situation.now_ms + PROBE_MS / 2 + rng.u64(..PROBE_MS);
         }
         places.extend(strangers);
