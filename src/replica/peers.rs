@@ -247,7 +247,8 @@ impl Peers {
         let members: BTreeSet<&String> = members.collect();
         let mut places = Vec::new();
         let mut strangers = Vec::new();
-        for (url, target) in self.targets.iter().filter(|(_, target)| target.asked || target.given) {
+        let candidate = |target: &Target| target.asked || target.given && (alone || looks);
+        for (url, target) in self.targets.iter().filter(|(_, target)| candidate(target)) {
             if !unlinked(url, target) {
             } else if alone || target.asked {
                 places.push(url.clone());
