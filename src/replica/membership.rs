@@ -32,7 +32,7 @@ impl Signs {
     /// Notes at a beat who is silent. What a node that did not listen has not heard says nothing.
     fn note(&mut self, now_ms: u64, listens: bool, silent: &[NodeId]) {
         let stood_still = now_ms > self.noted_ms + SILENCE_MS;
-        if (!listens || stood_still) && !left_out(Rule::Unheard) {
+        if !listens || stood_still {
             self.silent_since_ms.clear();
         }
         self.noted_ms = now_ms;
@@ -243,5 +243,29 @@ impl Replica {
     /// How long nothing was heard of a member that counts as silent.
     fn silent_after_ms(&self) -> u64 {
         3 * self.pulse_every() + SILENCE_MS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn what_a_node_has_not_heard_while_it_heard_no_majority_or_stood_still_says_nothing() {
+        let silent = [NodeId(Uuid::from_u128(2))];
+        let silent_at = |notes: &mut dyn Iterator<Item = (u64, bool)>| {
+            let mut signs = Signs::default();
+            notes.for_each(|(now_ms, listens)| signs.note(now_ms, listens, &silent));
+            signs.silent_for(15_000)
+        };
+        let seconds = || (1..=20).map(|second| second * 1_000);
+        assert_eq!(silent_at(&mut seconds().map(|now_ms| (now_ms, true))), silent);
+        assert_eq!(silent_at(&mut seconds().map(|now_ms| (now_ms, now_ms != 10_000))), []);
+        assert_eq!(
+            silent_at(&mut seconds().filter(|now_ms| !(3_000..12_000).contains(now_ms)).map(|now_ms| (now_ms, true))),
+            []
+        );
     }
 }
