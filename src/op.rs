@@ -179,6 +179,15 @@ pub struct Newcomer<'a> {
     pub urls: Vec<String>,
 }
 
+/// Where a member can be dialled, as it last announced it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// Greater ones are later. The first number rises with each start of the member's process.
+    pub version: (u64, u64),
+    /// The URLs.
+    pub urls: Vec<String>,
+}
+
 /// What an op says, borrowed from its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Body<'a> {

@@ -65,8 +65,6 @@ pub enum Rule {
     Reissue,
     /// So is what it held of others and the pool lacks.
     ReissueHeld,
-    /// What is issued again comes behind what it had seen.
-    ReissueOrder,
     /// What a node issued since it came back from an old copy of its disk it knows as its own after another start, too.
     Resumption,
     /// A repeated key is answered with the op that the pool has under the id which its record names.
@@ -103,7 +101,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 47] = [
+    pub const ALL: [Rule; 46] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -134,7 +132,6 @@ impl Rule {
         Rule::FencedSource,
         Rule::Reissue,
         Rule::ReissueHeld,
-        Rule::ReissueOrder,
         Rule::Resumption,
         Rule::PoolsReceipt,
         Rule::ForgetFinal,

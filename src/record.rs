@@ -5,9 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    op::{NodeId, Op, OpError, PoolId, TIME_MAX},
+    op::{Addresses, NodeId, Op, OpError, PoolId, TIME_MAX},
     snapshot::Part,
-    wire::Addresses,
 };
 
 /// One entry of a journal.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     document::{self, Fault},
-    op::{Hash, Head, NodeId, OP_BYTES_MAX, Op, OpError, PoolId},
+    op::{Addresses, Hash, Head, NodeId, OP_BYTES_MAX, Op, OpError, PoolId},
     snapshot::{Key, Part, Whole},
 };
 
@@ -145,15 +145,6 @@ pub struct Hello {
     pub empty: bool,
     /// How many ops it has issued under this id, and how many of them before its process began.
     pub issued: (u64, u64),
-}
-
-/// Where a member can be dialled, as it last announced it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Addresses {
-    /// Greater ones are later. The first number rises with each start of the member's process.
-    pub version: (u64, u64),
-    /// The URLs.
-    pub urls: Vec<String>,
 }
 
 /// Why a node will not link.

@@ -3,10 +3,10 @@
 
 use super::{Effect, LinkId, Replica};
 use crate::{
-    op::NodeId,
+    op::{Addresses, NodeId},
     plant::{Rule, left_out},
     record::Record,
-    wire::{ADDRESSES_MAX, Addresses, Message},
+    wire::{ADDRESSES_MAX, Message},
 };
 
 /// Announcements that are repeated with each beat, in turn: a frame may be lost.
@@ -99,7 +99,7 @@ pub fn is_local(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
     let named = rest.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
     let host = named.map_or(rest, |(host, _)| host).trim_matches(['[', ']']);
-    let address = host.parse::<std::net::IpAddr>();
+    let address = host.parse::<core::net::IpAddr>();
     host == "localhost" || address.is_ok_and(|ip| ip.to_canonical().is_loopback() || ip.is_unspecified())
 }
 

@@ -216,11 +216,12 @@ impl Replica {
         let idle = self.roster.present().filter(|(other, _)| self.log.head(**other).seq == 0);
         let ghost = move |(other, member): &(&NodeId, &super::Member)| {
             let let_in_ms = self.let_in.get(*other).copied().unwrap_or(0);
-            let awaited = member.is_sponsored_by(self.config.node) && now_ms >= let_in_ms + silent_after_ms;
+            let expected = member.is_sponsored_by(self.config.node) && now_ms >= let_in_ms + silent_after_ms;
             let has_address = |(twin, it): (&NodeId, &super::Member)| {
                 twin != *other && it.urls == member.urls && self.is_heard(*twin, now_ms)
             };
-            self.former.contains(*other) || awaited && !member.urls.is_empty() && self.roster.present().any(has_address)
+            self.former.contains(*other)
+                || expected && !member.urls.is_empty() && self.roster.present().any(has_address)
         };
         let node = self.config.node;
         idle.filter(move |(other, _)| **other != node).filter(ghost).map(|(other, _)| *other)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{Effect, LinkId, Log, Replica};
 use crate::{
     op::{Command, Head, NodeId, Op, OpId, Stamp},
-    plant::{self, Rule, left_out},
+    plant::{Rule, left_out},
     record::Record,
     wire::Why,
 };
@@ -198,7 +198,7 @@ impl Replica {
             let OpId { origin, seq } = op.id();
             let rests_on = |(other, seen): &(NodeId, u64)| waiting.get(other).is_some_and(|first| first <= seen);
             let rests = rests_on(&(origin, seq)) || body.seen.iter().any(rests_on);
-            if rests && !plant::left_out(Rule::ReissueOrder) || !self.is_settled(op) {
+            if rests || !self.is_settled(op) {
                 waiting.entry(origin).or_insert(seq);
                 self.orphans.push(orphan);
                 continue;

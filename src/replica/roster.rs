@@ -8,9 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::log::Log;
 use crate::{
-    op::{Command, Eviction, NodeId, Op, OpId, Stamp},
+    op::{Addresses, Command, Eviction, NodeId, Op, OpId, Stamp},
     plant::{Rule, left_out},
-    wire::Addresses,
 };
 
 /// A member, as the first `Add` in the order describes it.

@@ -697,6 +697,46 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_an_evicted_node_held_comes_again_behind_what_it_had_seen() {
+        let mut pool = Pool::default();
+        let a = pool.add(Replica::new(config(1, true)));
+        pool.pass(100);
+        let [m, n] = [2, 3].map(|id| {
+            let node = pool.add(Replica::new(config(id, false)));
+            pool.link(a, node);
+            pool.pass(2_000);
+            node
+        });
+        pool.link(m, n);
+        pool.pass(2_000);
+        pool.part(a, m);
+        pool.part(a, n);
+        pool.put(m, "first", 1);
+        pool.put(n, "second", 1);
+        // The one that wrote first is never heard again.
+        pool.part(m, n);
+        let evict = |pool: &mut Pool, node: usize| {
+            let eviction = crate::op::Eviction { node: pool.nodes[node].node(), force: true };
+            let commands = vec![Command::Evict(eviction)];
+            let draft = Draft { key: None, guards: Vec::new(), commands, present: false };
+            pool.give(a, Event::Submit(0, draft)).expect("it is a member");
+        };
+        evict(&mut pool, n);
+        pool.pass(1_000);
+        pool.link(a, n);
+        assert_eq!(pool.nodes[n].counters().reborn, 1);
+        pool.link(a, n);
+        pool.pass(5_000);
+        assert_eq!(pool.nodes[n].standing(), Standing::Member);
+        assert_eq!(pool.nodes[a].state().stamp("c", "second"), None, "what it rests on may yet come");
+        evict(&mut pool, m);
+        pool.pass(5_000);
+        let [first, second] =
+            ["first", "second"].map(|id| pool.nodes[a].state().stamp("c", id).expect("it came again"));
+        assert!(first < second);
+    }
+
+    #[test]
     fn an_address_that_leads_back_to_the_node_itself_is_dialled_once() {
         let join = vec!["http://n1:1".to_string()];
         let mut node = Replica::new(Config { join, ..config(1, true) });
