@@ -269,7 +269,7 @@ async fn an_old_copy_of_a_disk_whose_pool_has_forgotten_what_came_since_costs_no
         add_one(&http, &places[2].url(), "c").await;
         forgotten(&http, &all).await;
         for node in &all {
-            assert_eq!(count(&http, node, "c").await, counted + 1, "{}", node.url);
+            assert_eq!(count(&http, node, "c").await, counted + 1, "offline {offline}, {}: {}", node.url, node.said());
         }
         same(&http, &all).await;
         assert_eq!(http.listing(all[2], "kept").await.len(), 200);

@@ -225,6 +225,8 @@ impl Making {
         // If it issued nothing since the last start, there is nothing that nobody has confirmed.
         replica.unconfirmed = replica.unconfirmed.filter(|seq| *seq < own);
         replica.resumed_at = replica.unconfirmed.unwrap_or(own);
+        // A directory that names no pool is new, and no copy of anything.
+        replica.takes_back &= replica.pool.is_some();
         replica.compacted = replica.log.horizon();
         replica.rewrites = anew.is_some();
         // Past all that was ever announced: so its pulses are newer than those of any run before.

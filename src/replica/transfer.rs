@@ -737,6 +737,18 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_new_node_is_no_copy_of_anything() {
+        let mut pool = Pool::default();
+        let a = pool.add(Replica::new(config(1, true)));
+        pool.pass(100);
+        let b = pool.add(Recovery::new(config(2, false)).finish(None));
+        pool.link(a, b);
+        pool.pass(2_000);
+        pool.put(b, "x", 1);
+        assert!(!pool.records[b].iter().any(|record| matches!(record, Record::Resumed(_))));
+    }
+
+    #[test]
     fn an_address_that_leads_back_to_the_node_itself_is_dialled_once() {
         let join = vec!["http://n1:1".to_string()];
         let mut node = Replica::new(Config { join, ..config(1, true) });
