@@ -248,7 +248,7 @@ impl Plan {
         let plan = Plan::storm(seed);
         match seed % 16 {
             12 if seed % 64 == 12 => plan.of_moves(),
-            4 if seed % 64 == 20 => plan.of_copies(),
+            4 if seed % 128 == 20 => plan.of_copies(),
             2 | 10 => plan.of_partings(),
             3 => plan.of_old_disks(),
             5 | 13 => plan.of_burials(),
@@ -387,6 +387,9 @@ impl Plan {
             durable: true,
             disks_die: false,
             all_return: true,
+            // What was written on both since the copy was made must be there to be told apart.
+            retain: vec![usize::MAX],
+            tight: 0,
             course: Course::Copies,
             ..self
         }
