@@ -179,8 +179,7 @@ mod tests {
         let link = LinkId(1_000);
         let said = [Message::Hello(hello), Message::Heads(Vec::new())].map(|message| Event::Heard(link, message));
         for event in [Event::Opened(link, None)].into_iter().chain(said).chain([Event::Closed(link)]) {
-            let now = pool.now();
-            drop(pool.nodes[a].handle(now, event));
+            pool.give(a, event);
         }
         assert_eq!(pool.nodes[a].roster().len(), 3);
         assert_eq!(pool.nodes[a].shared_address_problems().len(), 1);
