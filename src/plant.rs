@@ -45,7 +45,8 @@ pub enum Rule {
     Ceiling,
     /// A node whose id has another past elsewhere gives it up.
     Rebirth,
-    /// A node that has broken a promise, because its disk was an old copy, comes back as another.
+    /// A node that has broken a promise, because its disk was an old copy, comes back as another. Not among `ALL`: it is found in
+    /// some thousand seeds only; `tests/promises.rs` holds it with real processes.
     Promise,
     /// An announcement counts once the ops it speaks of are held.
     HeldFirst,
@@ -101,7 +102,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 46] = [
+    pub const ALL: [Rule; 45] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -122,7 +123,6 @@ impl Rule {
         Rule::DurableHeads,
         Rule::Ceiling,
         Rule::Rebirth,
-        Rule::Promise,
         Rule::HeldFirst,
         Rule::TwoRounds,
         Rule::NewcomerCounts,
