@@ -219,19 +219,7 @@ impl Lone {
     /// Makes another node a member, of which nothing is heard any more.
     fn admit(&mut self) {
         let link = LinkId(1);
-        let hello = Hello {
-            node: NodeId(Uuid::from_u128(2)),
-            name: "stopped".into(),
-            urls: Vec::new(),
-            pool: self.replica.pool().cloned(),
-            wants: None,
-            member: false,
-            founds: false,
-            clock: 0,
-            process: 0,
-            empty: false,
-            issued: (0, 0),
-        };
+        let hello = Hello::newcomer(NodeId(Uuid::from_u128(2)), "stopped", self.replica.pool().cloned());
         let heads = self.replica.log().heads().collect();
         for event in [
             Event::Opened(link, None),

@@ -60,7 +60,8 @@ pub enum Rule {
     Majority,
     /// An eviction that was effective once stays so, also after a restart and for newcomers.
     EvictedOnce,
-    /// The ops of an evicted member are taken from members only.
+    /// The ops of an evicted member are taken from members only. Not among `ALL`: what it leads to is mended as a dispute now, and
+    /// 700 seeds did not find it; the model in `tests/finality_model.rs` does.
     FencedSource,
     /// What only a node had that comes back as another is issued again.
     Reissue,
@@ -98,11 +99,20 @@ pub enum Rule {
     Copies,
     /// Members announce where they can be dialled now.
     Moves,
+    /// Of two members with two histories of a third node one comes back as another.
+    Dispute,
+    /// That a member is complete counts for those who hold the same up to there. Not among `ALL`: the simulator does not find it;
+    /// `tests/two_histories.rs` holds the rule.
+    SameHistory,
+    /// A member is evicted by force only where its successor knows that it was that member.
+    Proof,
+    /// Where every member is evicted, a node at which an operator evicts another by force goes on.
+    TakeOver,
 }
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 45] = [
+    pub const ALL: [Rule; 47] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -129,7 +139,6 @@ impl Rule {
         Rule::AllFence,
         Rule::Majority,
         Rule::EvictedOnce,
-        Rule::FencedSource,
         Rule::Reissue,
         Rule::ReissueHeld,
         Rule::Resumption,
@@ -148,7 +157,16 @@ impl Rule {
         Rule::OwnAddress,
         Rule::Copies,
         Rule::Moves,
+        Rule::Dispute,
+        Rule::Proof,
+        Rule::TakeOver,
     ];
+}
+
+/// Whether what members hold is not compared: it is left out by itself, and with the rules that it stands behind, for with it what
+/// these are for would not be seen.
+pub(crate) fn comparison_left_out() -> bool {
+    [Rule::SameHistory, Rule::HeldFirst, Rule::AllFence, Rule::FencedSource].into_iter().any(left_out)
 }
 
 #[cfg(feature = "sim")]

@@ -36,6 +36,8 @@ pub enum Record {
     /// The node came back from its journal with so many ops of its own, and issues more: what comes since nobody is known to
     /// take for its history. With no number: a peer does now.
     Resumed(Option<u64>),
+    /// An id that the node had, and that another process runs under.
+    Ceded(NodeId),
 }
 
 /// Who a node is.
@@ -71,6 +73,7 @@ const SNAPSHOT: u8 = 8;
 const COMPLETE: u8 = 10;
 const RESUMED: u8 = 9;
 const ADDRESSES: u8 = 11;
+const CEDED: u8 = 12;
 
 /// No node reserves times up to here, for ops end at [`TIME_MAX`].
 const CEILING_MAX: u64 = 2 * TIME_MAX;
@@ -82,6 +85,7 @@ impl Record {
             Record::Identity(identity) => put(bytes, IDENTITY, identity),
             Record::Snapshot(part) => put(bytes, SNAPSHOT, part),
             Record::Addresses(node, addresses) => put(bytes, ADDRESSES, &(node, addresses)),
+            Record::Ceded(node) => put(bytes, CEDED, node),
             Record::Op(op) => {
                 bytes.push(OP);
                 bytes.extend_from_slice(op.bytes());
@@ -128,6 +132,7 @@ impl Record {
                 let (node, addresses): (NodeId, Addresses) = whole(rest)?;
                 Ok(Record::Addresses(node, addresses))
             }
+            (CEDED, rest) => whole(rest).map(Record::Ceded),
             (OP, rest) => Op::decode(rest).map(Record::Op).map_err(RecordError::Op),
             (ORPHAN, rest) => Op::decode(rest).map(Record::Orphan).map_err(RecordError::Op),
             (FORK, rest) => Op::decode(rest).map(Record::Fork).map_err(RecordError::Op),

@@ -16,8 +16,8 @@ use crate::{
 };
 
 /// The protocol version this node speaks. Version 1, without snapshots, was never released; version 3 has edits of texts among
-/// the commands of an op, and presence; version 4 names the process in the hello.
-pub const VERSION: u8 = 4;
+/// the commands of an op, and presence; version 4 names the process in the hello; in version 5 an op has a bounded cost.
+pub const VERSION: u8 = 5;
 /// Longest frame: one op of the largest size, and what goes with it.
 pub const FRAME_BYTES_MAX: usize = OP_BYTES_MAX + (1 << 20);
 /// A sender of ops ends its batch when it passes this, so that a frame is some milliseconds of work for its receiver.
@@ -30,8 +30,12 @@ pub const CLIENT_BYTES_MAX: usize = 64;
 pub const STATE_BYTES_MAX: usize = 4 << 10;
 /// Most clients in one message about presence; more of the shortest would be a long turn for its receiver.
 pub const PRESENT_MAX: usize = 1_024;
+/// Most hashes of one history in a message about a dispute.
+pub const POINTS_MAX: usize = 512;
 /// Most members in one message about addresses.
 pub const ADDRESSES_MAX: usize = 256;
+/// Most characters of a peer's words of refusal that are taken in.
+pub const DETAIL_CHARS_MAX: usize = 1_024;
 
 const HELLO: u8 = 0;
 const REFUSAL: u8 = 255;
@@ -67,6 +71,8 @@ pub enum Message {
     Promised(u64, u64),
     /// Where members can be dialled that have moved since they were added.
     Addresses(Vec<(NodeId, Addresses)>),
+    /// The receiver holds another history of a third node than the sender.
+    Dispute(Dispute),
 }
 
 impl Message {
@@ -120,6 +126,34 @@ pub struct Begun {
     pub sum: Whole,
 }
 
+/// Two histories of a third node, as the one who found it tells the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dispute {
+    /// The node of which there are two histories.
+    pub origin: NodeId,
+    /// A place where they differ: the sender holds another op there, or takes none.
+    pub at: u64,
+    /// What the sender holds before that place: running hashes at some seqs.
+    pub points: Vec<Head>,
+    /// How firmly the sender stays with its history.
+    pub stand: Stand,
+}
+
+/// How firmly a node stays with its history of another; of two nodes the one with the greater stand stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Stand {
+    /// It may give way.
+    Open,
+    /// The dispute has lasted so long that node ids decide.
+    Waited,
+    /// A majority holds the same history.
+    Majority,
+    /// The place is final there.
+    Final,
+    /// The place is final there, and a majority holds the same.
+    FinalMajority,
+}
+
 /// Who is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -145,6 +179,25 @@ pub struct Hello {
     pub empty: bool,
     /// How many ops it has issued under this id, and how many of them before its process began.
     pub issued: (u64, u64),
+}
+
+impl Hello {
+    /// What a newcomer says that holds nothing and cannot be dialled.
+    pub fn newcomer(node: NodeId, name: &str, pool: Option<(PoolId, String)>) -> Hello {
+        Hello {
+            node,
+            name: name.into(),
+            urls: Vec::new(),
+            pool,
+            wants: None,
+            member: false,
+            founds: false,
+            clock: 0,
+            process: 0,
+            empty: false,
+            issued: (0, 0),
+        }
+    }
 }
 
 /// Why a node will not link.
@@ -220,6 +273,8 @@ pub struct Announcement {
     pub clock: u64,
     /// Up to this time it holds every op of the pool.
     pub complete: u64,
+    /// What it holds up to there, as one hash. It counts for those who hold the same.
+    pub holding: Hash,
     /// Up to this time somebody waits for finality: until then, everyone announces at once.
     pub wanted: u64,
 }
@@ -271,6 +326,7 @@ enum Wire<'a> {
     Attendance(Vec<(NodeId, Attendance)>),
     Promised(u64, u64),
     Addresses(Vec<(NodeId, Addresses)>),
+    Dispute(Dispute),
 }
 
 /// Bytes that are written in one piece and read without a copy.
@@ -302,6 +358,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
         Message::Attendance(known) => Wire::Attendance(known.clone()),
         Message::Promised(seq, clock) => Wire::Promised(*seq, *clock),
         Message::Addresses(all) => Wire::Addresses(all.clone()),
+        Message::Dispute(dispute) => Wire::Dispute(dispute.clone()),
     };
     with(vec![VERSION], &wire)
 }
@@ -319,7 +376,14 @@ pub fn decode(frame: &[u8]) -> Result<Message, WireError> {
                 Err(WireError::Version(low, high))
             }
         }
-        [REFUSAL, ref rest @ ..] => Ok(Message::Refusal(whole(rest)?)),
+        [REFUSAL, ref rest @ ..] => {
+            let mut refusal: Refusal = whole(rest)?;
+            // They go into the log, and into what is told of a place.
+            if refusal.detail.len() > DETAIL_CHARS_MAX {
+                refusal.detail = refusal.detail.chars().take(DETAIL_CHARS_MAX).collect();
+            }
+            Ok(Message::Refusal(refusal))
+        }
         [VERSION, ref rest @ ..] => message(whole(rest)?),
         [version, ..] if version != HELLO => Err(WireError::Version(version, version)),
         _ => Err(WireError::Malformed),
@@ -337,7 +401,8 @@ fn message(wire: Wire<'_>) -> Result<Message, WireError> {
         Wire::Presence(presents) if presents.len() <= PRESENT_MAX && presents.iter().all(Present::is_sound) => {
             Ok(Message::Presence(presents))
         }
-        Wire::Presence(_) => Err(WireError::Malformed),
+        Wire::Dispute(dispute) if dispute.points.len() <= POINTS_MAX => Ok(Message::Dispute(dispute)),
+        Wire::Presence(_) | Wire::Dispute(_) => Err(WireError::Malformed),
         Wire::Attendance(known) => Ok(Message::Attendance(known)),
         Wire::Promised(seq, clock) => Ok(Message::Promised(seq, clock)),
         Wire::Addresses(all) if all.len() > ADDRESSES_MAX => Err(WireError::Malformed),

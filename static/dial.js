@@ -196,7 +196,9 @@ export class Dial {
   }
 
   /// Asks, soon after news, for the session that has seen it: messages of the WebSocket do not carry it, and a browser
-  /// shows no header of its opening. With one node there is nobody to whom it could be shown.
+  /// shows no header of its opening. Where tokens are asked for, `/livez` has none, for it is open to strangers; and a node
+  /// that is not ready, for it has come back as another, holds less than was seen. With one node there is nobody to whom
+  /// it could be shown.
   #noteSession() {
     this.#sessionIsOld = true;
     if (this.#urls.length === 1 || !this.#options.fetch || this.#sessionTimer !== null) return;
@@ -204,7 +206,8 @@ export class Dial {
       this.#sessionIsOld = false;
       const url = this.url;
       try {
-        this.keep((await this.#options.fetch(`${url}/livez`, { headers: this.#options.authorization(), cache: "no-store" })).headers, url);
+        const answer = await this.#options.fetch(`${url}/readyz`, { headers: this.#options.authorization(), cache: "no-store" });
+        if (answer.ok) this.keep(answer.headers, url);
       } catch { /* The node has gone: the session before it is the best there is. */ }
       this.#sessionTimer = null;
       // News that came while it was asked for may not be in it.

@@ -34,6 +34,8 @@ export function frames(shown, total, { collection, text, view }, nodes) {
       if (view !== VIEWS[0]) source.searchParams.set("view", view);
       return h("iframe", { key: member.id, title: `The node ${nodes.name(member.id)}`, src: source.href });
     })),
+    shown.some(({ member }) => !member.self) && h("p", { class: "quiet more", key: "framing" },
+      `A frame that stays empty: start its node with --allow-origin ${location.origin}.`),
     total > shown.length && h("p", { class: "quiet more", key: "more" }, `${shown.length} of ${total} members are shown.`),
   ];
 }

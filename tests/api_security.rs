@@ -16,7 +16,7 @@ use base64::{
 };
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::BodyExt;
-use hyper::Method;
+use hyper::{HeaderMap, Method};
 use lamplight::api::{self, Access, Api, Limits, Site, Tls};
 use ring::{
     hmac,
@@ -613,6 +613,99 @@ async fn a_page_of_another_origin_neither_writes_nor_opens_a_websocket() {
     node.put("/v1/docs/notes/a", "2").await.expect(200);
 }
 
+/// The headers that keep other pages from framing, embedding or sniffing what a node answers.
+#[track_caller]
+fn check_guarded(headers: &HeaderMap, ancestors: &str, path: &str) {
+    let only = |name: &str| {
+        let values: Vec<_> = headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(values.len(), 1, "{path}: {name}: {values:?}");
+        values[0].to_string()
+    };
+    let policy = only("content-security-policy");
+    assert!(policy.split("; ").any(|rule| rule == format!("frame-ancestors {ancestors}")), "{path}: {policy}");
+    assert!(policy.starts_with("default-src 'none'; "), "{path}: {policy}");
+    assert_eq!(only("x-content-type-options"), "nosniff", "{path}");
+    assert_eq!(only("cross-origin-resource-policy"), "same-origin", "{path}");
+    assert_eq!(only("referrer-policy"), "no-referrer", "{path}");
+}
+
+#[tokio::test]
+async fn every_answer_says_that_no_other_page_may_frame_embed_or_sniff_it() {
+    let (node, _dir) = start().await;
+    put(&node, "/v1/docs/notes/a", "1", WRITE).await.expect(201);
+    node.call(Method::PUT, "/v1/docs/notes/t").typed("text/plain", "abc").with(WRITE).send().await.expect(201);
+    let open = ["/", "/docs", "/openapi.json", "/static/app.js", "/static/nothing", "/livez", "/v1/gossip", "/nowhere"];
+    let read =
+        ["/v1/docs/notes/t", "/metrics", "/v1/ws", "/v1/yjs/notes/t", "/v1/docs/notes?limit=x", "/v1/docs/notes/b"];
+    let calls = CALLS.iter().map(|(method, path, body)| (*method, *path, *body));
+    for (method, path, body) in calls.chain(open.into_iter().chain(read).map(|path| ("GET", path, ""))) {
+        for token in [None, Some(ADMIN)] {
+            // It changes the pool.
+            if method == "DELETE" && path.starts_with("/v1/pool") || path == "/v1/pool/links" {
+                continue;
+            }
+            let call = node.call(method.parse().unwrap(), path).json(body);
+            let call = token.map(bearer).into_iter().fold(call, |call, token| call.header("authorization", token));
+            check_guarded(&call.send().await.headers, "'self'", &format!("{method} {path}"));
+        }
+    }
+    let held = node.get("/static/app.js").await.header("etag").to_string();
+    let held = node.call(Method::GET, "/static/app.js").header("if-none-match", held).send().await.expect(304);
+    check_guarded(&held.headers, "'self'", "304");
+    check_guarded(
+        &node.call(Method::DELETE, "/v1/gossip").send().await.expect(405).headers,
+        "'self'",
+        "no such method",
+    );
+    let events = node.call(Method::GET, "/v1/changes").header("accept", "text/event-stream").with(READ).stream().await;
+    check_guarded(events.headers(), "'self'", "events");
+    let lines = node.call(Method::POST, "/v1/docs/notes").typed("application/x-ndjson", "{\"value\":1}\n").with(WRITE);
+    check_guarded(lines.stream().await.headers(), "'self'", "lines");
+    let (_, opened) = Ws::connect_with(&node, &[("authorization", &bearer(READ))]).await.unwrap();
+    check_guarded(opened.headers(), "'self'", "a WebSocket");
+    let elsewhere = node.call(Method::GET, "/").header("host", "evil.example.com").send().await.expect(421);
+    check_guarded(&elsewhere.headers, "'self'", "another host");
+    assert_eq!(elsewhere.header("strict-transport-security"), "");
+}
+
+#[tokio::test]
+async fn pages_of_allowed_origins_may_show_a_node_in_a_frame() {
+    let mut site = Site::default();
+    site.add_origin("https://App.example.com/").unwrap();
+    site.add_origin("http://127.0.0.1:7172").unwrap();
+    let node = start_guarded(Access::open(None, Vec::new(), site).unwrap()).await;
+    for path in ["/", "/v1/pool", "/v1/docs/notes/a", "/v1/gossip"] {
+        let ancestors = "'self' https://app.example.com http://127.0.0.1:7172";
+        check_guarded(&node.get(path).await.headers, ancestors, path);
+    }
+}
+
+#[tokio::test]
+async fn the_scheme_of_an_origin_counts() {
+    let node = start_node().await;
+    let host = node.url.strip_prefix("http://").unwrap();
+    let put = |origin: String, proxy: Option<&str>| {
+        let call = node.call(Method::PUT, "/v1/docs/notes/a").header("origin", origin).json("1");
+        proxy.into_iter().fold(call, |call, scheme| call.header("x-forwarded-proto", scheme)).send()
+    };
+    assert!(put(format!("http://{host}"), None).await.status.is_success());
+    for origin in [format!("https://{host}"), format!("ftp://{host}"), format!("://{host}"), host.to_string()] {
+        let detail = put(origin.clone(), None).await.expect_problem(403, "other-origin");
+        assert!(detail.contains("X-Forwarded-Proto") && detail.contains("--allow-origin"), "{detail}");
+        for path in ["/v1/ws", "/v1/yjs/notes/t"] {
+            let headers = [("origin", origin.clone())];
+            assert_eq!(socket(&ws_url(&node, path), &headers).await.err(), Some(403), "{path} {origin}");
+        }
+    }
+    // A proxy that ends TLS says by which scheme the browser asked; where several do, the first has heard it.
+    assert!(put(format!("https://{host}"), Some("https")).await.status.is_success());
+    assert!(put(format!("https://{host}"), Some("HTTPS, http")).await.status.is_success());
+    put(format!("http://{host}"), Some("https")).await.expect_problem(403, "other-origin");
+    put(format!("http://{host}"), Some("https, http")).await.expect_problem(403, "other-origin");
+    let proxied = [("origin", format!("https://{host}")), ("x-forwarded-proto", "https".into())];
+    assert!(socket(&ws_url(&node, "/v1/ws"), &proxied).await.is_ok());
+}
+
 #[tokio::test]
 async fn a_page_may_ask_first_without_a_token() {
     let dir = Dir::new();
@@ -837,14 +930,110 @@ async fn a_jwt_is_good_under_the_nodes_keys_until_it_expires() {
     get(&node, "/v1/pool", &jwt(&eddsa_header, &good, by_pair)).await.expect_problem(401, "unauthorized");
 }
 
+/// A write with an idempotency key, by each interface that takes one.
+async fn keyed(node: &TestNode, way: &str, token: &str, key: &str, value: u32) -> Result<Value, (u16, String)> {
+    let tx = json!({ "commands": [{ "put": { "collection": "notes", "id": "t", "value": value } }] });
+    let put = |path: &str| node.call(Method::PUT, path).json(&value.to_string()).header("idempotency-key", key);
+    let call = match way {
+        "put" => put("/v1/docs/notes/p"),
+        "patch" => {
+            let patch = format!(r#"[{{"op":"add","path":"","value":{value}}}]"#);
+            let call = node.call(Method::PATCH, "/v1/docs/notes/a").typed("application/json-patch+json", patch);
+            call.header("idempotency-key", key)
+        }
+        "post" => node.call(Method::POST, "/v1/docs/notes").json(&value.to_string()).header("idempotency-key", key),
+        "delete" => node.call(Method::DELETE, &format!("/v1/docs/notes/d{value}")).header("idempotency-key", key),
+        "tx" => node.call(Method::POST, "/v1/tx").json(&tx.to_string()).header("idempotency-key", key),
+        "tx, in its body" => {
+            let mut tx = tx;
+            tx["key"] = json!(key);
+            node.call(Method::POST, "/v1/tx").json(&tx.to_string())
+        }
+        _ => {
+            let (mut ws, _) = Ws::connect_with(node, &[("authorization", &bearer(token))]).await.unwrap();
+            ws.send(json!({ "type": "write", "id": "w", "commands": tx["commands"], "key": key })).await;
+            let answer = ws.next().await;
+            let is_receipt = answer["type"] == "receipt";
+            return if is_receipt { Ok(answer) } else { Err((422, answer.to_string())) };
+        }
+    };
+    let answer = call.with(token).send().await;
+    if answer.status.is_success() { Ok(answer.json()) } else { Err((answer.status.as_u16(), answer.text())) }
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_of_its_tokens_bearer() {
+    let dir = Dir::new();
+    let mut list = tokens();
+    let (again, other) = ("token-of-a-writer-again", "token-of-another-writer");
+    for (name, token) in [("writer", again), ("ada", other)] {
+        let token = json!({ "name": name, "role": "write", "collections": ["*"], "token": token });
+        list["tokens"].as_array_mut().unwrap().push(token);
+    }
+    let files =
+        (dir.write("tokens.json", list.to_string()), dir.write("secret", "a secret of more than thirty-two bytes\n"));
+    let node = start_guarded(Access::open(Some(files.0), vec![files.1], Site::default()).unwrap()).await;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, b"a secret of more than thirty-two bytes");
+    let issued = |claims: Value| {
+        let mut all = json!({ "role": "write", "collections": ["notes"], "exp": now() + 3600 });
+        all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        jwt(&json!({ "alg": "HS256" }), &all, |message| hmac::sign(&key, message).as_ref().to_vec())
+    };
+    // One who has the name of another's token, two of one issuer whose names begin alike, one of another issuer, one of none.
+    let long = "x".repeat(70);
+    let jwts = [
+        json!({ "sub": "ada" }),
+        json!({ "sub": format!("{long}1"), "iss": "a" }),
+        json!({ "sub": format!("{long}2"), "iss": "a" }),
+        json!({ "sub": format!("{long}1"), "iss": "b" }),
+        json!({}),
+    ];
+    let bearers: Vec<String> =
+        [WRITE, LIMITED, other].map(String::from).into_iter().chain(jwts.clone().map(issued)).collect();
+    put(&node, "/v1/docs/notes/a", "0", WRITE).await.expect(201);
+    for (n, way) in ["put", "patch", "post", "delete", "tx", "tx, in its body", "WebSocket"].into_iter().enumerate() {
+        let key = format!("once-{n}");
+        let mut first = Vec::new();
+        for (value, token) in (0..).zip(&bearers) {
+            put(&node, &format!("/v1/docs/notes/d{value}"), "1", WRITE).await;
+            let receipt = keyed(&node, way, token, &key, value).await;
+            first.push(receipt.unwrap_or_else(|refusal| panic!("{way}, bearer {value}: {refusal:?}")));
+        }
+        for (value, token) in (0..).zip(&bearers) {
+            let repeated = keyed(&node, way, token, &key, value).await.unwrap();
+            assert_eq!(repeated["op"], first[value as usize]["op"], "{way}");
+            let (status, refusal) = keyed(&node, way, token, &key, 99).await.unwrap_err();
+            assert!(status == 422 && refusal.contains("key-reused"), "{way}: {refusal}");
+        }
+        let ops: std::collections::BTreeSet<_> = first.iter().map(|receipt| receipt["op"].to_string()).collect();
+        assert_eq!(ops.len(), bearers.len(), "{way}");
+        // Another token of the same bearer, and a JWT that was issued anew.
+        let renewed = issued(json!({ "sub": format!("{long}1"), "iss": "a", "exp": now() + 7200 }));
+        for (value, token) in [(0, again), (4, &*renewed)] {
+            let repeated = keyed(&node, way, token, &key, value).await.unwrap();
+            assert_eq!(repeated["op"], first[value as usize]["op"], "{way}");
+        }
+    }
+    for bad in ["", "two words", &"k".repeat(256)] {
+        assert_eq!(keyed(&node, "put", WRITE, bad, 1).await.unwrap_err().0, 400, "{bad:?}");
+        assert_eq!(keyed(&node, "tx, in its body", WRITE, bad, 1).await.unwrap_err().0, 400, "{bad:?}");
+    }
+    let log = get(&node, "/v1/log?limit=1000", READ).await.expect(200).text();
+    assert!(!log.contains("once-") && log.contains("scoped:"), "the log shows a key");
+    // Without tokens there is nobody to tell apart, and a key is kept as it is: journals that were written before go on answering.
+    let open = start_node().await;
+    open.call(Method::PUT, "/v1/docs/c/x").json("1").header("idempotency-key", "once").send().await.expect(201);
+    assert!(open.get("/v1/log").await.text().contains(r#""key":"once""#));
+}
+
 /// A certificate for localhost and its key, in files.
 fn certify(dir: &Dir) -> (PathBuf, PathBuf) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_string(), "127.0.0.1".to_string()]).unwrap();
     (dir.write("cert.pem", made.cert.pem()), dir.write("key.pem", made.signing_key.serialize_pem()))
 }
 
-/// The certificate that a server shows, and the protocol that it agrees to.
-async fn handshake(port: u16, trusted: &std::path::Path) -> Result<(Vec<u8>, Vec<u8>), String> {
+/// A connection over TLS.
+async fn secured(port: u16, trusted: &std::path::Path) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(trusted).unwrap()).unwrap();
@@ -856,9 +1045,39 @@ async fn handshake(port: u16, trusted: &std::path::Path) -> Result<(Vec<u8>, Vec
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await;
-    let (_, session) = stream.as_ref().map_err(ToString::to_string)?.get_ref();
+    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await
+}
+
+/// The certificate that a server shows, and the protocol that it agrees to.
+async fn handshake(port: u16, trusted: &std::path::Path) -> Result<(Vec<u8>, Vec<u8>), String> {
+    let stream = secured(port, trusted).await.map_err(|error| error.to_string())?;
+    let (_, session) = stream.get_ref();
     Ok((session.peer_certificates().unwrap()[0].to_vec(), session.alpn_protocol().unwrap_or_default().to_vec()))
+}
+
+/// Writes over TLS with the origin of the node, and with that origin in clear.
+async fn origins_are_compared_with_their_scheme(port: u16, cert: &std::path::Path) {
+    let ask = async |headers: &str| {
+        let mut stream = secured(port, cert).await.unwrap();
+        let request = format!(
+            "PUT /v1/docs/notes/b HTTP/1.1\r\nHost: localhost:{port}\r\nAuthorization: {}\r\nContent-Length: 1\r\n\
+             Connection: close\r\n{headers}\r\n1",
+            bearer(WRITE)
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    };
+    let own = ask(&format!("Origin: https://localhost:{port}\r\n")).await;
+    assert!(
+        own.starts_with("HTTP/1.1 201") && own.contains("strict-transport-security: max-age=31536000\r\n"),
+        "{own}"
+    );
+    for proxied in ["", "X-Forwarded-Proto: http\r\n"] {
+        let other = ask(&format!("Origin: http://localhost:{port}\r\n{proxied}")).await;
+        assert!(other.starts_with("HTTP/1.1 403") && other.contains("strict-transport-security"), "{other}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -912,6 +1131,7 @@ async fn a_listener_speaks_tls_and_takes_up_a_new_certificate() {
     assert!(code == Some(5) && said.contains("--ca FILE"), "{code:?} {said}");
     let (code, _, said) = run(&["get", "notes", "a", "--ca", ca], "with a\nbreak");
     assert!(code == Some(2) && !said.contains("break"), "{said}");
+    origins_are_compared_with_their_scheme(port, &cert).await;
     // In clear nobody is answered.
     let mut clear = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     clear.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();

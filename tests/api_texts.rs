@@ -198,3 +198,29 @@ async fn a_newcomer_gets_the_texts_of_a_pool_that_has_forgotten_their_edits() {
     edit(&newcomer, other.header("etag"), json!([{"insert": "still "}])).await.expect(200);
     assert_eq!(newcomer.get(DOC).await.text(), "still 199 edits of this text");
 }
+
+#[tokio::test]
+async fn a_text_of_many_attributes_over_many_pieces_is_not_told_as_a_delta() {
+    const ATTRIBUTES: usize = 6_000;
+    let node = start_node().await;
+    let created = write(&node, &"ab".repeat(ATTRIBUTES)).await.expect(201);
+    let all: serde_json::Map<String, Value> = (0..ATTRIBUTES).map(|at| (format!("a{at}"), json!(1))).collect();
+    let all = json!([{"retain": 2 * ATTRIBUTES, "attributes": all}]);
+    let marked = edit(&node, created.header("etag"), all).await.expect(200);
+    // The same on six thousand pieces takes six thousand times six thousand marks to walk over.
+    let pieces: Vec<Value> =
+        (0..ATTRIBUTES).flat_map(|_| [json!({"retain": 1, "attributes": {"odd": 1}}), json!({"retain": 1})]).collect();
+    let detail = edit(&node, marked.header("etag"), json!(pieces)).await.expect_problem(422, "too-costly");
+    assert!(detail.contains("several"), "{detail}");
+    // An editor's update makes such a text all the same; here, several deltas.
+    let mut version = marked.header("etag").to_string();
+    for chunk in 0..4 {
+        let skipped = [json!({"retain": 1_000 * chunk + 1})];
+        let steps: Vec<Value> = skipped.into_iter().chain(pieces[..100].iter().cloned()).collect();
+        version = edit(&node, &version, json!(steps)).await.expect(200).header("etag").to_string();
+    }
+    let read = node.call(Method::GET, DOC).header("accept", "application/json").send().await;
+    let detail = read.expect_problem(413, "too-large");
+    assert!(detail.contains("text/plain"), "{detail}");
+    assert_eq!(node.get(DOC).await.expect(200).text(), "ab".repeat(ATTRIBUTES));
+}

@@ -9,6 +9,7 @@ use futures_util::{
     SinkExt,
     future::{join, join_all},
 };
+use hyper::Method;
 use lamplight::api::{Access, Limits};
 use serde_json::{Value, json};
 use support::{TestNode, feeds::Ws, start_joining, start_limited, start_node, start_pool};
@@ -301,6 +302,21 @@ async fn a_write_at_a_node_that_is_evicted_gets_its_final_receipt_as_it_is_issue
     assert_eq!(held["op"], last["op"]);
     assert_ne!(first["op"], last["op"]);
     assert!(last["op"].as_str().unwrap().starts_with(&b.node.id().to_string()), "{last}");
+}
+
+/// The messages carry no session; one that is asked for after a receipt has seen it.
+#[tokio::test]
+async fn a_session_that_is_asked_for_after_a_receipt_has_seen_the_write() {
+    let [a, b] = start_pool().await;
+    let mut ws = Ws::connect(&a).await;
+    for n in 0..20 {
+        let put = json!({ "put": { "collection": "c", "id": "x", "value": n } });
+        ws.send(json!({ "type": "write", "id": format!("w{n}"), "commands": [put] })).await;
+        while ws.expect("receipt").await["id"] != format!("w{n}") {}
+        let session = a.get("/livez").await.session().to_string();
+        let read = b.call(Method::GET, "/v1/docs/c/x").header("lamplight-session", session).send().await;
+        assert_eq!(read.expect(200).text(), n.to_string());
+    }
 }
 
 #[tokio::test]

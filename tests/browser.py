@@ -37,7 +37,7 @@ import websocket
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCREENSHOTS = ROOT / "target" / "screenshots"
-PATIENCE_S = 20
+PATIENCE_S = 60
 # Between two looks at a condition; the browser's events are read meanwhile.
 LOOK_EVERY_S = 0.03
 # Of a page on which a test failed; the log's end is of no use.
@@ -423,19 +423,37 @@ class Page:
             node = self.find(role, name)
             if node is None or (role == "button" and self.is_disabled(node)):
                 return False
-            self.click_on(node, times)
-            return True
+            return self.click_on(node, times)
         self.until(attempt, f"{role} “{name}” can be clicked")
 
     def click_on(self, node, times=1):
+        """Clicks once; false if the part does not stand still, or moved away between the press and the release."""
         self.send("DOM.scrollIntoViewIfNeeded", backendNodeId=node)
-        place = self.until(lambda: self.place(node), "the part stands still and nothing lies over it")
+        place = self.place(node)
+        if place is None:
+            return False
+        seen = self.clicks(node)
         for count in range(1, times + 1):
             for type in ("mousePressed", "mouseReleased"):
                 self.send("Input.dispatchMouseEvent", type=type, button="left", clickCount=count, **place)
+        return seen() > 0
+
+    def clicks(self, node):
+        """Counts the clicks that a part gets from now on."""
+        part = self.send("DOM.resolveNode", backendNodeId=node)["object"]["objectId"]
+        function = ("function () { const seen = { clicks: 0 }; "
+                    "this.addEventListener('click', () => { seen.clicks += 1; }, true); return seen; }")
+        seen = self.send("Runtime.callFunctionOn", objectId=part, functionDeclaration=function)["result"]["objectId"]
+        def count():
+            try:
+                return self.send("Runtime.callFunctionOn", objectId=seen, returnByValue=True,
+                                 functionDeclaration="function () { return this.clicks; }")["result"]["value"]
+            except Gone:
+                return 1  # The click led to another page.
+        return count
 
     def place(self, node):
-        """The middle of a part, once it stands still and a click there would hit it: rows may come in above it."""
+        """The middle of a part; None while it moves or something lies over it: rows may come in above it."""
         def middle():
             quad = self.send("DOM.getContentQuads", backendNodeId=node)["quads"][0]
             return {"x": sum(quad[0::2]) / 4, "y": sum(quad[1::2]) / 4}
@@ -592,8 +610,10 @@ def a_document_is_edited_in_place_and_changes_on_the_other_page(stage):
         page.until_rows({"tea": {"cups": 2}})
     ada.until(lambda: ada.js("document.activeElement.ariaLabel") == "Edit tea", "the focus is on Edit again")
     # The other way, by a double click on the value and with the keyboard.
-    value = ben.send("DOM.describeNode", objectId=ben.js("document.querySelector('.value')", by_value=False))
-    ben.click_on(value["node"]["backendNodeId"], times=2)
+    def double_click():
+        value = ben.send("DOM.describeNode", objectId=ben.js("document.querySelector('.value')", by_value=False))
+        return ben.click_on(value["node"]["backendNodeId"], times=2)
+    ben.until(double_click, "the value can be clicked")
     ben.until(lambda: ben.js("document.activeElement.tagName") == "TEXTAREA", "a double click opens the editor")
     ben.press("a", "KeyA", 65, ctrl=True, commands=["selectAll"])
     ben.type("[1, 2]")
@@ -994,6 +1014,8 @@ def ops_are_chosen_and_the_time_is_moved_with_the_pointer(stage):
     page = stage.open_ready(stage.nodes[0])
     stamp = stage.nodes[0].put(stage.collection, "tea", 1)["stamp"]
     page.until(lambda: "tea" in page.rows(), "it is here")
+    # What the page says of an operation changes once that is final.
+    page.until(lambda: ", final," in go_to_op(page, stamp), "the operation is final")
     said = go_to_op(page, stamp)
     page.press("Escape")
     page.js("document.querySelector('#diagram').scrollIntoView()")

@@ -150,7 +150,7 @@ test("another node is shown only if it holds what was seen on the one before", a
   const asked = [];
   const fetch = async (url, { headers = {} } = {}) => {
     asked.push(`${url} ${headers["Lamplight-Session"] ?? ""}`.trim());
-    return { ok: url.startsWith("http://c"), headers: new Headers({ "Lamplight-Session": "seen" }) };
+    return { ok: !url.startsWith("http://b"), headers: new Headers({ "Lamplight-Session": "seen" }) };
   };
   open({ fetch }, URLS).collection("notes").watch();
   net.last.welcome().say({ type: "snapshot", id: "q1", docs: [], cursor: "c0", more: false });
@@ -161,8 +161,29 @@ test("another node is shown only if it holds what was seen on the one before", a
     mock.timers.tick(100);
     await settle();
   }
-  assert.deepEqual(asked, ["http://a:1/livez", "http://b:2/v1/collections seen", "http://c:3/v1/collections seen"]);
+  assert.deepEqual(asked, ["http://a:1/readyz", "http://b:2/v1/collections seen", "http://c:3/v1/collections seen"]);
   assert.equal(net.last.url, "ws://c:3/v1/ws");
+});
+
+test("a node that is not ready tells nothing of what was seen", async () => {
+  const asked = [];
+  let ok = true;
+  const fetch = async (url, { headers = {} } = {}) => {
+    asked.push(`${url} ${headers["Lamplight-Session"] ?? ""}`.trim());
+    return { ok, headers: new Headers({ "Lamplight-Session": ok ? "seen" : "less" }) };
+  };
+  open({ fetch }, URLS).collection("notes").watch();
+  const node = net.last.welcome();
+  for (ok of [true, false]) {
+    node.say({ type: "snapshot", id: "q1", docs: [], cursor: "c0", more: false });
+    mock.timers.tick(250);
+    await settle();
+  }
+  ok = true;
+  net.last.drop();
+  mock.timers.tick(100);
+  await settle();
+  assert.deepEqual(asked, ["http://a:1/readyz", "http://a:1/readyz", "http://b:2/v1/collections seen"]);
 });
 
 test("where no other node holds what was seen, what there is is shown", async () => {

@@ -277,6 +277,25 @@ test("a token is shown with every request, to nodes that ask for one", async (t)
   assert.throws(() => connect(second.url, { token: "two words" }), /a token is a string/);
 });
 
+test("the session that has seen what is shown is known where tokens are asked for, too", async (t) => {
+  const dir = await mkdtemp(path.join(tmpdir(), "lamplight-"));
+  t.after(() => rm(dir, { recursive: true }));
+  const file = path.join(dir, "tokens.json");
+  const token = "ada-0123456789/+~";
+  await writeFile(file, JSON.stringify({ tokens: [{ name: "ada", role: "write", collections: ["notes"], token }] }));
+  const node = await Node.start(t, "alone", [], 0, ["--tokens", file]);
+  const sessions = [];
+  const noted = async (url, init) => {
+    const answer = await fetch(url, init);
+    sessions.push(answer.headers.get("Lamplight-Session"));
+    return answer;
+  };
+  const pool = open(t, [node, { url: "http://127.0.0.1:1" }], { token, fetch: noted });
+  await pool.collection("notes").put("tea", 1);
+  await until(() => sessions.length > 0, "it asks for the session");
+  assert.match(sessions[0] ?? "none", /^[A-Za-z0-9_-]{20,}$/);
+});
+
 test("a text tries the next node when one is not there", async (t) => {
   const node = await Node.start(t, "only");
   const pool = connect(["http://127.0.0.1:1", node.url]);

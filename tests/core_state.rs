@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
 use lamplight::{
-    document::{Reason, State},
+    document::{Reason, State, json},
     op::{Body, Command, DocKey, Guard, NodeId, Op, OpId},
     version::Version,
 };
@@ -280,4 +280,115 @@ fn a_document_at_a_time_is_what_the_ops_up_to_it_alone_make_of_it() {
         }
         assert!(ids.iter().all(|id| whole.get_at("c", id, 0).is_none()));
     }
+}
+
+/// A document of half a mebibyte whose parsing costs much, and a patch that copies half of that 32 times.
+fn costly() -> (String, String) {
+    let half = vec!["{\"\":0}"; 30_000].join(",");
+    let steps = vec![r#"{"from":"/a","op":"copy","path":"/b"}"#; 32].join(",");
+    (format!("{{\"a\":[{half}],\"b\":0}}"), format!("[{steps}]"))
+}
+
+#[test]
+fn a_hundred_patches_of_copies_are_rejected_and_change_nothing() {
+    let (value, steps) = costly();
+    let mut state = State::default();
+    state.insert(&[op(1, 1, vec![], vec![put("a", &value)])]);
+    let patches = op(2, 1, vec![], vec![patch("a", &steps); 100]);
+    assert_eq!(state.judge(&patches), Err(Reason::TooCostly));
+    state.insert(&[patches]);
+    assert_eq!(state.rejected().map(|(_, why)| why).collect::<Vec<_>>(), [&Reason::TooCostly]);
+    assert_eq!(state.text("c", "a").unwrap().as_str(), value);
+}
+
+#[test]
+fn the_cost_counts_for_the_op_and_not_for_each_command() {
+    let text = format!("\"{}\"", "x".repeat((1 << 20) - 3));
+    let ids: Vec<String> = (0..8).map(|at| at.to_string()).collect();
+    let mut state = State::default();
+    ids.iter().zip(1..).for_each(|(id, time)| state.insert(&[op(time, 1, vec![], vec![put(id, &text)])]));
+    let version = Version::of(&text);
+    let replace = r#"[{"op":"replace","path":"","value":1}]"#;
+    let replaces = |count: usize| ids[..count].iter().map(|id| patch(id, replace)).collect::<Vec<_>>();
+    let merges = |count: usize| ids[..count].iter().map(|id| merge(id, "{}")).collect::<Vec<_>>();
+    for (name, guards, commands, verdict) in [
+        ("patches", vec![], replaces(5), Ok(())),
+        ("patches", vec![], replaces(6), Err(Reason::TooCostly)),
+        ("merges", vec![], merges(5), Ok(())),
+        ("merges", vec![], merges(6), Err(Reason::TooCostly)),
+        ("several of one document", vec![], vec![merge("0", "{}"); 900], Ok(())),
+        ("guards", vec![Guard::Version(doc("0"), version); 30], merges(1), Ok(())),
+        ("guards", vec![Guard::Version(doc("0"), version); 50], merges(1), Err(Reason::TooCostly)),
+    ] {
+        assert_eq!(state.judge(&op(100, 1, guards, commands)), verdict, "{name}");
+    }
+    let small = format!("\"{}\"", "x".repeat(400_000));
+    let again: Vec<Command<'_>> = (0..9).flat_map(|_| [put("0", &small), put("0", "{}"), merge("0", "{}")]).collect();
+    assert_eq!(state.judge(&op(100, 1, vec![], again)), Ok(()), "a small document, however often");
+    // Each put makes a document that the merge after it must parse.
+    let value = format!("[{}0]", "0,".repeat(150_000));
+    let parsed = |times| (0..times).flat_map(|_| [put("0", &value), merge("0", "{}")]).collect();
+    assert_eq!(state.judge(&op(100, 1, vec![], parsed(4))), Ok(()));
+    assert_eq!(state.judge(&op(100, 1, vec![], parsed(5))), Err(Reason::TooCostly));
+}
+
+#[test]
+fn a_large_value_is_charged_where_it_is_tested_added_and_merged() {
+    let large = format!("[{}0]", "0,".repeat(300_000));
+    let mut state = State::default();
+    state.insert(&[op(1, 1, vec![], vec![put("a", &format!("{{\"a\":{large}}}"))])]);
+    for (kind, path, times, verdict) in [
+        ("test", "/a", 1, Ok(())),
+        ("test", "/a", 2, Err(Reason::TooCostly)),
+        ("replace", "/a", 1, Ok(())),
+        ("replace", "/a", 2, Err(Reason::TooCostly)),
+    ] {
+        let steps = format!(r#"[{{"op":"{kind}","path":"{path}","value":{large}}}]"#);
+        let judged = state.judge(&op(2, 1, vec![], vec![patch("a", &steps); times]));
+        assert_eq!(judged, verdict, "{kind}, {times}");
+    }
+    let merge = format!("{{\"a\":{large}}}");
+    let merges = |times| vec![Command::Merge(doc("a"), merge.as_str().into()); times];
+    assert_eq!(state.judge(&op(2, 1, vec![], merges(1))), Ok(()));
+    assert_eq!(state.judge(&op(2, 1, vec![], merges(2))), Err(Reason::TooCostly));
+}
+
+#[test]
+fn the_verdict_over_the_cost_is_the_same_in_whatever_order_and_batches_ops_come() {
+    let mut costly = 0;
+    for seed in 0..3 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let big = |rng: &mut fastrand::Rng| format!("[{}0]", "0,".repeat(rng.usize(100_000..260_000)));
+        let mut ops = Vec::new();
+        for time in 1..=14 {
+            let (one, other) = (["a", "b", "d"][rng.usize(..3)], ["a", "b", "d"][rng.usize(..3)]);
+            let value = format!("{{\"x\":{},\"n\":{time}}}", big(&mut rng));
+            let value = json::canonical(value.as_bytes()).unwrap();
+            let copy = r#"[{"from":"/x","op":"copy","path":"/y"},{"op":"remove","path":"/y"}]"#;
+            let commands = match rng.u8(..5) {
+                0 => vec![put(one, &value)],
+                1 => vec![Command::Merge(doc(one), value.as_str().into()), patch(other, copy)],
+                2 => vec![patch(one, copy); rng.usize(1..4)],
+                3 => vec![patch(one, copy), patch(other, copy), put(one, "{\"n\":1}"), patch(one, "[]")],
+                _ => vec![Command::Merge(doc(one), "{\"m\":1}".into()), Command::Delete(doc(other))],
+            };
+            let guards = if rng.bool() { vec![] } else { vec![Guard::Exists(doc(other))] };
+            ops.push(op(time, rng.u128(1..3), guards, commands));
+        }
+        let told = |state: &State| {
+            let rejected: Vec<_> = state.rejected().map(|(stamp, why)| (*stamp, why.clone())).collect();
+            (rejected, state.digest())
+        };
+        let mut in_order = State::default();
+        ops.iter().for_each(|op| in_order.insert(std::slice::from_ref(op)));
+        costly += in_order.rejected().filter(|(_, why)| **why == Reason::TooCostly).count();
+        let mut at_once = State::default();
+        at_once.insert(&ops);
+        assert_eq!(told(&at_once), told(&in_order), "seed {seed}, at once");
+        rng.shuffle(&mut ops);
+        let mut shuffled = State::default();
+        ops.chunks(rng.usize(1..9)).for_each(|batch| shuffled.insert(batch));
+        assert_eq!(told(&shuffled), told(&in_order), "seed {seed}, shuffled");
+    }
+    assert!((2..3 * 14).contains(&costly), "{costly} of the ops are too costly");
 }

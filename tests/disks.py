@@ -61,6 +61,12 @@ def full(stack, root):
     check(status == 507 and body["type"] == "urn:lamplight:problem:disk-full" and body["status"] == 507, (status, body))
     check(headers["content-type"] == "application/problem+json", headers)
     check(acknowledged, "what was made ready is used first")
+    deletes = [{"delete": {"collection": "kept", "id": "large-1"}}, {"delete": {"collection": "kept", "id": "large-2"}}]
+    check(c.call("DELETE", "/v1/docs/kept/large-3")[0] == 200, "a deletion goes into the reserve")
+    check(c.call("POST", "/v1/tx", {"commands": deletes})[0] == 200, "and so does a transaction that only deletes")
+    deletes.append({"put": {"collection": "kept", "id": "small", "value": 1}})
+    check(c.call("POST", "/v1/tx", {"commands": deletes})[0] == 507, "one that writes, too, does not")
+    acknowledged -= {"large-1", "large-2", "large-3"}
     print(f"{len(acknowledged)} large documents went into what was made ready, then 507: {body['detail']}")
 
     # Longer than a silent link lives.

@@ -336,6 +336,31 @@ async fn a_directory_that_a_node_cannot_use_ends_it_with_one_clear_line() {
     place.remove();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_directory_is_deleted_acknowledges_nothing_more_and_says_so() {
+    for sync in ["always", "interval", "never"] {
+        let (http, place) = (Http::new(), Place::alone("deleted"));
+        let dir = place.dir.to_str().unwrap();
+        let mut node = Process::serve(&["--listen", "127.0.0.1:0", "--data", dir, "--sync", sync]);
+        http.formed(&[&node], 1).await;
+        let put =
+            async |id: &str| http.try_call(Method::PUT, &format!("{}/v1/docs/kept/{id}", node.url), "1".into()).await;
+        for n in 0..20 {
+            assert_eq!(put(&format!("old-{n}")).await.unwrap().0, StatusCode::CREATED);
+        }
+        std::fs::remove_dir_all(&place.dir).unwrap();
+        for n in 0..20 {
+            let answer = put(&format!("new-{n}")).await;
+            assert!(answer.as_ref().is_none_or(|(status, ..)| status.is_server_error()), "{sync}: {answer:?}");
+        }
+        assert_eq!(node.ended(), Some(1));
+        let said = node.said();
+        assert!(said.contains("deleted or moved") && said.contains("--join"), "{said}");
+        assert!(!said.contains("is on the disk"), "{said}");
+        place.remove();
+    }
+}
+
 /// Starts a node that ends with code 1 and one line, which has these words.
 fn refused(args: &[&str], words: &[&str]) {
     let (code, said) = Process::refused(&[&["--listen", "127.0.0.1:0"], args].concat());
@@ -364,9 +389,11 @@ async fn a_backup_of_a_node_under_load_is_whole_and_starts_a_node_of_its_own() {
     assert!(program(&["restore", copy, "--data", restored], 1).contains("holds a journal already"));
     let old = id_of(&http, &node).await;
     drop(node);
-    // The old node is gone, so the new one goes on alone; and it is another.
+    // The old node is gone, so the new one takes its place and goes on alone; and it is another.
     let again = Process::serve(&["--listen", "127.0.0.1:0", "--data", restored]);
-    http.formed(&[&again], 2).await;
+    let alone = |pool: &serde_json::Value| pool["members"].as_array().is_some_and(|list| list.len() == 1);
+    let no_problems = |pool: &serde_json::Value| pool["problems"].as_array().is_some_and(Vec::is_empty);
+    http.pool_until(&again, |pool| pool["state"] == "member" && alone(pool) && no_problems(pool)).await;
     assert_ne!(id_of(&http, &again).await, old);
     let kept: BTreeSet<String> = http.listing(&again, "kept").await.into_iter().map(|(id, _)| id).collect();
     let lost: Vec<&String> = before.difference(&kept).collect();

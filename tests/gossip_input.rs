@@ -4,16 +4,19 @@
 
 mod support;
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use futures_util::{SinkExt, StreamExt};
 use hyper::Method;
 use lamplight::{
     op::{Body, Command, DocKey, Hash, Head, Newcomer, NodeId, Op, OpId, PoolId, TIME_MAX},
-    replica::{Presence, Replica},
+    replica::{Now, Presence, Replica},
     wire::{
-        self, Announcement, Attendance, Beat, CLIENT_BYTES_MAX, Hello, Message, PRESENT_MAX, Present, Pulse,
-        ROOM_BYTES_MAX, Refusal, STATE_BYTES_MAX, Why,
+        self, Announcement, Attendance, Beat, CLIENT_BYTES_MAX, Dispute, Hello, Message, PRESENT_MAX, Present, Pulse,
+        ROOM_BYTES_MAX, Refusal, STATE_BYTES_MAX, Stand, Why,
     },
 };
 use serde_json::Value;
@@ -22,8 +25,10 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite};
 use uuid::Uuid;
 
-/// A time further ahead than a node believes.
-const FAR_AHEAD: u64 = 1 << 40;
+/// The steps in which a peer drives the clock.
+const STEP: u64 = 1 << 44;
+/// A time that no pool can have reached before the year 2054.
+const FAR_AHEAD: u64 = 1 << 50;
 
 /// Someone who speaks to a node as a peer would.
 struct Peer {
@@ -50,19 +55,7 @@ impl Peer {
     }
 
     fn hello(&self) -> Hello {
-        Hello {
-            node: self.node,
-            name: "peer".into(),
-            urls: Vec::new(),
-            pool: Some(self.pool.clone()),
-            wants: None,
-            member: false,
-            founds: false,
-            clock: 0,
-            process: 0,
-            empty: false,
-            issued: (0, 0),
-        }
+        Hello::newcomer(self.node, "peer", Some(self.pool.clone()))
     }
 
     async fn send(&mut self, message: &Message) {
@@ -89,6 +82,15 @@ impl Peer {
                 Ok(tungstenite::Message::Binary(bytes)) => return Some(wire::decode(&bytes).unwrap()),
                 Ok(_) => {}
                 Err(_) => return None,
+            }
+        }
+    }
+
+    /// Waits until it is told of two histories.
+    async fn disputed(&mut self) -> Dispute {
+        loop {
+            if let Message::Dispute(dispute) = self.next().await.expect("it is told of the dispute") {
+                return dispute;
             }
         }
     }
@@ -170,7 +172,7 @@ async fn frames_that_are_no_messages_are_refused() {
 
 #[tokio::test]
 async fn a_frame_that_is_cut_short_anywhere_or_goes_on_is_refused() {
-    let scene = Scene::set().await;
+    let scene = Scene::settled().await;
     let peer = Peer::silent(&scene.a).await;
     let ops = vec![peer.op(1, 50, put("new", "1"))];
     let head = Head::default().extended(&ops[0]);
@@ -229,6 +231,10 @@ async fn another_history_under_the_same_id_is_a_fork() {
     let forged = Head { seq: 1, hash: Hash([7; 16]) };
     let mut peer = Peer::greeted(&scene.a).await;
     peer.send(&Message::Heads(vec![(origin, forged)])).await;
+    // It is told where the two differ, and stays with its own where the peer does not insist.
+    let dispute = peer.disputed().await;
+    assert_eq!((dispute.origin, dispute.at), (origin, 1));
+    peer.send(&Message::Dispute(Dispute { points: Vec::new(), stand: Stand::Open, ..dispute })).await;
     peer.expect_refused(Why::Fork, &origin.to_string()).await;
 
     // The op is sound, but it is not the one whose hash stands beside it.
@@ -282,13 +288,13 @@ async fn a_time_far_ahead_does_not_move_the_clock() {
         let mut peer = Peer::greeted(&scene.a).await;
         let op = peer.op(1, time, put("new", "1"));
         peer.send_ops(&[op]).await;
-        peer.expect_refused(Why::Broken, "far ahead").await;
+        peer.expect_refused(Why::Broken, "compare the wall clocks").await;
     }
     for clock in [FAR_AHEAD, TIME_MAX, TIME_MAX + 1, u64::MAX] {
         let mut peer = Peer::silent(&scene.a).await;
         let hello = Hello { clock, ..peer.hello() };
         peer.send(&Message::Hello(hello)).await;
-        peer.expect_refused(Why::Broken, "far ahead").await;
+        peer.expect_refused(Why::Broken, "compare the wall clocks").await;
 
         let mut peer = Peer::greeted(&scene.a).await;
         peer.send(&Message::Beat(Beat {
@@ -300,16 +306,39 @@ async fn a_time_far_ahead_does_not_move_the_clock() {
             pulses: Vec::new(),
         }))
         .await;
-        peer.expect_refused(Why::Broken, "far ahead").await;
+        peer.expect_refused(Why::Broken, "compare the wall clocks").await;
     }
     scene.is_unharmed().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_drives_the_clock_as_far_as_it_can_leaves_room_for_every_write_to_come() {
+    let scene = Scene::set().await;
+    let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let bound = |wall_ms| Now { mono_ms: 0, wall_ms }.time_bound();
+    let mut peer = Peer::greeted(&scene.a).await;
+    let (digest, mut clock) = (Hash::default(), STEP);
+    // Many small steps lead no further than one large step.
+    while clock < bound(wall_ms) + STEP {
+        let beat = Beat { clock, digest, state: 0, frontier: 0, presence: 0, pulses: Vec::new() };
+        peer.send(&Message::Beat(beat)).await;
+        clock += STEP;
+    }
+    peer.expect_refused(Why::Broken, "compare the wall clocks").await;
+    let reached = scene.a.node.read(|replica, _| replica.clock()).await.unwrap();
+    assert!(bound(wall_ms) - STEP <= reached && reached <= bound(wall_ms + 60_000), "{reached}");
+    assert!(bound(wall_ms + 31_557_600_000) > bound(wall_ms) + (1 << 44), "times for another year");
+    let written = scene.a.put("/v1/docs/c/after", "2").await.expect(201);
+    let read = scene.b.call(Method::GET, "/v1/docs/c/after").header("lamplight-session", written.session());
+    assert_eq!(read.send().await.expect(200).text(), "2");
 }
 
 #[tokio::test]
 async fn signs_of_life_of_others_cannot_poison_the_clock() {
     let scene = Scene::set().await;
     let mut peer = Peer::greeted(&scene.a).await;
-    let greatest = Announcement { seq: u64::MAX, clock: u64::MAX, complete: u64::MAX, wanted: u64::MAX };
+    let greatest =
+        Announcement { seq: u64::MAX, clock: u64::MAX, complete: u64::MAX, holding: Hash::default(), wanted: u64::MAX };
     let pulses = vec![(scene.b.node.id(), Pulse { count: (u64::MAX, u64::MAX), said: greatest })];
     peer.send(&Message::Beat(Beat {
         clock: 1,
@@ -422,7 +451,7 @@ async fn presence_is_taken_from_members_only_and_of_members_that_are_heard_only(
 
 #[tokio::test]
 async fn an_op_whose_content_no_node_can_carry_out_is_refused() {
-    let scene = Scene::set().await;
+    let scene = Scene::settled().await;
     let doc = || DocKey::new("c", "x");
     let newcomer = || Newcomer { node: NodeId(Uuid::new_v4()), name: "n".into(), urls: Vec::new() };
     let bad_url = Newcomer { urls: vec!["javascript:alert(1)".into()], ..newcomer() };
@@ -465,6 +494,34 @@ async fn an_op_in_the_name_of_the_node_itself_or_before_what_it_follows_is_refus
     peer.send_ops(&[first, second]).await;
     peer.expect_refused(Why::Broken, "not past").await;
     assert_eq!(scene.a.get("/v1/docs/c/x").await.text(), "1");
+}
+
+/// Its origin has promised not to: it has forgotten that.
+#[tokio::test]
+async fn an_op_that_comes_before_what_is_final_is_taken_from_nobody() {
+    let scene = Scene::settled().await;
+    let frontier = scene.a.node.read(|replica, _| replica.frontier()).await.unwrap();
+    let mut peer = Peer::greeted(&scene.a).await;
+    let op = peer.op(1, frontier, put("x", "2"));
+    peer.send_ops(std::slice::from_ref(&op)).await;
+    peer.expect_refused(Why::OldCopy, "before what is final").await;
+    // Passed on by another it has no effect either, and says nothing about that one.
+    let mut other = Peer::greeted(&scene.a).await;
+    other.send_ops(std::slice::from_ref(&op)).await;
+    other.send_bytes(vec![77]).await;
+    other.expect_refused(Why::OtherVersion, "77").await;
+    assert!(scene.a.node.read(move |replica, _| replica.log().get(op.id()).is_none()).await.unwrap());
+    scene.is_unharmed().await;
+}
+
+/// They go into the log, and are kept as what is wrong with a place.
+#[test]
+fn of_the_words_of_a_refusal_only_the_first_are_taken_in() {
+    let of = |detail: String| Message::Refusal(Refusal { why: Why::Busy, detail, try_instead: Vec::new() });
+    let short = of("it has all the links it takes".into());
+    assert_eq!(wire::decode(&wire::encode(&short)), Ok(short));
+    let long = wire::encode(&of("ü".repeat(1 << 20)));
+    assert_eq!(wire::decode(&long), Ok(of("ü".repeat(wire::DETAIL_CHARS_MAX))));
 }
 
 #[tokio::test]

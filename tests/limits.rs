@@ -19,7 +19,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
 };
-use tokio_tungstenite::{connect_async, tungstenite::Message};
+use tokio_tungstenite::{
+    connect_async,
+    tungstenite::{Message, client::IntoClientRequest},
+};
 use yrs::{Doc, GetString, ReadTxn, Text, Transact, updates::decoder::Decode};
 
 /// What a test takes for a short time: nothing waits for as long, but whoever is to be cut off.
@@ -362,6 +365,110 @@ async fn subscriptions_and_rooms_of_a_connection_are_bounded() {
     }
 }
 
+fn token_of(name: &str) -> String {
+    format!("a-token-of-{name}-0001")
+}
+
+/// A node that asks for the tokens of these, who may read and write.
+async fn start_for(names: &[&str]) -> TestNode {
+    let token = |name: &&str| json!({ "name": name, "role": "write", "collections": ["*"], "token": token_of(name) });
+    let path = std::env::temp_dir().join(format!("lamplight-limits-{}", uuid::Uuid::new_v4()));
+    std::fs::write(&path, json!({ "tokens": names.iter().map(token).collect::<Vec<_>>() }).to_string()).unwrap();
+    start_limited(Limits::default(), Access::open(Some(path), Vec::new(), Site::default()).unwrap()).await
+}
+
+#[tokio::test]
+async fn one_token_does_not_take_all_places_in_rooms() {
+    let node = start_for(&["greedy", "other"]).await;
+    let connect = async |name: &str| {
+        let token = format!("Bearer {}", token_of(name));
+        Ws::connect_with(&node, &[("authorization", &token)]).await.unwrap().0
+    };
+    // All that one may have, and one more.
+    let (mut greedy, mut taken) = (Vec::new(), 0);
+    let refusal = 'full: loop {
+        let mut ws = connect("greedy").await;
+        for n in 0..64 {
+            ws.send(json!({ "type": "presence", "id": n.to_string(), "room": format!("{taken}"), "state": 1 })).await;
+            let answer = loop {
+                let answer = ws.next().await;
+                if answer["type"] != "peer" {
+                    break answer;
+                }
+            };
+            if answer["type"] == "error" {
+                break 'full answer;
+            }
+            taken += 1;
+        }
+        greedy.push(ws);
+    };
+    assert_eq!((taken, &refusal["problem"]["status"]), (4_096, &json!(503)), "{refusal}");
+    let detail = refusal["problem"]["detail"].as_str().unwrap();
+    assert!(detail.contains("4096 places") && detail.contains("leave some rooms"), "{detail}");
+    // Its own editors are not shown, and go on; those of another are shown.
+    let mut watcher = connect("other").await;
+    watcher.send(json!({ "type": "presence", "id": "r", "room": "r", "state": 1 })).await;
+    watcher.expect("room").await;
+    for name in ["greedy", "other"] {
+        assert_eq!(edit_shown(&node, "notes/t", &token_of(name)).await, None, "the edit of {name} is taken");
+    }
+    drop(greedy);
+    let mut again = connect("greedy").await;
+    for attempt in 0.. {
+        again.send(json!({ "type": "presence", "id": "r", "room": "r", "state": 1 })).await;
+        if again.next().await["type"] == "room" {
+            break;
+        }
+        assert!(attempt < 1000, "places are given back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_one_token_shows_is_bounded_in_bytes() {
+    let node = start_for(&["greedy", "other"]).await;
+    let (state, mut shown, mut all) = (json!("x".repeat(4_000)), 0, Vec::new());
+    let token = format!("Bearer {}", token_of("greedy"));
+    'full: for _ in 0..64 {
+        let mut ws = Ws::connect_with(&node, &[("authorization", &token)]).await.unwrap().0;
+        for n in 0..64 {
+            ws.send(json!({ "type": "presence", "id": n.to_string(), "room": format!("{shown}"), "state": state }))
+                .await;
+            if ws.next().await["type"] == "error" {
+                break 'full;
+            }
+            shown += 1;
+        }
+        all.push(ws);
+    }
+    assert!((500..540).contains(&shown), "2 MiB are {shown} states");
+}
+
+#[tokio::test]
+async fn strangers_from_one_address_leave_room_for_others() {
+    let node = start_for(&["ada"]).await;
+    let mut waiting = Vec::new();
+    let refused = loop {
+        match connect_async(format!("{}/v1/ws", node.url.replace("http", "ws"))).await {
+            Ok((socket, _)) => waiting.push(socket),
+            Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => break answer,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!((waiting.len(), refused.status().as_u16()), (32, 503), "of 128 places");
+    let problem = String::from_utf8(refused.into_body().unwrap()).unwrap();
+    assert!(problem.contains("of your address") && problem.contains("send it with the request"), "{problem}");
+    // Another address of this machine.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let stream = socket.connect(node.url.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap();
+    let url = format!("{}/v1/ws", node.url.replace("http", "ws"));
+    let (mut ws, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+    ws.send(Message::text(json!({ "type": "auth", "token": token_of("ada") }).to_string())).await.unwrap();
+    assert!(ws.next().await.unwrap().unwrap().to_text().unwrap().contains("authenticated"));
+}
+
 #[tokio::test]
 async fn above_the_ceiling_of_memory_only_writes_are_refused() {
     let [full, other] = start_pool().await;
@@ -397,7 +504,24 @@ async fn above_the_ceiling_of_memory_only_writes_are_refused() {
 
 /// Edits a text as an editor does; gives the code with which the connection is closed, or none once the edit is there.
 async fn edit(node: &TestNode, path: &str) -> Option<u16> {
-    let (mut socket, _) = connect_async(format!("{}/v1/yjs/{path}", node.url.replace("http", "ws"))).await.unwrap();
+    edit_by(node, path, None).await
+}
+
+/// The same by one with a token, who shows a cursor first.
+async fn edit_shown(node: &TestNode, path: &str, token: &str) -> Option<u16> {
+    edit_by(node, path, Some(token)).await
+}
+
+async fn edit_by(node: &TestNode, path: &str, token: Option<&str>) -> Option<u16> {
+    let mut request = format!("{}/v1/yjs/{path}", node.url.replace("http", "ws")).into_client_request().unwrap();
+    if let Some(token) = token {
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    let (mut socket, _) = connect_async(request).await.unwrap();
+    if token.is_some() {
+        // One client, 5, at its clock 1, and what it shows.
+        socket.send(Message::binary(&b"\x01\x06\x01\x05\x01\x02{}"[..])).await.unwrap();
+    }
     let doc = Doc::new();
     let text = doc.get_or_insert_text("content");
     text.push(&mut doc.transact_mut(), "more");

@@ -160,19 +160,11 @@ async fn whoever_dials_without_the_secret_sees_a_challenge_and_nothing_else_what
         let body = String::from_utf8(rest(&mut stream).await).unwrap();
         assert!(body.contains("pool-secret") && !body.contains(&id) && !body.contains("founder"), "{body}");
     }
-    let hello = wire::encode(&Message::Hello(Hello {
-        node: NodeId(Uuid::new_v4()),
-        name: "peer".into(),
-        urls: Vec::new(),
-        pool: Some((PoolId(Uuid::new_v4()), "lamplight".into())),
-        wants: None,
-        member: false,
-        founds: false,
-        clock: 0,
-        process: 0,
-        empty: false,
-        issued: (0, 0),
-    }));
+    let hello = wire::encode(&Message::Hello(Hello::newcomer(
+        NodeId(Uuid::new_v4()),
+        "peer",
+        Some((PoolId(Uuid::new_v4()), "lamplight".into())),
+    )));
     let messages = [
         tungstenite::Message::binary(hello),
         tungstenite::Message::binary(vec![7; 32]),
@@ -187,8 +179,12 @@ async fn whoever_dials_without_the_secret_sees_a_challenge_and_nothing_else_what
         asked.headers_mut().insert(CHALLENGE, SOME_CHALLENGE.parse().unwrap());
         let (mut socket, answer): (WebSocketStream<MaybeTlsStream<TcpStream>>, _) = connect_async(asked).await.unwrap();
         let said: BTreeSet<&str> = answer.headers().keys().map(hyper::header::HeaderName::as_str).collect();
-        let expected = ["connection", "date", "lamplight-challenge", "sec-websocket-accept", "upgrade"];
-        assert_eq!(said, BTreeSet::from(expected));
+        let websocket = ["connection", "date", "sec-websocket-accept", "upgrade"];
+        // The same in every answer of every node.
+        let guards =
+            ["content-security-policy", "cross-origin-resource-policy", "referrer-policy", "x-content-type-options"];
+        let expected = websocket.into_iter().chain(guards).chain(["lamplight-challenge"]);
+        assert_eq!(said, expected.collect());
         assert_ne!(answer.headers()[CHALLENGE], SOME_CHALLENGE);
         // It may be cut off before it has sent all.
         let _ = socket.send(message).await;
@@ -277,7 +273,8 @@ async fn a_handshake_that_was_recorded_opens_nothing_and_what_was_recorded_tells
     // Who stands between the two sees challenges and proofs, and the lengths of what they say.
     let pool = a.node.read(|replica, _| replica.pool().cloned().unwrap()).await.unwrap();
     let (a_id, b_id) = (a.node.id().0, b.node.id().0);
-    let hidden: [&[u8]; 7] = [
+    let hidden: [&[u8]; 8] = [
+        OLD.as_bytes(),
         pool.1.as_bytes(),
         pool.0.0.as_bytes(),
         a_id.as_bytes(),
@@ -498,6 +495,13 @@ async fn a_change_of_the_file_is_taken_without_a_restart_and_a_bad_one_is_named(
     std::fs::remove_file(&second).unwrap();
     while !b.said().contains("No such file") {}
     http.converged(&[&a, &b]).await;
+    for node in [&a, &b] {
+        for path in ["/v1/pool", "/metrics", "/readyz"] {
+            let (status, _, answer) = http.call(Method::GET, &format!("{}{path}", node.url), None, String::new()).await;
+            let shown = String::from_utf8(answer.to_vec()).unwrap();
+            assert!(status.is_success() && !shown.contains(OLD) && !shown.contains(NEW), "{path}: {shown}");
+        }
+    }
     for said in [a.said(), b.said()] {
         assert!(!said.contains(OLD) && !said.contains(NEW) && !said.contains("too short\n"), "{said}");
     }

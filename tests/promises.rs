@@ -9,7 +9,7 @@ mod processes;
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
-use places::{Place, id_of};
+use places::{Place, id_of, program};
 use processes::{Http, Process};
 use serde_json::Value;
 
@@ -139,4 +139,247 @@ async fn a_write_that_two_evicted_nodes_hold_outlives_the_disk_of_one() {
     http.document_until(&format!("{}/v1/docs/kept/both", running[2].url), |document| *document == 1).await;
     put_final(&http, &running[4], "end").await;
     places[0].remove();
+}
+
+/// A node that keeps its data in memory, at a place of its own; with its ids in the directory or without.
+fn start_in_memory(place: &Place, join: &[&Place], with_ids: bool) -> Process {
+    let listen = format!("127.0.0.1:{}", place.port);
+    let urls: Vec<String> = join.iter().map(|place| place.url()).collect();
+    let mut args = vec!["--memory", "--listen", &*listen, "--name", &*place.name];
+    urls.iter().for_each(|url| args.extend(["--join", url]));
+    if with_ids {
+        args.extend(["--data", place.dir.to_str().unwrap()]);
+    }
+    Process::serve(&args)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_in_memory_that_is_killed_twice_behind_a_partition_is_replaced_where_it_keeps_its_ids() {
+    let (http, places) = (Http::new(), Place::all("twice"));
+    let [a, b] = [places[0].start(), places[1].start()];
+    let mut c = start_in_memory(&places[2], &[&places[0], &places[1]], true);
+    http.formed(&[&a, &b, &c], 3).await;
+    put_final(&http, &c, "begin").await;
+    c.kill();
+    // Each of the two others lets one in, and these know nothing of each other. The clock of the second runs behind.
+    http.cut(&a, true).await;
+    for n in 0..50 {
+        assert!(http.put(&format!("{}/v1/docs/kept/ahead-{n}", b.url), "1").await.is_success());
+    }
+    c = start_in_memory(&places[2], &[&places[1]], true);
+    http.formed(&[&c], 4).await;
+    assert!(http.put(&format!("{}/v1/docs/kept/between", c.url), "1").await.is_success());
+    http.document_until(&format!("{}/v1/docs/kept/between", b.url), |document| *document == 1).await;
+    c.kill();
+    http.cut(&b, true).await;
+    http.cut(&a, false).await;
+    c = start_in_memory(&places[2], &[&places[0]], true);
+    http.formed(&[&c], 4).await;
+    http.cut(&b, false).await;
+    for node in [&a, &b, &c] {
+        http.pool_until(node, |pool| pool["members"].as_array().unwrap().len() == 3).await;
+    }
+    put_final(&http, &c, "end").await;
+    http.document_until(&format!("{}/v1/docs/kept/between", a.url), |document| *document == 1).await;
+    drop((a, b, c));
+    places[0].remove();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_in_memory_without_a_directory_is_replaced_by_a_majority_and_else_by_an_operator() {
+    for count in [3, 2] {
+        let (http, places) = (Http::new(), Place::some(&format!("unproved-{count}"), count));
+        let others: Vec<Process> = places[..count - 1].iter().map(Place::start).collect();
+        let join: Vec<&Place> = places[..count - 1].iter().collect();
+        let mut last = start_in_memory(&places[count - 1], &join, false);
+        http.formed(&others.iter().chain([&last]).collect::<Vec<_>>(), count).await;
+        put_final(&http, &others[0], "begin").await;
+        let before = id_of(&http, &last).await;
+        last.kill();
+        last = start_in_memory(&places[count - 1], &join, false);
+        http.formed(&[&last], count + 1).await;
+        if count == 2 {
+            let advice = format!("lamplight evict {before} --force");
+            let named = |pool: &Value| pool["problems"].to_string().contains(&advice);
+            http.pool_until(&others[0], named).await;
+            http.pool_until(&last, named).await;
+            let url = format!("{}/v1/pool/members/{before}", others[0].url);
+            let (status, _, answer) = http.try_call(Method::DELETE, &url, String::new()).await.unwrap();
+            assert_eq!((status, &answer["type"]), (StatusCode::CONFLICT, &"urn:lamplight:problem:no-majority".into()));
+            program(&["evict", &before, "--force", "--url", &others[0].url], 0);
+        }
+        http.pool_until(&others[0], |pool| pool["members"].as_array().unwrap().len() == count).await;
+        put_final(&http, &last, "end").await;
+        http.pool_until(&last, |pool| pool["problems"] == Value::Array(Vec::new())).await;
+        drop((others, last));
+        places[0].remove();
+    }
+}
+
+/// Members that are all cut from each other: each has written, and some of it was final before.
+struct Apart {
+    http: Http,
+    places: Vec<Place>,
+    running: Vec<Process>,
+    ids: Vec<String>,
+    claims: Vec<Value>,
+}
+
+impl Apart {
+    async fn of(test: &str, nodes: usize) -> Apart {
+        let (http, places) = (Http::new(), Place::some(test, nodes));
+        let running: Vec<Process> = places.iter().map(Place::start).collect();
+        http.formed(&running.iter().collect::<Vec<_>>(), nodes).await;
+        let (mut ids, mut claims) = (Vec::new(), Vec::new());
+        for (index, node) in running.iter().enumerate() {
+            ids.push(id_of(&http, node).await);
+            claims.push(put_final(&http, node, &format!("before-{index}")).await);
+        }
+        let apart = Apart { http, places, running, ids, claims };
+        apart.link(0..nodes, false).await;
+        for (index, node) in apart.running.iter().enumerate() {
+            let url = format!("{}/v1/docs/kept/apart-{index}", node.url);
+            assert_eq!(apart.http.put(&url, "1").await, StatusCode::CREATED);
+        }
+        apart
+    }
+
+    /// Has these nodes link with each other, or no more.
+    async fn link(&self, nodes: impl IntoIterator<Item = usize>, linked: bool) {
+        for node in nodes {
+            self.http.cut(&self.running[node], !linked).await;
+        }
+    }
+
+    async fn evict(&self, at: usize, member: usize) {
+        evict(&self.http, &self.running[at], &self.ids[member]).await;
+    }
+
+    /// Waits until a node has heard that a member is evicted.
+    async fn hears(&self, at: usize, member: usize) {
+        let evicted = |pool: &Value| {
+            let mut members = pool["members"].as_array().unwrap().iter();
+            members.any(|one| one["id"] == *self.ids[member] && one["evicted"] == true)
+        };
+        self.http.pool_until(&self.running[at], evicted).await;
+    }
+
+    /// Waits until each node says that evictions have crossed; so does the answer to one more that is not forced.
+    async fn are_stuck(&self) {
+        let crossed = |text: &Value| text.as_str().unwrap().starts_with("evictions have crossed: ");
+        for node in &self.running {
+            let told = |pool: &Value| pool["problems"].as_array().unwrap().iter().any(|it| crossed(&it["detail"]));
+            self.http.pool_until(node, told).await;
+            let shown = program(&["status", "--url", &node.url], 0);
+            assert!(
+                shown.contains("evictions have crossed: ") && shown.contains("lamplight evict ID --force"),
+                "{shown}"
+            );
+        }
+        let (status, answer) = self.remove(self.running.len() - 1, 0, "").await;
+        assert_eq!((status, &answer["type"]), (StatusCode::CONFLICT, &"urn:lamplight:problem:no-majority".into()));
+        assert!(crossed(&answer["detail"]), "{answer}");
+    }
+
+    async fn remove(&self, at: usize, member: usize, query: &str) -> (StatusCode, Value) {
+        let url = format!("{}/v1/pool/members/{}{query}", self.running[at].url, self.ids[member]);
+        let (status, _, answer) = self.http.try_call(Method::DELETE, &url, String::new()).await.unwrap();
+        (status, answer)
+    }
+
+    /// Does what the nodes say: where one names those who remain, at one of these; else at the first node.
+    async fn decide(&self) {
+        let mut way_on = (0, vec![1]);
+        for node in &self.running {
+            let pool = self.http.json(&format!("{}/v1/pool", node.url)).await;
+            let mut told = pool["problems"].as_array().unwrap().iter().filter_map(|it| it["detail"].as_str());
+            let Some(remain) = told.find_map(|detail| detail.split_once("those who remain (")) else { continue };
+            let names = |text: &str| (0..self.ids.len()).filter(|at| text.contains(&self.ids[*at])).collect::<Vec<_>>();
+            way_on = (names(remain.1)[0], names(remain.0));
+        }
+        let (at, evicted) = way_on;
+        for member in evicted {
+            let (status, answer) = self.remove(at, member, "?force=true").await;
+            // The first may have been enough.
+            assert!(status.is_success() || status == StatusCode::NOT_FOUND, "{answer}");
+        }
+        for node in self.running.iter().filter(|node| node.url != self.running[at].url) {
+            self.join(node, at).await;
+        }
+    }
+
+    async fn join(&self, node: &Process, to: usize) {
+        let body = serde_json::json!({ "url": self.running[to].url }).to_string();
+        let url = format!("{}/v1/pool/join", node.url);
+        let (status, ..) = self.http.try_call(Method::POST, &url, body).await.unwrap();
+        assert_eq!(status, StatusCode::ACCEPTED);
+    }
+
+    /// All are one pool again, in which finality goes on, nothing is lost, and what was final is as it was.
+    async fn are_one(self) {
+        let (http, nodes) = (&self.http, self.running.len());
+        let quiet = |pool: &Value| !pool["problems"].to_string().contains("evictions have crossed");
+        let whole = |pool: &Value| {
+            let members = pool["members"].as_array().unwrap();
+            members.len() == nodes && members.iter().all(|one| one["evicted"] != true && one["alive"] == true)
+        };
+        let wanted = |pool: &Value| pool["state"] == "member" && quiet(pool) && whole(pool);
+        for node in &self.running {
+            http.pool_until(node, wanted).await;
+        }
+        for (index, node) in self.running.iter().enumerate() {
+            put_final(http, node, &format!("after-{index}")).await;
+        }
+        for node in &self.running {
+            for name in ["before", "apart", "after"] {
+                for index in 0..nodes {
+                    let url = format!("{}/v1/docs/kept/{name}-{index}", node.url);
+                    http.document_until(&url, |document| *document == 1).await;
+                }
+            }
+            for claim in &self.claims {
+                let found = http.json(&format!("{}/v1/ops/{}", node.url, claim["op"].as_str().unwrap())).await;
+                let of = |receipt: &Value| ["stamp", "status", "version"].map(|name| receipt[name].clone());
+                assert_eq!(of(&found), of(claim), "at {}", node.url);
+            }
+        }
+        self.places[0].remove();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_members_that_evict_each_other_the_one_goes_that_a_majority_goes_on_without() {
+    let apart = Apart::of("mutual", 3).await;
+    apart.evict(0, 1).await;
+    apart.evict(1, 0).await;
+    apart.link(0..3, true).await;
+    apart.are_one().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_two_halves_evict_members_of_each_other_an_operator_decides_at_one_who_remains() {
+    let apart = Apart::of("halves", 4).await;
+    apart.evict(0, 1).await;
+    apart.evict(1, 0).await;
+    for (half, evicted) in [([0, 2], 1), ([1, 3], 0)] {
+        apart.link(half, true).await;
+        apart.hears(half[1], evicted).await;
+        apart.link(half, false).await;
+    }
+    apart.link(0..4, true).await;
+    apart.are_stuck().await;
+    apart.decide().await;
+    apart.are_one().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_all_members_are_evicted_in_a_circle_an_operator_says_who_goes_on() {
+    let apart = Apart::of("circle", 3).await;
+    for (node, evicted) in [(0, 1), (1, 2), (2, 0)] {
+        apart.evict(node, evicted).await;
+    }
+    apart.link(0..3, true).await;
+    apart.are_stuck().await;
+    apart.decide().await;
+    apart.are_one().await;
 }

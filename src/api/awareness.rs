@@ -13,13 +13,13 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
+    rates::Caller,
     rooms::{Follower, News, Peer, Rooms, Seat},
     yjs::{buffer, number, write_number},
 };
 use crate::{
     node::Stopped,
     op::{DocKey, NodeId},
-    replica::Refused,
 };
 
 /// Clients that one connection shows; an editor is one.
@@ -28,6 +28,8 @@ const CLIENTS_MAX: usize = 64;
 /// The awareness of one connection.
 pub struct Awareness {
     rooms: Arc<Rooms>,
+    /// Whose places its clients take.
+    caller: Caller,
     room: String,
     follower: Follower,
     bell: Arc<Notify>,
@@ -44,10 +46,6 @@ type Word = (u64, Arc<str>);
 pub enum Fault {
     /// It is no such message.
     Malformed,
-    /// A connection shows no more clients than this.
-    TooMany,
-    /// The node does not take it: too large, too many.
-    Refused(Refused),
     /// The node has stopped.
     Stopped,
 }
@@ -60,11 +58,11 @@ impl From<Stopped> for Fault {
 
 impl Awareness {
     /// Follows the awareness of a text.
-    pub async fn follow(rooms: &Arc<Rooms>, doc: &DocKey<'_>) -> Result<Awareness, Stopped> {
+    pub async fn follow(rooms: &Arc<Rooms>, doc: &DocKey<'_>, caller: Caller) -> Result<Awareness, Stopped> {
         let (room, bell) = (format!("yjs:{}/{}", doc.collection, doc.id), Arc::new(Notify::new()));
         let (peers, follower) = rooms.follow(&room, &bell).await?;
         let (rooms, known, seats) = (Arc::clone(rooms), BTreeMap::new(), BTreeMap::new());
-        let mut awareness = Awareness { rooms, room, follower, bell, known, seats };
+        let mut awareness = Awareness { rooms, caller, room, follower, bell, known, seats };
         peers.into_iter().for_each(|peer| drop(awareness.learn(peer)));
         Ok(awareness)
     }
@@ -98,7 +96,8 @@ impl Awareness {
         (!words.is_empty()).then(|| message(&words))
     }
 
-    /// Takes what an editor says: of itself, and of others what it repeats.
+    /// Takes what an editor says: of itself, and of others what it repeats. What the node does not take, as it is too large or
+    /// too much, nobody sees; the editor goes on, and says it again in a while.
     pub async fn hear(&mut self, states: &[u8]) -> Result<(), Fault> {
         let said = read(states).ok_or(Fault::Malformed)?;
         for (client, clock, json) in said {
@@ -113,12 +112,24 @@ impl Awareness {
                 self.seats.remove(&client);
                 continue;
             }
-            if !is_own && self.seats.len() == CLIENTS_MAX {
-                return Err(Fault::TooMany);
+            if is_own || self.seats.len() < CLIENTS_MAX {
+                self.show(client, format!("{clock} {json}")).await?;
             }
-            let seat = self.seats.entry(client).or_insert_with(|| self.rooms.seat(&self.room, &client.to_string()));
-            seat.show(Some(format!("{clock} {json}"))).await?.map_err(Fault::Refused)?;
         }
+        Ok(())
+    }
+
+    /// Shows a client of this connection; one that is refused is not seen.
+    async fn show(&mut self, client: u64, state: String) -> Result<(), Stopped> {
+        let seat = match self.seats.remove(&client) {
+            Some(seat) => Ok(seat),
+            None => self.rooms.seat(&self.room, &client.to_string(), &self.caller),
+        };
+        let Ok(mut seat) = seat else { return Ok(()) };
+        if let Err(problem) = seat.show(Some(state)).await? {
+            tracing::debug!(problem = %problem.to_json(), "an editor is not shown");
+        }
+        self.seats.insert(client, seat);
         Ok(())
     }
 

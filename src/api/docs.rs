@@ -23,13 +23,13 @@ use super::{
     wait::{Patience, Waited},
 };
 use crate::{
-    document::{Fault, Reason, json, patch::Patch, prose::is_prose},
+    document::{Reason, json, patch::Patch, prose::is_prose},
     op::{Command, DocKey, Guard},
     replica::{Draft, Refused, Replica},
 };
 
 /// `PUT /v1/docs/{collection}/{id}`.
-pub async fn put(State(api): State<Api>, doc: DocPath, request: Request) -> Result<Response, Problem> {
+pub async fn put(State(api): State<Api>, doc: DocPath, pass: Pass, request: Request) -> Result<Response, Problem> {
     let (Parts { headers, uri, .. }, body) = request.into_parts();
     let patience = api.patience(&uri).await?;
     if extract::media_type(&headers) == "text/plain" {
@@ -40,7 +40,7 @@ pub async fn put(State(api): State<Api>, doc: DocPath, request: Request) -> Resu
     let value = json::canonical(&extract::body(&api, &headers, body).await?)?;
     let doc = doc.key();
     let draft = Draft {
-        key: extract::idempotency_key(&headers)?,
+        key: own_key(&pass, &headers)?,
         guards: conditions(&headers, &doc)?,
         commands: vec![Command::Put(doc, value.into())],
         present: false,
@@ -51,7 +51,7 @@ pub async fn put(State(api): State<Api>, doc: DocPath, request: Request) -> Resu
 }
 
 /// `PATCH /v1/docs/{collection}/{id}`: a merge patch (RFC 7396) or a JSON Patch (RFC 6902).
-pub async fn patch(State(api): State<Api>, doc: DocPath, request: Request) -> Result<Response, Problem> {
+pub async fn patch(State(api): State<Api>, doc: DocPath, pass: Pass, request: Request) -> Result<Response, Problem> {
     let (Parts { headers, uri, .. }, body) = request.into_parts();
     let patience = api.patience(&uri).await?;
     let media = extract::media_type(&headers);
@@ -79,18 +79,23 @@ pub async fn patch(State(api): State<Api>, doc: DocPath, request: Request) -> Re
     // A patch says what to change, so at its place there must be something to change: without this guard, a merge that
     // comes after another node's deletion would leave a fragment.
     guards.push(Guard::Exists(doc.clone()));
-    let draft =
-        Draft { key: extract::idempotency_key(&headers)?, guards, commands: vec![command(doc, text)], present: true };
+    let draft = Draft { key: own_key(&pass, &headers)?, guards, commands: vec![command(doc, text)], present: true };
     let waited = write(&api, draft, patience).await?;
     Ok(waited.answer(|waited| shape::written(StatusCode::OK, waited)))
 }
 
 /// `DELETE /v1/docs/{collection}/{id}`.
-pub async fn delete(State(api): State<Api>, doc: DocPath, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn delete(
+    State(api): State<Api>,
+    doc: DocPath,
+    pass: Pass,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let patience = api.patience(&uri).await?;
     let doc = doc.key();
     let draft = Draft {
-        key: extract::idempotency_key(&headers)?,
+        key: own_key(&pass, &headers)?,
         guards: conditions(&headers, &doc)?,
         commands: vec![Command::Delete(doc)],
         present: true,
@@ -120,7 +125,7 @@ pub async fn post(
     }
     json_only(&headers)?;
     let value = json::canonical(&extract::body(&api, &headers, body).await?)?;
-    let key = extract::idempotency_key(&headers)?;
+    let key = own_key(&pass, &headers)?;
     let id = new_id(&collection, key.as_deref());
     let doc = DocKey::new(collection.clone(), id.clone());
     let draft = Draft { key, guards: Vec::new(), commands: vec![Command::Put(doc, value.into())], present: false };
@@ -164,6 +169,12 @@ pub fn new_id(collection: &str, key: Option<&str>) -> String {
     Uuid::new_v8(bytes).to_string()
 }
 
+/// The idempotency key of a request, as its op carries it.
+fn own_key(pass: &Pass, headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let key = pass.own_key(extract::idempotency_key(headers)?);
+    key.map_err(|fault| Problem::bad_header(format!("Idempotency-Key: {fault}")))
+}
+
 /// The guards that the conditional headers stand for.
 pub fn conditions(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Vec<Guard<'static>>, Problem> {
     Ok(extract::if_match(headers, doc)?.into_iter().chain(extract::if_none_match(headers, doc)?).collect())
@@ -195,8 +206,6 @@ pub async fn write(api: &Api, draft: Draft, patience: Patience) -> Result<Waited
             Err(doc.map_or_else(|| Refused::Absent.into(), |doc| Problem::no_document(&doc.collection, &doc.id)))
         }
         Err(Refused::Rejected(reason)) => Err(refuse(reason)),
-        // The names in the path were checked, so this one came in a header.
-        Err(Refused::Fault(Fault::BadName(why))) => Err(Problem::bad_header(format!("Idempotency-Key: {why}"))),
         Err(refused) => Err(refused.into()),
     }
 }

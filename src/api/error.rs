@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::kinds;
 use crate::{
-    document::{Fault, Reason, json::JsonError, patch::PatchError},
+    document::{Fault, Reason, cost::COST_MAX, json::JsonError, patch::PatchError},
     node::Stopped,
     op::{DRAFT_BYTES_MAX, NodeId, OP_STEPS_MAX, OpError},
     replica::{PRESENT_OF_NODE_MAX, Refused, Unfit, Unseen, Unshared},
@@ -233,7 +233,7 @@ impl From<Refused> for Problem {
                 StatusCode::INSUFFICIENT_STORAGE,
                 "disk-full",
                 "the disk of this node has no room for the write: make room there, or write to another node. Nothing was \
-                 written; reads go on, and writes as soon as there is room",
+                 written; reads go on, deletions while their reserve lasts, and writes as soon as there is room",
             ),
             Refused::MemoryFull => Problem::new(
                 StatusCode::INSUFFICIENT_STORAGE,
@@ -317,6 +317,12 @@ fn membership(node: NodeId, unfit: Unfit) -> Problem {
             );
             conflict("not-shared", detail).with("operations", operations).with(RETRY_AFTER, 1)
         }
+        Unfit::Needed => conflict(
+            "no-majority",
+            "some members are silent, and without this node those that are heard are no majority: they could not evict them. \
+             Start the silent members, or evict them first, then retire. GET /v1/pool lists them"
+                .to_string(),
+        ),
         Unfit::NotForClients => Problem::bad("bad-request", "only nodes make members"),
     }
 }
@@ -332,6 +338,7 @@ impl From<Reason> for Problem {
             }
             Reason::Command { index, .. } => conflict("patch-failed").with("command", index),
             Reason::TooLarge { .. } => Problem::too_large(detail),
+            Reason::TooCostly => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "too-costly", detail),
             Reason::Repeated(first) => conflict("guard-failed").with("op", first.to_string()),
         }
     }
@@ -348,6 +355,10 @@ pub fn describe(reason: &Reason) -> String {
         Reason::TooLarge { index } => {
             format!("command {index} would make the document larger than it may be: split it")
         }
+        Reason::TooCostly => format!(
+            "the operation costs more than {COST_MAX} units, which count what it parses, copies, moves and compares: split it \
+             into several of fewer commands or steps, PUT the document, or keep large content in several documents"
+        ),
         Reason::Repeated(first) => format!("op {first} with the same idempotency key comes before it"),
     }
 }

@@ -39,8 +39,10 @@ const READ_MAX: usize = 500_000;
 const NAMED_MAX: usize = 100;
 /// Bytes of a document's texts that are made in one turn of the node's task.
 const TURN_BYTES: usize = 256 << 10;
-/// Bytes of ops that are compared with one to find what it overwrote.
+/// Bytes of ops that are compared with one to find what it overwrote, and pairs of their parts that are compared for one
+/// answer. Where these do not tell, the answer says that there may be more.
 const COMPARED_BYTES: usize = 4 << 20;
+const COMPARED_PARTS: usize = 32 << 20;
 
 /// What is asked for.
 #[derive(Clone)]
@@ -278,13 +280,15 @@ struct Kinship<'w> {
     /// By op, up to which seq it had seen each origin.
     seen: Vec<BTreeMap<NodeId, u64>>,
     writes: BTreeMap<usize, Writes>,
+    /// Pairs of parts that were compared.
+    compared: usize,
 }
 
 impl<'w> Kinship<'w> {
     fn new(window: &'w Window, causality: &Causality, doc: &'w DocKey<'w>) -> Kinship<'w> {
         let origins: BTreeSet<NodeId> = window.members.iter().map(|member| member.op.origin()).collect();
         let seen = |member: &Member| origins.iter().map(|of| (*of, causality.seen(member.op.id(), *of))).collect();
-        Kinship { window, doc, seen: window.members.iter().map(seen).collect(), writes: BTreeMap::new() }
+        Kinship { window, doc, seen: window.members.iter().map(seen).collect(), writes: BTreeMap::new(), compared: 0 }
     }
 
     fn had_seen(&self, at: usize, other: usize) -> bool {
@@ -317,6 +321,10 @@ impl<'w> Kinship<'w> {
             }
             bytes += self.window.members[other].op.bytes().len();
             let theirs = self.writes(other);
+            self.compared += theirs.count() * (its.count() + between.count());
+            if self.compared > COMPARED_PARTS {
+                return self.named(at, found, true);
+            }
             let mut left = theirs.clone();
             left.drop_replaced_by(&between);
             if !self.had_seen(at, other) && left.are_replaced_by(&its) {

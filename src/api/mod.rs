@@ -39,6 +39,7 @@ mod rooms;
 mod seats;
 mod server;
 mod shape;
+mod shares;
 mod steps;
 mod text_docs;
 mod texts;
@@ -79,6 +80,7 @@ pub use ws::bounded;
 
 use crate::{
     node::{Node, session_seqs},
+    op::NodeId,
     replica::{Refused, Replica, Standing},
 };
 
@@ -189,13 +191,14 @@ const LINKS: &str = "/v1/gossip";
 /// What answers the requests to a node.
 pub fn router(api: Api) -> Router {
     let routes = routes(&api).into_iter();
+    let guarded = middleware::from_fn_with_state(api.clone(), guard);
     routes
         .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
         .layer(middleware::from_fn_with_state(api.clone(), door))
         // Behind the door: peers come with other proofs than clients, and its signature would tell strangers of the pool.
-        .route(LINKS, get(gossip::accept).fallback(error::no_such_method))
+        .route(LINKS, get(gossip::accept).fallback(error::no_such_method).layer(guarded))
         .with_state(api)
 }
 
@@ -205,7 +208,7 @@ pub fn router(api: Api) -> Router {
 async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let call = api.meters.begin(&request);
     let span = trace::span(request.headers(), &call);
-    let reader = api.access.site().reader(request.headers());
+    let (reader, secure) = (api.access.site().reader(&request), is_secure(&request));
     let beyond = request.extensions().get().and_then(Hold::beyond);
     let seated = beyond.map_or(Ok(()), |beyond| Err(Problem::from(beyond)));
     let checked = seated.and_then(|()| bound_head(&request, HEAD_BYTES_MAX)).and_then(|()| api.access.check(&request));
@@ -219,12 +222,12 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
     }
     let is_stranger = matches!(pass, Pass::Stranger);
     let session = request.headers().get(&SESSION).cloned();
+    let node = session.as_ref().map(|_| api.node.id());
     let waits = admitted.is_ok() && !is_stranger && is_data(request.uri().path());
     if waits {
         admitted = await_session(&api, session.clone()).await;
     }
-    // What this node holds may lack what the client has seen, unless it has waited for that.
-    let unseen = session.filter(|_| !waits || admitted.is_err());
+    let waited = waits && admitted.is_ok();
     let mut response = match (admitted, api.access.site().preflight(&request)) {
         (Err(problem), _) => {
             // A client that asks before it sends is answered before it does.
@@ -242,14 +245,27 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
     };
     // The signature tells who the members are and how much they have written.
     if !is_stranger {
-        sign(&api, response.headers_mut(), unseen);
+        sign(&api, response.headers_mut(), session, node.filter(|_| waited));
     }
     api.access.site().share(reader, response.headers_mut());
+    api.access.site().guard(secure, response.headers_mut());
     if beyond.is_some() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     span.in_scope(|| trace::answered(call, response.status()));
     response
+}
+
+/// What guards the responses that pass beside the door.
+async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let secure = is_secure(&request);
+    let mut response = next.run(request).await;
+    api.access.site().guard(secure, response.headers_mut());
+    response
+}
+
+fn is_secure(request: &Request) -> bool {
+    request.extensions().get().is_some_and(Hold::is_secure)
 }
 
 /// Whether it asks how the node is: whoever watches over it must not be refused because others ask much.
@@ -293,20 +309,22 @@ fn bound_head(request: &Request, bytes_max: usize) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", detail))
 }
 
-/// Tells who answers, its clock, and the session that has seen what it holds; or the client's own, `unseen`, where it is not sure that
-/// this node holds what that has seen: clients send back the last session they got.
-fn sign(api: &Api, headers: &mut HeaderMap, unseen: Option<HeaderValue>) {
+/// Tells who answers, its clock, and the session that has seen what it holds; or the client's own, where it is not sure that this
+/// node holds what that has seen: clients send back the last session they got. Sure is the node that `waited` for it, unless it
+/// has come back as another since.
+fn sign(api: &Api, headers: &mut HeaderMap, session: Option<HeaderValue>, waited: Option<NodeId>) {
     let latest = api.node.latest();
     let mut sign = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
         }
     };
-    sign(NODE, api.node.id().0.hyphenated().encode_lower(&mut [0; 36]));
+    sign(NODE, latest.node.0.hyphenated().encode_lower(&mut [0; 36]));
     sign(SESSION, &latest.session);
     headers.insert(CLOCK, latest.clock.into());
+    let sure = waited == Some(latest.node);
     let sound = |session: &HeaderValue| session.to_str().ok().and_then(session_seqs).is_some();
-    unseen.filter(sound).into_iter().for_each(|session| drop(headers.insert(SESSION, session)));
+    session.filter(|session| !sure && sound(session)).into_iter().for_each(|own| drop(headers.insert(SESSION, own)));
 }
 
 #[cfg(test)]
@@ -317,7 +335,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::{node::Tcp, op::NodeId, replica::Config};
+    use crate::{node::Tcp, replica::Config};
 
     fn api() -> Api {
         let config = Config::founder(NodeId(uuid::Uuid::new_v4()), 7);

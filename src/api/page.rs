@@ -12,12 +12,11 @@ use axum::{
 use super::{Problem, error::no_such_path, query::Query};
 
 /// Scripts come from this node only, and so do the answers they read. A page stays with its node even when that stops: the
-/// other nodes take no WebSocket from a page of this one (see `ws::check_origin`), so naming them here would be of no use.
-/// Other nodes' pages are shown in frames, side by side, and show this one in theirs, at addresses that are not known
-/// beforehand.
+/// other nodes take no WebSocket from a page of this one (`Site::check_origin`), so naming them here would be of no use.
+/// Other nodes' pages are shown in frames, side by side, at addresses that are not known beforehand. `Site::guard` adds which
+/// pages may show this one so.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-                      connect-src 'self'; frame-src http: https:; frame-ancestors http: https:; base-uri 'none'; \
-                      form-action 'none'";
+                      connect-src 'self'; frame-src http: https:; base-uri 'none'; form-action 'none'";
 
 /// A file that is a part of the program.
 pub struct File {
@@ -172,9 +171,7 @@ pub fn serve(file: &File, headers: &HeaderMap) -> Response {
         (header::ETAG, file.tag.clone()),
         // Kept, but asked for each time: another version of the program has another page at the same address.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
-        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     ];
     if held {
         return (StatusCode::NOT_MODIFIED, described).into_response();

@@ -86,7 +86,13 @@ pub async fn remove(State(api): State<Api>, NodePath(node): NodePath, uri: Uri) 
 
 async fn evict(api: &Api, eviction: Eviction) -> Result<Receipt, Problem> {
     let commands = vec![Command::Evict(eviction)];
-    Ok(api.node.submit(Draft { key: None, guards: Vec::new(), commands, present: false }).await??)
+    let answer = api.node.submit(Draft { key: None, guards: Vec::new(), commands, present: false }).await?;
+    if let Err(Refused::Membership(_, Unfit::NoMajority)) = answer
+        && let Some(way_on) = api.node.read(|replica, _| replica.crossed_evictions()).await?
+    {
+        return Err(Problem::new(StatusCode::CONFLICT, "no-majority", way_on));
+    }
+    Ok(answer?)
 }
 
 /// Lets the node retire, once another member holds what it has: there is a moment for that, for a node that takes writes has

@@ -11,7 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Problem, access::Pass, crowd::Whence, limits::Rate};
+use super::{
+    Problem,
+    access::{Pass, Principal},
+    crowd::Whence,
+    limits::Rate,
+};
 
 /// Clients of which something is remembered at once. Those beyond share one limit, until others can be forgotten.
 const CALLERS_MAX: usize = 16_384;
@@ -21,8 +26,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Who asks, as the limit tells clients apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Caller {
-    /// The bearer of a token, by the name in it.
-    Token(Box<str>),
+    /// The bearer of a token.
+    Token(Principal),
     /// Whoever has shown none.
     Address(Whence),
     /// One of too many.
@@ -33,7 +38,7 @@ impl Caller {
     /// Who comes with a pass, from an address.
     pub fn of(pass: &Pass, whence: Option<Whence>) -> Caller {
         match pass {
-            Pass::Granted(grant) => Caller::Token(grant.name.as_str().into()),
+            Pass::Granted(grant) => Caller::Token(grant.principal),
             Pass::Open | Pass::Stranger => Caller::Address(whence.unwrap_or(Whence::of(IpAddr::from([0; 4])))),
         }
     }
@@ -134,7 +139,7 @@ mod tests {
     }
 
     fn token(name: impl ToString) -> Caller {
-        Caller::Token(name.to_string().into())
+        Caller::Token(Principal::named(&name.to_string()))
     }
 
     #[test]

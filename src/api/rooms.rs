@@ -9,16 +9,26 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use axum::http::StatusCode;
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
 };
 
+use super::{
+    Problem,
+    rates::Caller,
+    shares::{Beyond, Share, Shares},
+};
 use crate::{
     node::{Node, Stopped},
     op::NodeId,
-    replica::{Presence, Refused, Seen},
+    replica::{PRESENT_OF_NODE_MAX, Presence, Seen},
 };
+
+/// Places in rooms that one token or address takes of a node, and bytes that it shows there: a quarter of what the node has.
+const PLACES_PER_CALLER_MAX: usize = PRESENT_OF_NODE_MAX.0 / 4;
+const BYTES_PER_CALLER_MAX: usize = PRESENT_OF_NODE_MAX.1 / 4;
 
 /// Changed peers that wait for one follower; past that it is told of the whole room instead.
 const CHANGED_MAX: usize = 1_024;
@@ -48,6 +58,8 @@ pub enum News {
 /// All rooms.
 pub struct Rooms {
     node: Node,
+    places: Arc<Shares>,
+    bytes: Arc<Shares>,
     hall: Mutex<Hall>,
     /// How far the task has read, once it has begun.
     reached: watch::Sender<Option<u64>>,
@@ -78,7 +90,10 @@ struct Waiting {
 impl Rooms {
     /// The rooms of a node. Nothing is followed before somebody does.
     pub fn new(node: &Node) -> Arc<Rooms> {
-        Arc::new(Rooms { node: node.clone(), hall: Mutex::default(), reached: watch::Sender::new(None) })
+        // The node bounds what all take together.
+        let (places, bytes) =
+            (Shares::new(usize::MAX, PLACES_PER_CALLER_MAX), Shares::new(usize::MAX, BYTES_PER_CALLER_MAX));
+        Arc::new(Rooms { node: node.clone(), places, bytes, hall: Mutex::default(), reached: watch::Sender::new(None) })
     }
 
     /// Follows a room: who is there now, whatever was shown at this node before among it, and whoever changes from then on. The
@@ -102,8 +117,11 @@ impl Rooms {
     }
 
     /// A seat in a room for a client of this node, which is not seen yet. Nobody else has this name there.
-    pub fn seat(&self, room: &str, client: &str) -> Seat {
-        Seat { node: self.node.clone(), room: room.into(), client: client.into(), shown: false }
+    pub fn seat(&self, room: &str, client: &str, caller: &Caller) -> Result<Seat, Problem> {
+        let place = self.places.take(caller.clone(), 1).map_err(|beyond| too_much(beyond, "places"))?;
+        let bytes = self.bytes.take(caller.clone(), 0).map_err(|beyond| too_much(beyond, "bytes"))?;
+        let (node, room, client) = (self.node.clone(), room.into(), client.into());
+        Ok(Seat { node, room, client, shown: false, bytes, _place: place })
     }
 
     fn begin(self: &Arc<Self>) {
@@ -247,6 +265,9 @@ pub struct Seat {
     room: String,
     client: String,
     shown: bool,
+    /// What it takes of its caller's shares.
+    bytes: Share,
+    _place: Share,
 }
 
 impl Seat {
@@ -256,11 +277,25 @@ impl Seat {
     }
 
     /// Shows the client, or something else of it; with no state nobody sees it.
-    pub async fn show(&mut self, state: Option<String>) -> Result<Result<(), Refused>, Stopped> {
+    pub async fn show(&mut self, state: Option<String>) -> Result<Result<(), Problem>, Stopped> {
+        if let Err(beyond) = self.bytes.resize(state.as_ref().map_or(0, String::len)) {
+            return Ok(Err(too_much(beyond, "bytes")));
+        }
         // Before the answer, for whoever asks may be gone by then.
         self.shown |= state.is_some();
-        self.node.present(self.room.clone(), self.client.clone(), state).await
+        let shown = self.node.present(self.room.clone(), self.client.clone(), state).await?;
+        Ok(shown.map_err(Problem::from))
     }
+}
+
+/// The answer to a client that takes more of rooms than its share.
+fn too_much(_: Beyond, what: &str) -> Problem {
+    let detail = format!(
+        "clients with one token (or of one address, where no tokens are asked for) take at most {PLACES_PER_CALLER_MAX} places \
+         and {BYTES_PER_CALLER_MAX} bytes in the rooms of a node, and your {what} are taken: leave some rooms, show less in \
+         them, or ask another node of the pool"
+    );
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
 }
 
 impl Drop for Seat {

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     Problem,
     access::Pass,
+    rates::Caller,
     rooms::{Follower, News, Peer, Rooms, Seat},
     steps::Fields,
 };
@@ -33,6 +34,7 @@ const ROOM_MESSAGE_BYTES: usize = 256 << 10;
 /// The rooms of one connection.
 pub struct Seats {
     rooms: Arc<Rooms>,
+    caller: Caller,
     /// Most of them at once.
     max: usize,
     /// Rings when there are news in any of them.
@@ -53,8 +55,8 @@ struct Taken {
 
 impl Seats {
     /// No seat yet, and at most so many.
-    pub fn new(rooms: Arc<Rooms>, max: usize) -> Seats {
-        Seats { rooms, max, bell: Arc::new(Notify::new()), taken: Vec::new(), rang: false }
+    pub fn new(rooms: Arc<Rooms>, max: usize, caller: Caller) -> Seats {
+        Seats { rooms, caller, max, bell: Arc::new(Notify::new()), taken: Vec::new(), rang: false }
     }
 
     /// Whether a room was joined with a message of this id.
@@ -74,7 +76,7 @@ impl Seats {
         let (name, state) = (fields.text("room")?, state(fields.take("state")?)?);
         if let Some(taken) = self.taken.iter_mut().find(|taken| taken.id == id) {
             if taken.name == name {
-                return Ok(taken.seat.show(state).await??);
+                return taken.seat.show(state).await?;
             }
             let detail = format!(
                 "with this id you are in the room {:?}: unsubscribe it first, or choose another id for the room {:?}",
@@ -94,7 +96,7 @@ impl Seats {
         }
         let room = format!("{KIND}{name}");
         // Not the name of an earlier seat in this room: that one may still be on its way out.
-        let mut seat = self.rooms.seat(&room, &Uuid::new_v4().to_string());
+        let mut seat = self.rooms.seat(&room, &Uuid::new_v4().to_string(), &self.caller)?;
         seat.show(state).await??;
         let (first, follower) = self.rooms.follow(&room, &self.bell).await?;
         self.taken.push(Taken { id: id.to_string(), name, seat, follower, first: Some(first) });

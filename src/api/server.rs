@@ -46,6 +46,7 @@ pub struct Hold(Arc<Held>);
 struct Held {
     seat: Seat,
     thrift: Thrift,
+    is_secure: bool,
     _running: TaskTrackerToken,
 }
 
@@ -58,6 +59,11 @@ impl Hold {
     /// What is sent from now on is a feed: the system is to buffer little of it.
     pub fn feeds(&self) {
         self.0.thrift.begin();
+    }
+
+    /// Whether it is over TLS.
+    pub fn is_secure(&self) -> bool {
+        self.0.is_secure
     }
 
     /// The limit of connections that it is beyond, if it is to be refused.
@@ -97,7 +103,7 @@ where
         };
         let thrift = Thrift::default();
         let io = Patient::new(io, limits.write_timeout, thrift.clone());
-        let hold = Hold(Arc::new(Held { seat, thrift, _running: connections.token() }));
+        let hold = Hold(Arc::new(Held { seat, thrift, is_secure: tls.is_some(), _running: connections.token() }));
         let service = TowerToHyperService::new(router.clone().map_request(move |mut request: Request<_>| {
             request.extensions_mut().insert(hold.clone());
             request.extensions_mut().insert(PeerAddress(address.ip()));

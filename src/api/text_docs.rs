@@ -42,7 +42,7 @@ pub async fn get(
 ) -> Result<Response, Problem> {
     let as_delta = prefers_delta(headers);
     let reading = move |prose: &Prose| {
-        if as_delta { prose.delta().map(|ops| json!({ "ops": ops }).to_string()) } else { prose.plain() }
+        if as_delta { prose.delta().map(|ops| format!("{{\"ops\":{ops}}}")) } else { prose.plain() }
     };
     let (text, view) = match when {
         When::Now => {
@@ -60,7 +60,7 @@ pub async fn get(
             let source = api.read(look).await?;
             let source = source?.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
             let worked_out = tokio::task::spawn_blocking(move || reading(&source.prose(&doc).ok_or(Unfit::Broken)?));
-            let text = worked_out.await.ok().and_then(Result::ok).ok_or_else(Problem::unreadable_text)?;
+            let text = worked_out.await.unwrap_or(Err(Unfit::Broken)).map_err(|unfit| unread(&unfit))?;
             (text, view)
         }
     };
@@ -188,10 +188,16 @@ fn changed(version: Option<String>, text: String) -> Problem {
 
 fn problem_of(unfit: &Unfit) -> Problem {
     match unfit {
-        Unfit::TooLarge => Problem::too_large(unfit.to_string()),
+        Unfit::TooLarge | Unfit::LongDelta => Problem::too_large(unfit.to_string()),
+        Unfit::TooCostly => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "too-costly", unfit.to_string()),
         Unfit::Delta(_) => Problem::bad("bad-delta", unfit.to_string()),
         Unfit::Malformed(_) | Unfit::Early | Unfit::Broken => Problem::bad("bad-update", unfit.to_string()),
     }
+}
+
+/// Why a text is not read.
+pub fn unread(unfit: &Unfit) -> Problem {
+    if *unfit == Unfit::LongDelta { problem_of(unfit) } else { Problem::unreadable_text() }
 }
 
 fn no_key(headers: &HeaderMap) -> Result<(), Problem> {

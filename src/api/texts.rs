@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Api, Problem, check_ready};
+use super::{Api, Problem, check_ready, text_docs::unread};
 use crate::{
     document::{
         Edited, Text,
@@ -282,7 +282,7 @@ impl Live {
         reading: impl FnOnce(&Prose) -> Result<T, Unfit>,
     ) -> Result<(T, Option<Text>), Problem> {
         let held = self.settled_held().await?;
-        let read = reading(&held.prose).map_err(|_| Problem::unreadable_text())?;
+        let read = reading(&held.prose).map_err(|unfit| unread(&unfit))?;
         Ok((read, held.mark.clone()))
     }
 

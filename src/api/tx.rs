@@ -36,7 +36,7 @@ pub async fn post(State(api): State<Api>, pass: Pass, request: Request) -> Resul
     if key.is_some() && draft.key.is_some() && key != draft.key {
         return Err(Problem::bad("bad-request", "\"key\" and the header Idempotency-Key differ: send one of them"));
     }
-    draft.key = key.or(draft.key);
+    draft.key = pass.own_key(key.or(draft.key))?;
     let waited = api.awaited(api.node.submit(draft).await??, patience).await?;
     waited.check(Problem::from)?;
     Ok(waited.answer(shown))

@@ -70,7 +70,7 @@ pub async fn open(
     })?;
     let whence = hold.as_ref().map(|Extension(hold)| hold.whence());
     // Who has shown no token yet is asked for it, if there is room to wait.
-    let waits = if matches!(pass, Pass::Stranger) { Some(api.access.lobby().enter()?) } else { None };
+    let waits = if matches!(pass, Pass::Stranger) { Some(api.access.lobby().enter(whence)?) } else { None };
     Ok(bounded(upgrade, hold.as_ref(), MESSAGE_BYTES_MAX).on_upgrade(move |mut socket| async move {
         match admitted(&api, pass, &mut socket).await {
             Ok(pass) => {
@@ -208,12 +208,13 @@ impl Connection {
     ) -> Connection {
         let published = api.node.published();
         let pings = interval_at(Instant::now() + api.limits.ping_every, api.limits.ping_every);
-        let seats = Seats::new(rooms, api.limits.rooms);
+        let caller = Caller::of(&pass, whence);
+        let seats = Seats::new(rooms, api.limits.rooms, caller.clone());
         Connection {
             api,
             ear: herald.listen(),
             herald,
-            caller: Caller::of(&pass, whence),
+            caller,
             pass,
             socket,
             published,
@@ -410,8 +411,9 @@ impl Connection {
                 number = Some(usize::try_from(members).unwrap_or(usize::MAX));
             }
         }
-        let draft = steps::parse(members)?;
+        let mut draft = steps::parse(members)?;
         self.pass.check_write(&draft)?;
+        draft.key = self.pass.own_key(draft.key)?;
         if let Some(number) = number {
             let checked = self.api.node.read(move |replica, _| wait::check_number(replica, number)).await?;
             checked.map_err(|detail| Problem::bad("bad-request", detail))?;

@@ -99,7 +99,10 @@ async fn run(
     doc: DocKey<'static>,
 ) {
     let opened = match api.texts.open(&doc).await {
-        Ok(live) => Awareness::follow(&rooms, &doc).await.map(|awareness| (live, awareness)).map_err(Problem::from),
+        Ok(live) => Awareness::follow(&rooms, &doc, Caller::of(&pass, whence))
+            .await
+            .map(|awareness| (live, awareness))
+            .map_err(Problem::from),
         Err(problem) => Err(problem),
     };
     let end = match opened {
@@ -364,8 +367,6 @@ impl End {
     fn of_fault(fault: Fault) -> End {
         match fault {
             Fault::Malformed => End::new(BAD, "this is no message of awareness"),
-            Fault::TooMany => End::new(TOO_LARGE, "a connection shows fewer clients than this"),
-            Fault::Refused(refused) => Problem::from(refused).into(),
             Fault::Stopped => End::new(close_code::AWAY, "the node has stopped"),
         }
     }

@@ -65,6 +65,7 @@ impl Audit {
             | Record::Frontier(_)
             | Record::Complete(_)
             | Record::Resumed(_)
+            | Record::Ceded(_)
             | Record::Addresses(..) => {}
             Record::Orphan(_) | Record::Fork(_) => {
                 self.orphans += 1;

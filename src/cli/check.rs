@@ -88,8 +88,13 @@ impl Audit {
             lines.push("Damage: the beginning is lost, and no whole snapshot stands in its place".into());
         }
         lines.extend(self.broken.words.iter().map(|words| format!("Broken rule: {words}")));
-        if self.is_sound(found) {
-            lines.push("Sound: each checksum is right, and each op follows what it must follow.".into());
+        match &found.torn {
+            _ if !self.is_sound(found) => {}
+            None => lines.push("Sound: each checksum is right, and each op follows what it must follow.".into()),
+            Some(_) => lines.push(
+                "Sound up to there. What follows was never acknowledged with --sync always, and is dropped at the next start."
+                    .into(),
+            ),
         }
         lines.join("\n")
     }

@@ -10,7 +10,7 @@ use std::{
 use clap::ValueEnum;
 use uuid::Uuid;
 
-use super::Failure;
+use super::{Failure, ids::Ids};
 use crate::{
     op::NodeId,
     replica::{Config, Recovery, Replica},
@@ -91,6 +91,19 @@ impl Mark {
     }
 }
 
+/// The ids of a node that keeps its data in memory: kept in a directory, if one is given. Where that cannot be used, the node
+/// runs all the same, and nobody takes its place without being told.
+pub fn ids(dir: Option<&Path>) -> Ids {
+    let Some(dir) = dir else { return Ids::new() };
+    Ids::kept_in(dir).unwrap_or_else(|why| {
+        tracing::warn!(
+            why,
+            "the ids of this node are not kept: once it has stopped, the pool may wait for it until it is evicted"
+        );
+        Ids::new()
+    })
+}
+
 /// Opens a data directory, or makes it, and the node in it, which `config` describes.
 pub fn open(dir: &Path, keeping: Keeping, config: Config) -> Result<(Replica, Data), Failure> {
     let began = Instant::now();
@@ -120,7 +133,9 @@ pub fn open(dir: &Path, keeping: Keeping, config: Config) -> Result<(Replica, Da
     let mark = mark(dir, sync, lost.is_some())
         .map_err(|error| Failure::new(format!("cannot write to {}: {error}", dir.display())))?;
     let lacking = recovery.lacking();
-    let replica = recovery.finish(lost.map(|_| NodeId(Uuid::new_v4())));
+    // Nodes may have run here with their data in memory.
+    let had = Ids::left_in(dir).map_err(|error| Failure::new(format!("cannot read in {}: {error}", dir.display())))?;
+    let replica = recovery.finish(lost.map(|_| NodeId(Uuid::new_v4()))).with_ids(had, Vec::new());
     if replica.is_spoilt() && lacking > 0 {
         tracing::error!(
             about = lacking,

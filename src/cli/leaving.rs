@@ -58,6 +58,9 @@ async fn retire(node: &Node, end: Instant) -> Result<Option<OpId>, Stays> {
             Refused::Retired => return Ok(None),
             Refused::NotReady => return because("it has not become a member"),
             Refused::Membership(_, Unfit::Last) => return because("it is the last member"),
+            Refused::Membership(_, Unfit::Needed) => {
+                return because("members are silent, and without this one the others could not evict them");
+            }
             Refused::Membership(_, Unfit::Unshared(_)) => {}
             Refused::DiskFull => return because("its disk has no room to note it"),
             refused => return because(&format!("it was refused: {refused:?}")),

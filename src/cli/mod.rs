@@ -34,6 +34,7 @@ mod export;
 mod final_watch;
 mod headway;
 mod history;
+mod ids;
 mod import;
 mod landing;
 mod leaving;

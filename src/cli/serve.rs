@@ -21,6 +21,7 @@ use super::{
     data::{self, Data, Keeping, Mark, Sync},
     descriptors,
     evict_after::EvictAfter,
+    ids::Ids,
     leaving,
     limits::LimitArgs,
     logging::LogArgs,
@@ -28,7 +29,7 @@ use super::{
     size::Size,
 };
 use crate::{
-    api::{self, Access, Api, Limits},
+    api::{self, Access, Api, Limits, Site},
     node::{Node, PoolSecret, Tcp, Trust, join_url, node_url, usual_memory_max},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
@@ -37,6 +38,9 @@ use crate::{
 
 /// Where a node listens, and its clients ask, when nothing else is said.
 pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7171);
+
+/// Where a node keeps its data when nothing else is said.
+const DATA: &str = "lamplight-data";
 
 /// Flags of `serve`.
 #[derive(Args, Debug)]
@@ -65,10 +69,12 @@ pub struct ServeArgs {
     /// Name of this node, for people.
     #[arg(long, env = "LAMPLIGHT_NAME", value_name = "NAME")]
     name: Option<String>,
-    /// Directory of the journal, from which a node that was stopped or killed goes on. One process a directory.
-    #[arg(long, env = "LAMPLIGHT_DATA", value_name = "DIR", default_value = "lamplight-data")]
-    data: PathBuf,
-    /// Keep the data in memory only, whatever --data says: a node that stops comes back as a newcomer.
+    /// Directory of the journal, from which a node that was stopped or killed goes on; lamplight-data if left out. One process a
+    /// directory.
+    #[arg(long, env = "LAMPLIGHT_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Keep the data in memory only: a node that stops comes back as a newcomer. If --data is given, the node keeps only its ids
+    /// there: the next one that starts there takes its place in the pool, so that finality does not wait for it.
     #[arg(long, env = "LAMPLIGHT_MEMORY")]
     memory: bool,
     /// When a write is acknowledged.
@@ -76,7 +82,7 @@ pub struct ServeArgs {
     sync: Sync,
     /// How many operations stay in the log once they are final, as far as --retain-bytes lets them: for those who look
     /// back (history, the log, old cursors) and for peers who have fallen behind, who else get all documents anew. Each
-    /// costs its length and some 40 bytes of memory. What is not final always stays.
+    /// costs its length and some 60 bytes of memory. What is not final always stays.
     #[arg(long, env = "LAMPLIGHT_RETAIN_OPS", value_name = "N", default_value_t = Retention::default().ops)]
     retain_ops: usize,
     /// How many bytes of final operations stay in the log, as far as --retain-ops lets them: in bytes, or with KiB, MiB
@@ -129,8 +135,9 @@ pub async fn serve(args: ServeArgs, give_back: fn()) -> Result<(), Failure> {
         Some(url) => known("--advertise", url)?,
         None => url_of(args.access.scheme(), bound),
     };
+    let ids = if args.memory { data::ids(args.data.as_deref()) } else { Ids::new() };
     let config = Config {
-        node: NodeId(Uuid::new_v4()),
+        node: ids.own[0],
         name: args.name.unwrap_or_else(|| format!("node-{}", bound.port())),
         urls: vec![url.clone()],
         found: args.found || args.found_with.is_some() || args.join.is_empty(),
@@ -149,16 +156,20 @@ pub async fn serve(args: ServeArgs, give_back: fn()) -> Result<(), Failure> {
     let keeping = Keeping { sync: args.sync, snapshot_bytes: args.snapshot_bytes.0 };
     let stop = stop_on_signal()?;
     let (replica, data) = if args.memory {
-        (Replica::new(config), None)
+        (Replica::new(config).with_ids(ids.had.iter().copied(), ids.own[1..].to_vec()), None)
     } else {
-        let opened = tokio::task::spawn_blocking(move || data::open(&args.data, keeping, config)).await;
+        let dir = args.data.unwrap_or_else(|| DATA.into());
+        let opened = tokio::task::spawn_blocking(move || data::open(&dir, keeping, config)).await;
         let (replica, data) = opened.map_err(|panic| Failure::new(panic.to_string()))??;
         (replica, Some(data))
     };
     let kept = data.as_ref().map_or("in memory only".into(), |data| data.dir().display().to_string());
     tracing::info!(node = %replica.node(), name = replica.config().name, url, data = kept, pool_secret = secret.is_set(), "serving");
     let door = Door { opened, secret, limits, memory_max, give_back, leaves: args.leave };
-    run(listener, replica, data, door, stop).await
+    let ended = run(listener, replica, data, door, stop).await;
+    // Until here no other process takes the node's place.
+    drop(ids);
+    ended
 }
 
 /// Runs three linked nodes until told to stop.
@@ -166,6 +177,7 @@ pub async fn demo(args: DemoArgs, give_back: fn()) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     let mut nodes = tokio::task::JoinSet::new();
     let first = format!("http://127.0.0.1:{}", args.port);
+    let access = demo_access(args.port)?;
     for (index, name) in ["ada", "ben", "cleo"].into_iter().enumerate() {
         let listener = bind(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), args.port + index as u16)).await?;
         let config = Config {
@@ -180,13 +192,22 @@ pub async fn demo(args: DemoArgs, give_back: fn()) -> Result<(), Failure> {
             retention: Retention::default(),
             evict_after_ms: None,
         };
-        let opened = Opened { access: Access::default(), tls: None, trust: Trust::of_system() };
+        let opened = Opened { access: access.clone(), tls: None, trust: Trust::of_system() };
         let (limits, memory_max) = (Limits::default(), usual_memory_max());
         let door = Door { opened, secret: PoolSecret::none(), limits, memory_max, give_back, leaves: false };
         nodes.spawn(run(listener, Replica::new(config), None, door, stop.clone()));
     }
     println!("Three nodes are running. Open {first}/?side and cut one of them off. Ctrl-C ends them.");
     nodes.join_all().await.into_iter().collect()
+}
+
+/// Lets in everybody, and the pages of each of the three nodes show the others in frames, by both names of this machine.
+fn demo_access(port: u16) -> Result<Access, Failure> {
+    let mut site = Site::default();
+    for host in ["127.0.0.1", "localhost"] {
+        (0..3).try_for_each(|n| site.add_origin(&format!("http://{host}:{}", port + n))).map_err(Failure::new)?;
+    }
+    Access::open(None, Vec::new(), site).map_err(Failure::new)
 }
 
 /// How clients and peers come in, and whether the node leaves its pool with the last of them.
@@ -244,9 +265,7 @@ async fn run(
     if door.leaves {
         leaving::leave(&node).await;
     }
-    let advice =
-        "What was acknowledged is on the disk. See to the disk, then start the node again: it reads what is there";
-    node.stop().await.map_err(|why| Failure::new(format!("the node has stopped: {why}. {advice}")))?;
+    node.stop().await.map_err(|why| Failure::new(format!("the node has stopped: {why}")))?;
     readiness.abort();
     // Else the mark might be made again behind its removal.
     let _ = readiness.await;

@@ -82,7 +82,7 @@ pub fn headed(pool: &Value) -> Vec<String> {
         lines.push("links  cut, until POST /v1/pool/links {\"cut\":false}".into());
     }
     for problem in list(pool, "problems") {
-        lines.push(format!("cannot link to {}: {}", text(problem, "url"), text(problem, "detail")));
+        lines.push(format!("problem at {}: {}", text(problem, "url"), text(problem, "detail")));
     }
     lines
 }

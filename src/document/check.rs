@@ -60,13 +60,7 @@ impl fmt::Display for Fault {
 
 /// Checks an op's content.
 pub fn check(body: &Body<'_>) -> Result<(), Fault> {
-    if let Some(key) = &body.key {
-        let visible = key.bytes().all(|byte| byte.is_ascii_graphic());
-        if key.is_empty() || key.len() > KEY_BYTES_MAX || !visible {
-            let why = format!("an idempotency key is 1 to {KEY_BYTES_MAX} visible ASCII characters");
-            return Err(Fault::BadName(why));
-        }
-    }
+    body.key.as_deref().map_or(Ok(()), check_key)?;
     body.guards.iter().try_for_each(|guard| check_name(guard.doc()))?;
     body.commands.iter().try_for_each(|command| check_command(body, command))
 }
@@ -114,6 +108,15 @@ fn alone(body: &Body<'_>) -> Result<(), Fault> {
 fn check_name(doc: &DocKey<'_>) -> Result<(), Fault> {
     check_collection(&doc.collection)?;
     check_id(&doc.id)
+}
+
+/// Checks an idempotency key.
+pub fn check_key(key: &str) -> Result<(), Fault> {
+    let visible = key.bytes().all(|byte| byte.is_ascii_graphic());
+    if !key.is_empty() && key.len() <= KEY_BYTES_MAX && visible {
+        return Ok(());
+    }
+    Err(Fault::BadName(format!("an idempotency key is 1 to {KEY_BYTES_MAX} visible ASCII characters")))
 }
 
 /// Checks the name of a collection.

@@ -6,16 +6,43 @@
 
 use serde_json::{Map, Value, json};
 
-use super::patch::{Patch, STEPS_MAX};
+use super::{
+    json::DOCUMENT_BYTES_MAX,
+    patch::{Patch, STEPS_MAX},
+};
 
 /// A JSON Patch that turns `from` into `to`, as its list of steps. Where going step by step would pass the bounds of a
 /// patch, it is one step that replaces the whole.
 pub fn diff(from: &Value, to: &Value) -> Value {
-    let mut steps = Vec::new();
+    let mut steps = Steps::default();
     compare(&mut String::new(), from, to, &mut steps);
-    let short = steps.len() <= STEPS_MAX;
-    let patch = Value::Array(steps);
+    let short = !steps.are_too_many();
+    let patch = Value::Array(steps.list);
     if short && leads(&patch, from, to) { patch } else { json!([{ "op": "replace", "path": "", "value": to }]) }
+}
+
+/// The steps so far, and the bytes of their paths: a long key may stand in each of them.
+#[derive(Default)]
+struct Steps {
+    list: Vec<Value>,
+    path_bytes: usize,
+}
+
+impl Steps {
+    fn push(&mut self, op: &str, path: &str, value: Option<&Value>) {
+        if self.are_too_many() {
+            return;
+        }
+        self.path_bytes += path.len();
+        self.list.push(match value {
+            Some(value) => json!({ "op": op, "path": path, "value": value }),
+            None => json!({ "op": op, "path": path }),
+        });
+    }
+
+    fn are_too_many(&self) -> bool {
+        self.list.len() > STEPS_MAX || self.path_bytes > DOCUMENT_BYTES_MAX
+    }
 }
 
 fn leads(patch: &Value, from: &Value, to: &Value) -> bool {
@@ -24,30 +51,30 @@ fn leads(patch: &Value, from: &Value, to: &Value) -> bool {
 }
 
 /// Adds the steps from one value at `path` to the other; more than a patch takes are not looked for.
-fn compare(path: &mut String, from: &Value, to: &Value, steps: &mut Vec<Value>) {
-    if from == to || steps.len() > STEPS_MAX {
+fn compare(path: &mut String, from: &Value, to: &Value, steps: &mut Steps) {
+    if steps.are_too_many() || from == to {
         return;
     }
     match (from, to) {
         (Value::Object(from), Value::Object(to)) => compare_objects(path, from, to, steps),
         (Value::Array(from), Value::Array(to)) => compare_arrays(path, from, to, steps),
-        _ => steps.push(json!({ "op": "replace", "path": path, "value": to })),
+        _ => steps.push("replace", path, Some(to)),
     }
 }
 
-fn compare_objects(path: &mut String, from: &Map<String, Value>, to: &Map<String, Value>, steps: &mut Vec<Value>) {
+fn compare_objects(path: &mut String, from: &Map<String, Value>, to: &Map<String, Value>, steps: &mut Steps) {
     for (key, value) in from {
         within(path, key, |path| match to.get(key) {
             Some(other) => compare(path, value, other, steps),
-            None => steps.push(json!({ "op": "remove", "path": path })),
+            None => steps.push("remove", path, None),
         });
     }
     for (key, value) in to.iter().filter(|(key, _)| !from.contains_key(*key)) {
-        within(path, key, |path| steps.push(json!({ "op": "add", "path": path, "value": value })));
+        within(path, key, |path| steps.push("add", path, Some(value)));
     }
 }
 
-fn compare_arrays(path: &mut String, from: &[Value], to: &[Value], steps: &mut Vec<Value>) {
+fn compare_arrays(path: &mut String, from: &[Value], to: &[Value], steps: &mut Steps) {
     let head = from.iter().zip(to).take_while(|(one, other)| one == other).count();
     let ends = from[head..].iter().rev().zip(to[head..].iter().rev());
     let tail = ends.take_while(|(one, other)| one == other).count();
@@ -57,10 +84,10 @@ fn compare_arrays(path: &mut String, from: &[Value], to: &[Value], steps: &mut V
     }
     // From the end, so that no step moves what another names.
     for index in (wanted.len()..between.len()).rev() {
-        within(path, &(head + index).to_string(), |path| steps.push(json!({ "op": "remove", "path": path })));
+        within(path, &(head + index).to_string(), |path| steps.push("remove", path, None));
     }
     for (index, value) in wanted.iter().enumerate().skip(between.len()) {
-        let add = |path: &mut String| steps.push(json!({ "op": "add", "path": path, "value": value }));
+        let add = |path: &mut String| steps.push("add", path, Some(value));
         within(path, &(head + index).to_string(), add);
     }
 }
@@ -118,6 +145,15 @@ mod tests {
         check(numbers(0), numbers(7), json!([{ "op": "replace", "path": "", "value": numbers(7) }]));
     }
 
+    #[test]
+    fn a_long_key_is_not_written_once_for_each_member_behind_it() {
+        let of = |n: usize| {
+            let members: Map<String, Value> = (0..500).map(|at| (at.to_string(), n.into())).collect();
+            json!({ "k".repeat(DOCUMENT_BYTES_MAX / 2): members })
+        };
+        check(of(0), of(1), json!([{ "op": "replace", "path": "", "value": of(1) }]));
+    }
+
     fn random(rng: &mut fastrand::Rng, depth: usize) -> Value {
         match rng.u8(..if depth == 0 { 5 } else { 8 }) {
             0 => Value::Null,
@@ -163,9 +199,10 @@ mod tests {
         for _ in 0..20_000 {
             let from = random(&mut rng, 4);
             let to = if rng.bool() { altered(&mut rng, &from) } else { random(&mut rng, 4) };
-            let mut steps = Vec::new();
+            let mut steps = Steps::default();
             compare(&mut String::new(), &from, &to, &mut steps);
-            assert!(leads(&Value::Array(steps.clone()), &from, &to), "{from} to {to}: {steps:?}");
+            let steps = Value::Array(steps.list);
+            assert!(leads(&steps, &from, &to), "{from} to {to}: {steps}");
         }
     }
 }

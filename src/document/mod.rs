@@ -7,6 +7,7 @@ mod base;
 mod changes;
 mod check;
 mod claim;
+pub mod cost;
 pub mod delta;
 mod diff;
 mod edits;
@@ -15,6 +16,7 @@ pub mod json;
 mod overwrite;
 mod past;
 pub mod patch;
+mod pieces;
 pub mod prose;
 pub mod selector;
 mod state;
@@ -25,7 +27,7 @@ mod workbench;
 pub use changes::{CHANGES_MAX, Change, Changes};
 pub use check::{
     COLLECTION_BYTES_MAX, Fault, ID_BYTES_MAX, KEY_BYTES_MAX, URLS_MAX, check, check_base, check_collection, check_id,
-    check_newcomer, check_urls,
+    check_key, check_newcomer, check_urls,
 };
 pub use claim::{Claim, KEY_SPAN, request};
 pub use diff::diff;

@@ -9,9 +9,33 @@ use serde_json::Value;
 use super::json;
 use crate::op::{Body, Command, DocKey};
 
-/// What an op sets of one document.
+/// Most parts that are told apart of one op, and most bytes of their paths: each part has the path that leads to it.
+const PARTS_MAX: usize = 1_000;
+const PATH_BYTES_MAX: usize = 1 << 20;
+
+/// What an op sets of one document: its first parts, up to [`PARTS_MAX`].
 #[derive(Clone, Debug, Default)]
 pub struct Writes(Vec<Part>);
+
+/// Parts as they are found.
+#[derive(Default)]
+struct Parts {
+    list: Vec<Part>,
+    path_bytes: usize,
+}
+
+impl Parts {
+    fn push(&mut self, part: Part) {
+        if !self.are_too_many() {
+            self.path_bytes += part.path.iter().map(String::len).sum::<usize>();
+            self.list.push(part);
+        }
+    }
+
+    fn are_too_many(&self) -> bool {
+        self.list.len() >= PARTS_MAX || self.path_bytes > PATH_BYTES_MAX
+    }
+}
 
 #[derive(Clone, Debug)]
 struct Part {
@@ -25,7 +49,7 @@ struct Part {
 impl Writes {
     /// What an op with this body sets of `doc`.
     pub fn of(body: &Body<'_>, doc: &DocKey<'_>) -> Writes {
-        let mut parts = Vec::new();
+        let mut parts = Parts::default();
         for command in body.commands.iter().filter(|command| command.doc() == Some(doc)) {
             match command {
                 Command::Put(_, value) => parts.push(Part { path: vec![], value: tree(value), replaces: true }),
@@ -37,7 +61,7 @@ impl Writes {
                 Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) | Command::Removed(_) => {}
             }
         }
-        Writes(parts)
+        Writes(parts.list)
     }
 
     /// Whether nothing of the document was left.
@@ -55,6 +79,11 @@ impl Writes {
     pub fn drop_replaced_by(&mut self, later: &Writes) {
         let gone = |part: &Part| later.0.iter().any(|other| other.replaces && part.path.starts_with(&other.path));
         self.0.retain(|part| !gone(part));
+    }
+
+    /// How many parts these are.
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
     /// These, and those of another op.
@@ -85,20 +114,23 @@ impl Part {
     }
 }
 
-fn merged(path: &mut Vec<String>, merge: Value, parts: &mut Vec<Part>) {
+fn merged(path: &mut Vec<String>, merge: Value, parts: &mut Parts) {
     let Value::Object(members) = merge else {
         let value = Some(merge).filter(|value| !value.is_null() || path.is_empty());
         parts.push(Part { path: path.clone(), value, replaces: true });
         return;
     };
     for (key, value) in members {
+        if parts.are_too_many() {
+            return;
+        }
         path.push(key);
         merged(path, value, parts);
         path.pop();
     }
 }
 
-fn patched(steps: &Value, parts: &mut Vec<Part>) {
+fn patched(steps: &Value, parts: &mut Parts) {
     for step in steps.as_array().into_iter().flatten() {
         let path = |member: &str| step[member].as_str().map(tokens).unwrap_or_default();
         let mut part = |member: &str, value: Option<Value>, replaces: bool| {
@@ -197,6 +229,14 @@ mod tests {
         check(merge(r#"{"a":[1]}"#), patch(r#"[{"op":"add","path":"/a/-","value":2}]"#), false);
         check(merge(r#"{"a":1,"b":2}"#), patch(r#"[{"from":"/a","op":"move","path":"/c"}]"#), true);
         check(merge(r#"{"c":1}"#), patch(r#"[{"from":"/a","op":"copy","path":"/c"}]"#), true);
+    }
+
+    #[test]
+    fn a_long_key_is_not_kept_for_each_member_behind_it() {
+        let members: Vec<String> = (0..10_000).map(|at| format!("\"{at:05}\":0")).collect();
+        let many = writes(merge(&format!("{{\"{}\":{{{}}}}}", "k".repeat(500_000), members.join(","))));
+        assert_eq!(many.count(), 3, "a mebibyte of paths");
+        assert_eq!(writes(merge(&format!("{{{}}}", members.join(",")))).count(), PARTS_MAX);
     }
 
     #[test]

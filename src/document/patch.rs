@@ -13,15 +13,13 @@ use std::fmt;
 
 use serde_json::{Map, Number, Value};
 
-use super::json::{self, DEPTH_MAX, DOCUMENT_BYTES_MAX, JsonError};
+use super::{
+    cost::{COST_MAX, Cost, TooCostly},
+    json::{self, DEPTH_MAX, DOCUMENT_BYTES_MAX, JsonError, Size},
+};
 
 /// Most steps of one patch. A protocol constant.
 pub const STEPS_MAX: usize = 1000;
-
-/// Most work of one patch beyond what its own text pays for: bytes of canonical text copied or moved, plus array
-/// elements shifted to make or close a gap. A protocol constant. Without it a thousand steps of a small patch could
-/// each copy half a mebibyte; with it a thousand may still insert at the head of an array of ten thousand.
-pub const WORK_MAX: usize = 16 * DOCUMENT_BYTES_MAX;
 
 /// Applies a JSON Merge Patch (RFC 7396): members of `patch` replace those of `target`, `null` removes, objects merge,
 /// anything else replaces `target` as a whole.
@@ -29,22 +27,38 @@ pub const WORK_MAX: usize = 16 * DOCUMENT_BYTES_MAX;
 /// Both values are as [`json::parse`] gives them; the recursion goes no deeper than the patch. The result is no deeper
 /// than the deeper of the two, but may be larger than a document: [`json::write`] judges that.
 pub fn merge(target: &mut Value, patch: Value) {
+    let mut size = Size::of(target);
+    merge_sized(target, &mut size, patch);
+}
+
+/// As [`merge`], within a document whose size is known; it is kept up to date.
+pub fn merge_sized(target: &mut Value, size: &mut Size, patch: Value) {
     let Value::Object(members) = patch else {
+        *size = *size - Size::of(target) + Size::of(&patch);
         *target = patch;
         return;
     };
     if !target.is_object() {
-        *target = Value::Object(Map::new());
+        let empty = Value::Object(Map::new());
+        *size = *size - Size::of(target) + Size::of(&empty);
+        *target = empty;
     }
     let Value::Object(object) = target else {
         return;
     };
     for (key, value) in members {
         if value.is_null() {
-            object.remove(&key);
-        } else {
-            merge(object.entry(key).or_insert(Value::Null), value);
+            if let Some(removed) = object.remove(&key) {
+                *size = *size - member_size(&key, Size::of(&removed), object.len());
+            }
+            continue;
         }
+        let added = member_size(&key, Size::of(&Value::Null), object.len());
+        let member = object.entry(key).or_insert_with(|| {
+            *size = *size + added;
+            Value::Null
+        });
+        merge_sized(member, size, value);
     }
 }
 
@@ -70,17 +84,24 @@ impl Patch {
         steps.into_iter().enumerate().map(step).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Applies all steps in order to a document of [`json::parse`], within its bounds before and after every step.
+    /// Applies all steps in order to a document of [`json::parse`], within its bounds before and after every step. The cost
+    /// counts from zero.
     ///
     /// # Errors
     /// The first step that fails. The steps before it **have** changed `document`; the caller throws it away, which is
     /// cheaper than undoing since it came from stored text anyway.
     pub fn apply(&self, document: &mut Value) -> Result<(), StepFailure> {
-        let mut draft = Draft { bytes: json::size(document), work: 0, document };
+        self.apply_within(document, &mut Size::of(document), &mut Cost::default())
+    }
+
+    /// As [`Patch::apply`], to a document whose size is known; it is kept up to date. Charges what the steps copy, move and
+    /// shift before they do it.
+    pub fn apply_within(&self, document: &mut Value, size: &mut Size, cost: &mut Cost) -> Result<(), StepFailure> {
+        let mut draft = Draft { document, size, cost };
         for (index, step) in self.0.iter().enumerate() {
             draft.take(step).map_err(|why| StepFailure { index, why })?;
         }
-        debug_assert_eq!(draft.bytes, json::size(draft.document), "the size was kept exactly");
+        debug_assert_eq!(*draft.size, Size::of(draft.document), "the size was kept exactly");
         Ok(())
     }
 }
@@ -178,8 +199,8 @@ pub enum Why {
     TooLarge,
     /// The document would pass [`DEPTH_MAX`].
     TooDeep,
-    /// The patch would pass [`WORK_MAX`].
-    TooMuchWork,
+    /// The op would pass [`COST_MAX`].
+    TooCostly,
 }
 
 impl fmt::Display for Why {
@@ -200,8 +221,8 @@ impl fmt::Display for Why {
             }
             Self::TooLarge => write!(f, "more than {DOCUMENT_BYTES_MAX} bytes; split it"),
             Self::TooDeep => write!(f, "more than {DEPTH_MAX} levels; flatten it"),
-            Self::TooMuchWork => {
-                f.write_str("the patch copies, moves or shifts too much; send it as several, or put the whole document")
+            Self::TooCostly => {
+                write!(f, "more than {COST_MAX} units of cost; send it as several, or put the whole document")
             }
         }
     }
@@ -246,6 +267,20 @@ impl Step {
                 _ => Err(bad_member("by", "a number")),
             },
             _ => Err(StepError::UnknownOperation { op: json::excerpt(&op) }),
+        }
+    }
+}
+
+impl Step {
+    /// The tokens of its paths.
+    fn tokens(&self) -> usize {
+        match self {
+            Step::Move { from, path } | Step::Copy { from, path } => from.0.len() + path.0.len(),
+            Step::Add { path, .. }
+            | Step::Remove { path }
+            | Step::Replace { path, .. }
+            | Step::Test { path, .. }
+            | Step::Increment { path, .. } => path.0.len(),
         }
     }
 }
@@ -296,41 +331,42 @@ impl Pointer {
     }
 }
 
-/// A document while steps change it, with its exact size and the work spent so far.
+/// A document while steps change it, with its exact size and the cost so far.
 struct Draft<'a> {
     document: &'a mut Value,
-    bytes: usize,
-    work: usize,
+    size: &'a mut Size,
+    cost: &'a mut Cost,
 }
 
 impl Draft<'_> {
     fn take(&mut self, step: &Step) -> Result<(), Why> {
+        self.cost.charge_path(step.tokens())?;
         match step {
-            Step::Add { path, value } => self.add(path, value.clone()),
+            Step::Add { path, value } => self.add(path, value.clone(), Size::of(value)),
             Step::Remove { path } => self.remove(path).map(drop),
-            Step::Replace { path, value } => self.replace(path, value.clone()),
+            Step::Replace { path, value } => self.replace(path, value.clone(), Size::of(value)),
             Step::Move { from, path } if from == path => self.find(from).map(drop),
             Step::Move { from, path } => {
-                let value = self.remove(from)?;
-                self.work = spent(self.work, json::size(&value))?;
-                self.add(path, value)
+                let (value, size) = self.remove(from)?;
+                self.cost.charge_value(size)?;
+                self.add(path, value, size)
             }
             Step::Copy { from, path } => {
-                let source = self.find(from)?;
-                let work = spent(self.work, json::size(source))?;
-                let value = source.clone();
-                self.work = work;
-                self.add(path, value)
+                let size = Size::of(self.find(from)?);
+                self.cost.charge_value(size)?;
+                let value = self.find(from)?.clone();
+                self.add(path, value, size)
             }
             Step::Test { path, value } if self.find(path)? == value => Ok(()),
             Step::Test { path, .. } => Err(Why::Differs { pointer: path.excerpt() }),
             Step::Increment { path, by } => {
-                let pointer = path.excerpt();
                 let Value::Number(number) = self.find(path)? else {
-                    return Err(Why::NotANumber { pointer });
+                    return Err(Why::NotANumber { pointer: path.excerpt() });
                 };
-                let sum = sum(number, by).ok_or(Why::Overflow { pointer })?;
-                self.replace(path, Value::Number(sum))
+                let sum = sum(number, by).ok_or_else(|| Why::Overflow { pointer: path.excerpt() })?;
+                let sum = Value::Number(sum);
+                let size = Size::of(&sum);
+                self.replace(path, sum, size)
             }
         }
     }
@@ -346,19 +382,18 @@ impl Draft<'_> {
             .ok_or_else(|| path.missing())
     }
 
-    fn add(&mut self, path: &Pointer, value: Value) -> Result<(), Why> {
+    fn add(&mut self, path: &Pointer, value: Value, added: Size) -> Result<(), Why> {
         let Some((last, parents)) = path.0.split_last() else {
-            return self.replace(path, value);
+            return self.replace(path, value, added);
         };
         check_depth(path, &value)?;
-        let added = json::size(&value);
         match walk(self.document, parents).ok_or_else(|| path.missing())? {
             Value::Object(object) => {
-                let bytes = match object.get(last) {
-                    Some(old) => self.bytes - json::size(old) + added,
-                    None => self.bytes + key_size(last) + added + comma(object.len()),
+                let size = match object.get(last) {
+                    Some(old) => *self.size - Size::of(old) + added,
+                    None => *self.size + member_size(last, added, object.len()),
                 };
-                self.bytes = within_bound(bytes)?;
+                *self.size = within_bound(size)?;
                 object.insert(last.clone(), value);
             }
             Value::Array(array) => {
@@ -368,8 +403,8 @@ impl Draft<'_> {
                     token => index(token).filter(|at| *at <= length),
                 };
                 let at = at.ok_or_else(|| path.missing())?;
-                self.bytes = within_bound(self.bytes + added + comma(length))?;
-                self.work = spent(self.work, length - at)?;
+                *self.size = within_bound(*self.size + element_size(added, length))?;
+                self.cost.charge_shift(length - at)?;
                 array.insert(at, value);
             }
             _ => return Err(path.missing()),
@@ -377,31 +412,34 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn remove(&mut self, path: &Pointer) -> Result<Value, Why> {
+    /// Takes a value away, and returns it with its size.
+    fn remove(&mut self, path: &Pointer) -> Result<(Value, Size), Why> {
         let (last, parents) = path.0.split_last().ok_or(Why::WholeDocument)?;
-        let value = match walk(self.document, parents) {
+        let (value, size) = match walk(self.document, parents) {
             Some(Value::Object(object)) => {
                 let value = object.remove(last).ok_or_else(|| path.missing())?;
-                self.bytes -= key_size(last) + comma(object.len());
-                value
+                let size = Size::of(&value);
+                *self.size = *self.size - member_size(last, size, object.len());
+                (value, size)
             }
             Some(Value::Array(array)) => {
                 let at = index(last).filter(|at| *at < array.len());
                 let at = at.ok_or_else(|| path.missing())?;
-                self.work = spent(self.work, array.len() - at)?;
-                self.bytes -= comma(array.len() - 1);
-                array.remove(at)
+                self.cost.charge_shift(array.len() - at)?;
+                let value = array.remove(at);
+                let size = Size::of(&value);
+                *self.size = *self.size - element_size(size, array.len());
+                (value, size)
             }
             _ => return Err(path.missing()),
         };
-        self.bytes -= json::size(&value);
-        Ok(value)
+        Ok((value, size))
     }
 
-    fn replace(&mut self, path: &Pointer, value: Value) -> Result<(), Why> {
+    fn replace(&mut self, path: &Pointer, value: Value, added: Size) -> Result<(), Why> {
         check_depth(path, &value)?;
         let place = walk(self.document, &path.0).ok_or_else(|| path.missing())?;
-        self.bytes = within_bound(self.bytes - json::size(place) + json::size(&value))?;
+        *self.size = within_bound(*self.size - Size::of(place) + added)?;
         *place = value;
         Ok(())
     }
@@ -423,19 +461,20 @@ fn index(token: &str) -> Option<usize> {
     plain.then(|| token.parse().unwrap_or(usize::MAX))
 }
 
-/// Bytes of a key and its colon.
-fn key_size(key: &str) -> usize {
-    json::size(key) + 1
+/// What a member adds to an object that has `others`: its key, a colon, its value, and a comma if it is not alone.
+fn member_size(key: &str, value: Size, others: usize) -> Size {
+    let element = element_size(value, others);
+    Size { bytes: json::size(key) + 1 + element.bytes, values: element.values + 1 }
 }
 
-/// Bytes of the comma that sets one element apart from `others`.
-fn comma(others: usize) -> usize {
-    usize::from(others > 0)
+/// What an element adds to an array that has `others`: its value, and a comma if it is not alone.
+fn element_size(value: Size, others: usize) -> Size {
+    Size { bytes: value.bytes + usize::from(others > 0), values: value.values + 1 }
 }
 
-fn within_bound(bytes: usize) -> Result<usize, Why> {
-    let small = bytes <= DOCUMENT_BYTES_MAX;
-    small.then_some(bytes).ok_or(Why::TooLarge)
+fn within_bound(size: Size) -> Result<Size, Why> {
+    let small = size.bytes <= DOCUMENT_BYTES_MAX;
+    small.then_some(size).ok_or(Why::TooLarge)
 }
 
 fn check_depth(path: &Pointer, value: &Value) -> Result<(), Why> {
@@ -443,9 +482,10 @@ fn check_depth(path: &Pointer, value: &Value) -> Result<(), Why> {
     shallow.then_some(()).ok_or(Why::TooDeep)
 }
 
-fn spent(before: usize, work: usize) -> Result<usize, Why> {
-    let work = before + work;
-    (work <= WORK_MAX).then_some(work).ok_or(Why::TooMuchWork)
+impl From<TooCostly> for Why {
+    fn from(_: TooCostly) -> Why {
+        Why::TooCostly
+    }
 }
 
 /// Integers add up exactly within 64 bits. As soon as one of the two is a double both are, rounded to nearest.
@@ -883,15 +923,62 @@ mod tests {
     }
 
     #[test]
-    fn copies_and_shifts_that_keep_the_size_are_bounded_as_work() {
+    fn copies_moves_and_shifts_are_charged_before_they_are_done() {
         let half = format!(r#"{{"a":"{}","b":0}}"#, "a".repeat(DOCUMENT_BYTES_MAX / 2 - 20));
         let copies = steps(STEPS_MAX, |_| r#"{"op":"copy","from":"/a","path":"/b"}"#.to_owned());
-        check_fails(&half, &copies, 32, Why::TooMuchWork);
+        check_fails(&half, &copies, 12, Why::TooCostly);
+        let moves = steps(STEPS_MAX, |at| {
+            let (from, path) = if at % 2 == 0 { ("/a", "/c") } else { ("/c", "/a") };
+            format!(r#"{{"op":"move","from":"{from}","path":"{path}"}}"#)
+        });
+        check_fails(&half, &moves, 12, Why::TooCostly);
         let long = format!("[{}0]", "0,".repeat(DOCUMENT_BYTES_MAX / 2 - 2000));
-        let shifts = steps(STEPS_MAX, |_| r#"{"op":"add","path":"/0","value":1}"#.to_owned());
-        check_fails(&long, &shifts, 32, Why::TooMuchWork);
+        let inserts = steps(STEPS_MAX, |_| r#"{"op":"add","path":"/0","value":1}"#.to_owned());
+        check_fails(&long, &inserts, 24, Why::TooCostly);
+        let removals = steps(STEPS_MAX, |_| r#"{"op":"remove","path":"/0"}"#.to_owned());
+        check_fails(&long, &removals, 24, Why::TooCostly);
         let list = format!("[{}0]", "0,".repeat(9_999));
-        assert!(applied(&list, &shifts).is_ok());
+        assert!(applied(&list, &inserts).is_ok(), "a thousand at the head of ten thousand");
+    }
+
+    #[test]
+    fn a_copy_of_many_small_values_costs_more_than_one_of_a_long_string() {
+        let cost = |document: &str| {
+            let (mut document, mut cost) = (value(document), Cost::default());
+            let patch = Patch::parse(r#"[{"op":"copy","from":"/a","path":"/b"}]"#).unwrap();
+            let mut size = Size::of(&document);
+            patch.apply_within(&mut document, &mut size, &mut cost).unwrap();
+            cost.units()
+        };
+        assert_eq!(cost(r#"{"a":"01234567890"}"#), 13 + 2 * 8);
+        assert_eq!(cost(r#"{"a":[0,0,0,[],{}]}"#), 13 + 5 * 8 + 2 * 8);
+    }
+
+    #[test]
+    fn a_merge_keeps_the_size_exactly() {
+        let texts = [
+            "null",
+            "7",
+            "[]",
+            "{}",
+            r#"{"a":1}"#,
+            r#"{"a":null}"#,
+            r#"{"a":{"b":[1,2,{"c":0}]},"b":"x"}"#,
+            r#"{"a":{"b":null,"é":{}},"b":null}"#,
+            r#"{"a":{"b":{"c":null}},"c":[[]]}"#,
+        ];
+        for target in texts {
+            for first in texts {
+                for second in texts {
+                    let mut document = value(target);
+                    let mut size = Size::of(&document);
+                    for patch in [first, second] {
+                        merge_sized(&mut document, &mut size, value(patch));
+                        assert_eq!(size, Size::of(&document), "{target}, {first}, {second}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -21,9 +21,12 @@ use yrs::{
 use super::{
     Text,
     delta::{Step, apply_delta, check_delta},
-    update::{Clocks, Malformed, Shape},
+    pieces::{Piece, Pieces},
+    update::{Clocks, LaidOpen, Malformed, Shape},
 };
 use crate::op::{Command, DocKey, Op};
+
+pub use super::pieces::DELTA_BYTES_MAX;
 
 /// Longest state of a text document, in bytes of its Yjs encoding. Kept by the node where somebody writes; the fold does
 /// not ask, so writes on several sides of a partition may pass it.
@@ -193,6 +196,10 @@ pub enum Unfit {
     Early,
     /// The text would pass [`TEXT_BYTES_MAX`].
     TooLarge,
+    /// The text as a delta would pass [`DELTA_BYTES_MAX`].
+    LongDelta,
+    /// An edit by a delta would take too long.
+    TooCostly,
     /// A delta says something else than retain, insert and delete, or goes past the end, or into a character.
     Delta(String),
     /// The library gave up over it: what holds the text now is not to be used any more.
@@ -205,6 +212,14 @@ impl fmt::Display for Unfit {
             Unfit::Malformed(why) => why.fmt(f),
             Unfit::Early => f.write_str("it builds on edits that this node does not hold: send them first"),
             Unfit::TooLarge => write!(f, "a text may have at most {TEXT_BYTES_MAX} bytes, with its history: split it"),
+            Unfit::LongDelta => write!(
+                f,
+                "this text as a delta has more than {DELTA_BYTES_MAX} bytes, for it has many attributes: read it as text/plain, \
+                 or with an editor over /v1/yjs"
+            ),
+            Unfit::TooCostly => f.write_str(
+                "the delta takes too much work on this text: send it as several, of fewer steps or attributes",
+            ),
             Unfit::Delta(why) => f.write_str(why),
             Unfit::Broken => f.write_str("this update cannot be put in"),
         }
@@ -329,33 +344,30 @@ impl Prose {
         guarded(|| text.get_string(&self.doc.transact())).ok_or(Unfit::Broken)
     }
 
-    /// The text as a Quill delta: `[{"insert": …, "attributes"?: {…}}, …]`.
-    pub fn delta(&self) -> Result<Value, Unfit> {
-        let text = self.root();
-        let steps = guarded(|| {
-            let transaction = self.doc.transact();
-            let diff = text.diff(&transaction, YChange::identity);
-            let steps = diff.into_iter().map(|step| {
-                let inserted = match step.insert {
-                    Out::Any(value) => value_of(&value),
-                    other => value_of(&Any::from(other.to_string(&transaction))),
-                };
-                let attributes = step.attributes.filter(|attributes| !attributes.is_empty()).map(|attributes| {
-                    attributes.iter().map(|(name, value)| (name.to_string(), value_of(value))).collect::<Value>()
-                });
-                match attributes {
-                    Some(attributes) => json!({"insert": inserted, "attributes": attributes}),
-                    None => json!({"insert": inserted}),
-                }
-            });
-            steps.collect::<Vec<Value>>()
+    /// The text as a Quill delta: `[{"insert": …, "attributes"?: {…}}, …]`, of at most [`DELTA_BYTES_MAX`].
+    pub fn delta(&self) -> Result<String, Unfit> {
+        self.pieces()?.delta()
+    }
+
+    /// The pieces of the text, in their order. Embeds stand for its marks in a copy, for the library would give each piece
+    /// with all its attributes.
+    fn pieces(&self) -> Result<Pieces, Unfit> {
+        let LaidOpen { update, inlines, structs } = LaidOpen::of(&self.encode(&[])?).map_err(Unfit::Malformed)?;
+        let copy = Prose::of(std::iter::once(&*update)).ok_or(Unfit::Broken)?;
+        let text = copy.root_of(self.root_name().as_deref().unwrap_or(ROOT));
+        let order = guarded(|| {
+            let pieces = text.diff(&copy.doc.transact(), YChange::identity).into_iter();
+            pieces.map(|piece| piece_of(piece.insert)).collect()
         });
-        steps.map(Value::Array).ok_or(Unfit::Broken)
+        Ok(Pieces { order: order.ok_or(Unfit::Broken)?, inlines, structs })
     }
 
     /// Edits the text by a delta, as the client `id`, which nobody used before, and returns the update: none if it changes
     /// nothing.
     pub fn edit(&mut self, id: u32, delta: &[Step]) -> Result<Option<Vec<u8>>, Unfit> {
+        let pieces = self.pieces()?;
+        check_delta(&pieces.units(), delta)?;
+        pieces.check_work(delta)?;
         // On a copy that writes under that id.
         let state = self.encode(&[])?;
         let options =
@@ -364,7 +376,6 @@ impl Prose {
         let applied = guarded(|| copy.doc.transact_mut().apply_update(Update::decode_v1(&state).ok()?).ok());
         applied.flatten().ok_or(Unfit::Broken)?;
         let text = copy.root_of(self.root_name().as_deref().unwrap_or(ROOT));
-        check_delta(&copy.plain_units(&text)?, delta)?;
         let update = guarded(|| {
             let mut transaction = copy.doc.transact_mut();
             apply_delta(&text, &mut transaction, delta);
@@ -372,20 +383,6 @@ impl Prose {
         });
         let update = update.ok_or(Unfit::Broken)?;
         self.take(&[update])
-    }
-
-    /// The text in UTF-16 units, an embed being one of them.
-    fn plain_units(&self, text: &TextRef) -> Result<Vec<u16>, Unfit> {
-        let units = guarded(|| {
-            let transaction = self.doc.transact();
-            let diff = text.diff(&transaction, YChange::identity);
-            let units = diff.into_iter().flat_map(|step| match step.insert {
-                Out::Any(Any::String(text)) => text.encode_utf16().collect(),
-                _ => vec![0xfffc],
-            });
-            units.collect()
-        });
-        units.ok_or(Unfit::Broken)
     }
 
     fn root(&self) -> TextRef {
@@ -432,7 +429,15 @@ fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
-fn value_of(any: &Any) -> Value {
+fn piece_of(insert: Out) -> Piece {
+    match insert {
+        Out::Any(Any::String(text)) => Piece::Text(text),
+        Out::Any(Any::Number(Number::Int(at))) => Piece::Inline(usize::try_from(at).unwrap_or(usize::MAX)),
+        _ => Piece::Object,
+    }
+}
+
+pub(super) fn value_of(any: &Any) -> Value {
     match any {
         Any::Null | Any::Undefined => Value::Null,
         Any::Bool(value) => json!(value),
@@ -510,6 +515,73 @@ mod tests {
         assert_eq!(prose.take(&[all[0].clone(), vec![9]]), Err(Unfit::Malformed(Malformed::Form)));
         assert_eq!((prose.plain(), prose.clocks().len()), (Ok(String::new()), 0));
         assert!(prose.take(&all).unwrap().is_some());
+    }
+
+    /// A text of as many characters, each a piece of its own, under as many attributes.
+    fn marked_text(count: usize) -> Prose {
+        let mut prose = Prose::default();
+        prose.edit(1, &[Step::Insert("x".repeat(count), None)]).unwrap();
+        let all = (0..count).map(|at| (format!("a{at}").into(), Any::from(true))).collect();
+        prose.edit(2, &[Step::Retain(count as u32, Some(all))]).unwrap();
+        let odd = [("odd".into(), Any::from(true))].into_iter().collect();
+        let steps: Vec<Step> =
+            (0..count).map(|at| Step::Retain(1, Some(&odd).filter(|_| at % 2 == 1).cloned())).collect();
+        for (client, chunk) in (3..).zip(0..count / 50) {
+            let begin = (50 * chunk) as u32;
+            let skipped = (begin > 0).then_some(Step::Retain(begin, None));
+            let steps: Vec<Step> =
+                skipped.into_iter().chain(steps[50 * chunk..50 * (chunk + 1)].iter().cloned()).collect();
+            prose.edit(client, &steps).unwrap();
+        }
+        prose
+    }
+
+    #[test]
+    fn a_delta_is_bounded_before_it_is_written() {
+        let small = marked_text(100);
+        let delta: Value = serde_json::from_str(&small.delta().unwrap()).unwrap();
+        assert_eq!(delta.as_array().map(Vec::len), Some(100));
+        assert_eq!(delta[1]["attributes"].as_object().map(serde_json::Map::len), Some(101));
+        // A million attributes of pieces, and 16 MB.
+        let large = marked_text(1_000);
+        assert_eq!(large.delta(), Err(Unfit::LongDelta));
+        assert_eq!(large.plain().map(|text| text.len()), Ok(1_000));
+    }
+
+    #[test]
+    fn an_edit_that_takes_too_much_work_is_refused_and_one_of_fewer_steps_is_not() {
+        let mut prose = marked_text(1_000);
+        prose.edit(4_000, &[Step::Insert("z".repeat(3_000), None)]).unwrap();
+        let before = prose.vector();
+        let bold: yrs::types::Attrs = [("bold".into(), Any::from(true))].into_iter().collect();
+        for step in [Step::Retain(1, Some(bold.clone())), Step::Insert("y".into(), Some(bold)), Step::Delete(1)] {
+            assert_eq!(prose.edit(5_000, &vec![step.clone(); 3_000]), Err(Unfit::TooCostly), "{step:?}");
+        }
+        assert_eq!(prose.edit(5_000, &vec![Step::Retain(1, None); 3_000]), Ok(None));
+        assert_eq!(prose.vector(), before);
+        assert!(prose.edit(5_000, &[Step::Retain(7, None), Step::Delete(1)]).unwrap().is_some());
+    }
+
+    #[test]
+    fn marks_embeds_and_text_come_in_their_order() {
+        let doc =
+            Doc::with_options(Options { offset_kind: OffsetKind::Utf16, ..Options::with_client_id(ClientID::new(7)) });
+        let text = doc.get_or_insert_text(ROOT);
+        let mut transaction = doc.transact_mut();
+        text.insert(&mut transaction, 0, "one two");
+        text.insert_embed(&mut transaction, 3, Any::from_json(r#"{"image":"x.png","n":7}"#).unwrap());
+        let link = [("link".into(), Any::from("a\"b")), ("bold".into(), Any::from(true))].into_iter().collect();
+        text.format(&mut transaction, 2, 3, link);
+        text.remove_range(&mut transaction, 0, 1);
+        drop(transaction);
+        let state = doc.transact().encode_state_as_update_v1(&StateVector::default());
+        let prose = Prose::of(std::iter::once(&*state)).unwrap();
+        let marks = r#""attributes":{"bold":true,"link":"a\"b"}"#;
+        let expected = format!(
+            r#"[{{"insert":"n"}},{{{marks},"insert":"e"}},{{{marks},"insert":{{"image":"x.png","n":7}}}},{{{marks},"insert":" "}},{{"insert":"two"}}]"#
+        );
+        assert_eq!(prose.delta(), Ok(expected));
+        assert_eq!(prose.pieces().unwrap().units().len(), 7);
     }
 
     #[test]

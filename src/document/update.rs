@@ -6,7 +6,7 @@
 //! on is there decides whether it can be taken. One that cannot would wait inside the library, grow there, and can make
 //! it panic later.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::Range};
 
 use super::json::DEPTH_MAX;
 
@@ -25,6 +25,26 @@ pub struct Shape {
     runs: Vec<(u64, u64, u64)>,
     /// The clock behind the greatest that is referred to, of each client.
     needs: Clocks,
+}
+
+/// A mark or an embed of a text, which is a struct of an update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inline {
+    /// From here on the text has an attribute: its name, and its value as JSON.
+    Mark(String, String),
+    /// What stands there in the place of a character, as JSON.
+    Embed(String),
+}
+
+/// An update in which an embed stands for each mark of the text, so that a library gives them in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LaidOpen {
+    /// The update. The embeds in it are numbers, indices of `inlines`.
+    pub update: Vec<u8>,
+    /// The marks and embeds.
+    pub inlines: Vec<Inline>,
+    /// How many structs the update has.
+    pub structs: usize,
 }
 
 /// Why bytes are no update that can be taken.
@@ -48,40 +68,35 @@ impl fmt::Display for Malformed {
     }
 }
 
+impl LaidOpen {
+    /// Puts an embed in the place of each mark of an update.
+    pub fn of(update: &[u8]) -> Result<LaidOpen, Malformed> {
+        let (reader, structs) = Reader::read(update)?;
+        let (mut open, mut copied) = (LaidOpen { structs, ..LaidOpen::default() }, 0);
+        for Place { info, content } in reader.inlines {
+            let mut parts = Reader::new(&update[content.clone()]);
+            let mut part = || parts.text().map(str::to_string);
+            let is_mark = update[info] & KIND == MARK;
+            let inline = if is_mark { Inline::Mark(part()?, part()?) } else { Inline::Embed(part()?) };
+            open.update.extend_from_slice(&update[copied..info]);
+            open.update.push(update[info] & !KIND | EMBED);
+            open.update.extend_from_slice(&update[info + 1..content.start]);
+            let index = open.inlines.len().to_string();
+            // Less than 128 digits, so its length is one byte.
+            open.update.push(index.len() as u8);
+            open.update.extend_from_slice(index.as_bytes());
+            open.inlines.push(inline);
+            copied = content.end;
+        }
+        open.update.extend_from_slice(&update[copied..]);
+        Ok(open)
+    }
+}
+
 impl Shape {
     /// Reads the form of an update.
     pub fn of(update: &[u8]) -> Result<Shape, Malformed> {
-        let mut reader = Reader { bytes: update, shape: Shape::default() };
-        let mut parts = 0;
-        for _ in 0..reader.count()? {
-            let (structs, client, mut clock) = (reader.count()?, reader.number()?, reader.number()?);
-            parts += structs;
-            let mut start = clock;
-            for _ in 0..structs {
-                let (length, is_gap) = reader.block()?;
-                if is_gap {
-                    reader.run(client, start, clock)?;
-                    start = clock + length;
-                }
-                clock += length;
-                if clock > CLOCK_MAX {
-                    return Err(Malformed::Bounds);
-                }
-            }
-            reader.run(client, start, clock)?;
-        }
-        for _ in 0..reader.count()? {
-            let (client, ranges) = (reader.number()?, reader.count()?);
-            parts += ranges;
-            for _ in 0..ranges {
-                let (clock, length) = (reader.number()?, reader.number()?);
-                reader.refer(client, clock.saturating_add(length))?;
-            }
-        }
-        if !reader.bytes.is_empty() {
-            return Err(Malformed::Form);
-        }
-        if parts > PARTS_MAX { Err(Malformed::Bounds) } else { Ok(reader.shape) }
+        Reader::read(update).map(|(reader, _)| reader.shape)
     }
 
     /// Whether it brings and deletes nothing at all.
@@ -112,12 +127,79 @@ impl Shape {
     }
 }
 
+/// The bits of a struct's first byte that tell its content, and two kinds of content.
+const KIND: u8 = 0x1f;
+const EMBED: u8 = 5;
+const MARK: u8 = 6;
+
+/// Where a mark or an embed stands in an update: its first byte, and its content.
+struct Place {
+    info: usize,
+    content: Range<usize>,
+}
+
 struct Reader<'a> {
     bytes: &'a [u8],
+    length: usize,
     shape: Shape,
+    inlines: Vec<Place>,
 }
 
 impl<'a> Reader<'a> {
+    fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader { bytes, length: bytes.len(), shape: Shape::default(), inlines: Vec::new() }
+    }
+
+    /// Reads an update; returns how many structs it has, too.
+    fn read(update: &'a [u8]) -> Result<(Reader<'a>, usize), Malformed> {
+        let mut reader = Reader::new(update);
+        let (mut structs, mut ranges) = (0, 0);
+        for _ in 0..reader.count()? {
+            structs += reader.client()?;
+        }
+        for _ in 0..reader.count()? {
+            ranges += reader.deletions()?;
+        }
+        if !reader.bytes.is_empty() {
+            return Err(Malformed::Form);
+        }
+        if structs + ranges > PARTS_MAX { Err(Malformed::Bounds) } else { Ok((reader, structs)) }
+    }
+
+    /// The structs of a client; returns how many these are.
+    fn client(&mut self) -> Result<usize, Malformed> {
+        let (structs, client, mut clock) = (self.count()?, self.number()?, self.number()?);
+        let mut start = clock;
+        for _ in 0..structs {
+            let (length, is_gap) = self.block()?;
+            if is_gap {
+                self.run(client, start, clock)?;
+                start = clock + length;
+            }
+            clock += length;
+            if clock > CLOCK_MAX {
+                return Err(Malformed::Bounds);
+            }
+        }
+        self.run(client, start, clock)?;
+        Ok(structs)
+    }
+
+    /// What is deleted of a client; returns in how many ranges.
+    fn deletions(&mut self) -> Result<usize, Malformed> {
+        let (client, ranges) = (self.number()?, self.count()?);
+        for _ in 0..ranges {
+            let (clock, length) = (self.number()?, self.number()?);
+            self.refer(client, clock.saturating_add(length))?;
+        }
+        Ok(ranges)
+    }
+
+    /// How many bytes were read.
+    fn at(&self) -> usize {
+        self.length - self.bytes.len()
+    }
+
     fn run(&mut self, client: u64, start: u64, end: u64) -> Result<(), Malformed> {
         if start > CLOCK_MAX {
             return Err(Malformed::Bounds);
@@ -140,6 +222,7 @@ impl<'a> Reader<'a> {
 
     /// One struct: its length in the clock, and whether it only says that something is left out.
     fn block(&mut self) -> Result<(u64, bool), Malformed> {
+        let begin = self.at();
         let info = self.byte()?;
         if info == 10 || info == 0 {
             let length = self.number()?;
@@ -162,7 +245,11 @@ impl<'a> Reader<'a> {
                 self.text()?;
             }
         }
-        let length = self.content(info & 0x1f)?;
+        let content = self.at();
+        let length = self.content(info & KIND)?;
+        if matches!(info & KIND, EMBED | MARK) {
+            self.inlines.push(Place { info: begin, content: content..self.at() });
+        }
         if length == 0 { Err(Malformed::Form) } else { Ok((length, false)) }
     }
 
@@ -175,9 +262,9 @@ impl<'a> Reader<'a> {
             // String: as long as its UTF-16.
             4 => return Ok(self.text()?.encode_utf16().count() as u64),
             // Embed.
-            5 => self.json()?,
+            EMBED => self.json()?,
             // Format: key and value.
-            6 => {
+            MARK => {
                 self.text()?;
                 self.json()?;
             }

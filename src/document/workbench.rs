@@ -4,12 +4,18 @@
 //! and written again once, at the end. Everything here is deterministic: a bound that decides a verdict is a constant
 //! of the protocol, never of a node's configuration.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
+
 use serde_json::Value;
 
 use super::{
     Text,
     claim::{Claim, KEYS},
-    json::{self, DOCUMENT_BYTES_MAX},
+    cost::{COST_MAX, Cost, TooCostly},
+    json::{self, DOCUMENT_BYTES_MAX, Size},
     patch::{self, Patch, Why},
     prose::{self, is_prose},
 };
@@ -41,8 +47,16 @@ pub enum Reason {
         /// Index into the op's commands.
         index: usize,
     },
+    /// The op would cost more than [`COST_MAX`] on the documents at its place.
+    TooCostly,
     /// An earlier op carries the same idempotency key.
     Repeated(OpId),
+}
+
+impl From<TooCostly> for Reason {
+    fn from(_: TooCostly) -> Reason {
+        Reason::TooCostly
+    }
 }
 
 /// The content of a document while ops are carried out on it.
@@ -50,8 +64,18 @@ pub enum Reason {
 enum Content {
     Absent,
     Text(Text),
-    /// With a bound on the length of its text that is cheap to keep; exact only when it is asked for.
-    Tree(Value, usize),
+    /// With its exact size.
+    Tree(Value, Size),
+}
+
+/// One op while it is carried out.
+#[derive(Default)]
+struct Run {
+    cost: Cost,
+    /// The documents that the op has paid for to be trees.
+    paid: BTreeSet<usize>,
+    /// What the documents were before the op, as far as it has changed them and can still fail.
+    undo: BTreeMap<usize, Content>,
 }
 
 /// The documents at hand, in the order of their keys.
@@ -60,13 +84,21 @@ pub(super) struct Workbench<'k> {
     contents: Vec<Content>,
     /// From which stamp on each document is replayed; empty if all are from the same.
     from: Vec<Stamp>,
+    trees: Trees,
+}
+
+/// The documents that may be trees, and how much these are: at most so many units.
+#[derive(Default)]
+struct Trees {
+    at: BTreeSet<usize>,
+    units: usize,
 }
 
 impl<'k> Workbench<'k> {
     /// Lays out documents; `documents` must come in the order of their keys.
     pub(super) fn new(documents: impl Iterator<Item = (DocKey<'k>, Option<Text>)>) -> Workbench<'k> {
         let (keys, contents) = documents.map(|(key, text)| (key, text.map_or(Content::Absent, Content::Text))).unzip();
-        Workbench { keys, contents, from: Vec::new() }
+        Workbench { keys, contents, from: Vec::new(), trees: Trees::default() }
     }
 
     /// The documents do not start alike: an op leaves those alone that start behind it, for they hold it already.
@@ -104,78 +136,127 @@ impl<'k> Workbench<'k> {
         {
             return Err(Reason::Repeated(held.op));
         }
-        let verdict = self.check_all(&body.guards).and_then(|()| self.carry_out(op, body));
+        let mut run = Run::default();
+        let verdict = self.check_all(&body.guards, &mut run).and_then(|()| self.carry_out(op, body, run));
         if let Some(index) = key {
             self.contents[index] = Content::Text(Claim::of(op, body, verdict.is_ok()).text());
         }
         verdict
     }
 
-    fn check_all(&mut self, guards: &[Guard<'_>]) -> Result<(), Reason> {
-        let mut guards = guards.iter().enumerate();
-        guards.try_for_each(|(index, guard)| self.check(guard).map_err(|current| Reason::Guard { index, current }))
+    fn check_all(&mut self, guards: &[Guard<'_>], run: &mut Run) -> Result<(), Reason> {
+        guards.iter().enumerate().try_for_each(|(index, guard)| self.check(index, guard, run))
     }
 
     /// Carries out the last command of an op that cannot fail on the only document at hand.
     pub(super) fn overwrite(&mut self, op: &Op, last: &Command<'_>) {
-        self.command(0, op, 0, last).expect("neither a put nor a deletion can fail");
+        self.command(0, op, 0, last, &mut Run::default()).expect("neither a put nor a deletion can fail");
     }
 
     /// Carries out an op whose verdict, *applied*, is known, on those of its documents that are at hand.
     pub(super) fn carry_out_again(&mut self, op: &Op, body: &Body<'_>) {
-        let carried = self.carry_out(op, body);
+        let carried = self.carry_out(op, body, Run::default());
         debug_assert_eq!(carried, Ok(()), "what was applied once at this place is applied again");
     }
 
-    fn carry_out(&mut self, op: &Op, body: &Body<'_>) -> Result<(), Reason> {
-        let mut undo = Vec::new();
+    fn carry_out(&mut self, op: &Op, body: &Body<'_>, mut run: Run) -> Result<(), Reason> {
+        self.limit_trees();
+        let done = self.carry_out_all(op, body, &mut run);
+        self.trees.units += run.cost.units();
+        if done.is_err() && !left_out(Rule::Atomicity) {
+            run.undo.into_iter().for_each(|(at, content)| self.contents[at] = content);
+        }
+        done
+    }
+
+    fn carry_out_all(&mut self, op: &Op, body: &Body<'_>, run: &mut Run) -> Result<(), Reason> {
         for (index, command) in body.commands.iter().enumerate() {
             let Some(at) = command.doc().and_then(|doc| self.find(doc)) else { continue };
             if self.from.get(at).is_some_and(|from| op.stamp() < *from) {
                 continue;
             }
-            if self.can_fail_halfway(at, body, command) {
-                undo.push((at, self.contents[at].clone()));
-            }
-            if let Err(reason) = self.command(at, op, index, command) {
-                if left_out(Rule::Atomicity) {
-                    undo.drain(..undo.len().saturating_sub(1));
-                }
-                for (at, content) in undo.into_iter().rev() {
-                    self.contents[at] = content;
-                }
-                return Err(reason);
-            }
+            self.prepare(at, body, command, run)?;
+            self.command(at, op, index, command, run)?;
         }
         Ok(())
     }
 
-    /// Whether the content must be kept aside: trees are costly to copy, and most ops cannot fail.
-    fn can_fail_halfway(&self, at: usize, body: &Body<'_>, command: &Command<'_>) -> bool {
-        let near_bound = |merge: &str| match &self.contents[at] {
-            Content::Absent => false,
-            Content::Text(text) => text.len() + merge.len() > DOCUMENT_BYTES_MAX,
-            Content::Tree(_, bound) => bound + merge.len() > DOCUMENT_BYTES_MAX,
+    /// Charges a document that the command needs as a tree, and keeps what it was before the op where the op can fail
+    /// halfway: once for each document, since trees are costly to copy.
+    fn prepare(&mut self, at: usize, body: &Body<'_>, command: &Command<'_>, run: &mut Run) -> Result<(), Reason> {
+        let needs_tree = matches!(command, Command::Merge(..) | Command::Patch(..)) && !self.contents[at].is_prose();
+        if needs_tree && run.paid.insert(at) {
+            run.cost.charge_value(self.contents[at].size())?;
+            self.trees.at.insert(at);
+        }
+        if !needs_tree {
+            // What it leaves is a text, which the next merge or patch must parse.
+            run.paid.remove(&at);
+        }
+        if self.can_fail_halfway(at, body, command) && !run.undo.contains_key(&at) {
+            let before = match command {
+                Command::Put(..) | Command::Delete(_) => mem::replace(&mut self.contents[at], Content::Absent),
+                // Of a tree nothing is changed.
+                Command::Text(..) if matches!(self.contents[at], Content::Tree(..)) => return Ok(()),
+                _ => self.contents[at].clone(),
+            };
+            run.undo.insert(at, before);
+        }
+        Ok(())
+    }
+
+    /// Writes trees that ops before have left where they have become many: a tree can take a hundred times the memory of
+    /// its text.
+    fn limit_trees(&mut self) {
+        if self.trees.units <= COST_MAX {
+            return;
+        }
+        let units = |at: &usize| match &self.contents[*at] {
+            Content::Tree(_, size) => size.units(),
+            Content::Absent | Content::Text(_) => 0,
         };
+        self.trees.units = self.trees.at.iter().map(units).sum();
+        if self.trees.units > COST_MAX {
+            for at in mem::take(&mut self.trees).at {
+                self.text(at);
+            }
+        }
+    }
+
+    /// Whether the content must be kept aside.
+    fn can_fail_halfway(&self, at: usize, body: &Body<'_>, command: &Command<'_>) -> bool {
         match command {
             Command::Patch(..) => true,
-            Command::Merge(_, merge) if near_bound(merge) => true,
+            Command::Merge(_, merge) if self.contents[at].bytes() + merge.len() > DOCUMENT_BYTES_MAX => true,
             _ => body.commands.len() > 1 && !body.is_unconditional(),
         }
     }
 
-    fn check(&mut self, guard: &Guard<'_>) -> Result<(), Option<Version>> {
+    fn check(&mut self, index: usize, guard: &Guard<'_>, run: &mut Run) -> Result<(), Reason> {
         let Some(at) = self.find(guard.doc()) else { return Ok(()) };
-        let holds = match guard {
-            Guard::Exists(_) => !matches!(self.contents[at], Content::Absent),
-            Guard::Absent(_) => matches!(self.contents[at], Content::Absent),
-            Guard::Version(_, version) => self.text(at).is_some_and(|text| Version::of(text.as_str()) == *version),
+        let exists = !matches!(self.contents[at], Content::Absent);
+        if matches!(guard, Guard::Version(..)) {
+            run.cost.charge_hash(self.contents[at].bytes())?;
+        }
+        let current = |bench: &mut Self| bench.text(at).map(|text| Version::of(text.as_str()));
+        let failed = match guard {
+            Guard::Exists(_) if exists => None,
+            Guard::Absent(_) if !exists => None,
+            Guard::Exists(_) | Guard::Absent(_) => Some(current(self)),
+            Guard::Version(_, version) => Some(current(self)).filter(|current| current.as_ref() != Some(version)),
         };
-        if holds { Ok(()) } else { Err(self.text(at).map(|text| Version::of(text.as_str()))) }
+        failed.map_or(Ok(()), |current| Err(Reason::Guard { index, current }))
     }
 
     /// Carries out one command; on an error the content is the caller's to restore.
-    fn command(&mut self, at: usize, op: &Op, index: usize, command: &Command<'_>) -> Result<(), Reason> {
+    fn command(
+        &mut self,
+        at: usize,
+        op: &Op,
+        index: usize,
+        command: &Command<'_>,
+        run: &mut Run,
+    ) -> Result<(), Reason> {
         let content = &mut self.contents[at];
         match command {
             Command::Put(_, value) => *content = Content::Text(Text::in_op(op, value)),
@@ -197,13 +278,10 @@ impl<'k> Workbench<'k> {
                 }
             },
             Command::Merge(_, merge) => {
-                let (value, bound) = content.tree();
-                patch::merge(value, tree_of(merge));
-                *bound += merge.len();
-                if *bound > DOCUMENT_BYTES_MAX {
-                    *bound = value.to_string().len();
-                }
-                if *bound > DOCUMENT_BYTES_MAX {
+                run.cost.charge_value(Size::of_text(merge))?;
+                let (value, size) = content.tree();
+                patch::merge_sized(value, size, tree_of(merge));
+                if size.bytes > DOCUMENT_BYTES_MAX {
                     return Err(Reason::TooLarge { index });
                 }
             }
@@ -211,14 +289,14 @@ impl<'k> Workbench<'k> {
                 if matches!(content, Content::Absent) {
                     return Err(Reason::Command { index, why: "the document does not exist".into() });
                 }
+                run.cost.charge_value(Size::of_text(steps))?;
                 let steps = Patch::parse(steps).expect("checked when the op was taken in");
-                let (value, bound) = content.tree();
-                steps.apply(value).map_err(|failure| match failure.why {
+                let (value, size) = content.tree();
+                steps.apply_within(value, size, &mut run.cost).map_err(|failure| match failure.why {
                     Why::TooLarge => Reason::TooLarge { index },
+                    Why::TooCostly => Reason::TooCostly,
                     _ => Reason::Command { index, why: failure.to_string() },
                 })?;
-                // The patch kept the bound itself; how far below it ended is found out when a merge asks.
-                *bound = DOCUMENT_BYTES_MAX;
             }
             Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) | Command::Removed(_) => {}
         }
@@ -231,16 +309,34 @@ impl Content {
         matches!(self, Content::Text(text) if is_prose(text))
     }
 
-    /// The content as a tree, with the bound on its text. An absent document becomes `null`, which a merge patch
-    /// treats as an empty object.
-    fn tree(&mut self) -> (&mut Value, &mut usize) {
+    /// The size of the tree that [`Content::tree`] makes of it.
+    fn size(&self) -> Size {
         match self {
-            Content::Absent => *self = Content::Tree(Value::Null, 0),
-            Content::Text(text) => *self = Content::Tree(tree_of(text.as_str()), text.len()),
-            Content::Tree(..) => {}
+            Content::Absent => Size::of(&Value::Null),
+            Content::Text(text) => Size::of_text(text.as_str()),
+            Content::Tree(_, size) => *size,
         }
-        let Content::Tree(value, bound) = self else { unreachable!("made a tree above") };
-        (value, bound)
+    }
+
+    /// The length of its text.
+    fn bytes(&self) -> usize {
+        match self {
+            Content::Absent => 0,
+            Content::Text(text) => text.len(),
+            Content::Tree(_, size) => size.bytes,
+        }
+    }
+
+    /// The content as a tree, with its size. An absent document becomes `null`, which a merge patch treats as an empty
+    /// object.
+    fn tree(&mut self) -> (&mut Value, &mut Size) {
+        if !matches!(self, Content::Tree(..)) {
+            let size = self.size();
+            let value = if let Content::Text(text) = self { tree_of(text.as_str()) } else { Value::Null };
+            *self = Content::Tree(value, size);
+        }
+        let Content::Tree(value, size) = self else { unreachable!("made a tree above") };
+        (value, size)
     }
 }
 

@@ -61,6 +61,14 @@ impl Journal {
         }
     }
 
+    /// Whether it takes one more op that only deletes.
+    pub(super) fn has_deletion_room(&self) -> bool {
+        match self {
+            Journal::Memory => true,
+            Journal::Disk(store, _) => store.deletion_room(),
+        }
+    }
+
     /// Whether it has grown so long that a snapshot should take the place of what is in it.
     pub(super) fn is_long(&self) -> bool {
         match self {

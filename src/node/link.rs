@@ -503,17 +503,8 @@ mod tests {
     #[test]
     fn a_loopback_address_of_another_machine_is_read_as_where_that_machine_is_seen() {
         let hello = |url: &str| Hello {
-            node: crate::op::NodeId(uuid::Uuid::nil()),
-            name: String::new(),
             urls: vec![url.to_string()],
-            pool: None,
-            wants: None,
-            member: false,
-            founds: false,
-            clock: 0,
-            process: 0,
-            empty: false,
-            issued: (0, 0),
+            ..Hello::newcomer(crate::op::NodeId(uuid::Uuid::nil()), "", None)
         };
         for (url, host, seen) in [
             ("http://127.0.0.1:7171", Some("10.0.0.7"), "http://10.0.0.7:7171"),

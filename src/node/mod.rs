@@ -173,7 +173,7 @@ impl<N: Network> Task<N> {
 
     fn on_request(&mut self, request: Request) {
         match request {
-            Request::Submit(_, answer) if !self.journal.has_room() => {
+            Request::Submit(draft, answer) if !self.takes(&draft) => {
                 self.meters.refuse(&Refused::DiskFull);
                 self.receipts.push((answer, Err(Refused::DiskFull)));
             }
@@ -204,6 +204,12 @@ impl<N: Network> Task<N> {
             Request::Look(look) => look(&self.replica, self.now()),
             Request::Command(event) => self.event(event),
         }
+    }
+
+    /// Whether the journal has room for an op. What only deletes goes to the reserve of a full disk.
+    fn takes(&self, draft: &Draft) -> bool {
+        let grows = draft.commands.iter().any(memory::grows);
+        self.journal.has_room() || !grows && self.journal.has_deletion_room()
     }
 
     fn on_link_input(&mut self, input: LinkInput) {
@@ -246,8 +252,10 @@ impl<N: Network> Task<N> {
         let now = self.replica.counters();
         if now.rejoined > before.rejoined {
             tracing::info!(node = %self.replica.node(), "it had retired: it joins its pool again, as another node with this id");
-        } else if now.reborn > before.reborn {
-            tracing::error!(node = %self.replica.node(), "other ops were issued under this node's id, by an old copy of its disk or a second node: it comes back under this new id");
+        } else if now.took_over > before.took_over {
+            tracing::warn!(node = %self.replica.node(), "every member was evicted, and this node is the one to go on: it does so under this new id, and the others join it");
+        } else if now.reborn > before.reborn && self.meters.said.is_news("reborn") {
+            tracing::error!(node = %self.replica.node(), "the pool goes on without this node's id, or other ops were issued under it, by an old copy of its disk or a second node: it comes back under this new id");
         }
         if now.merged > before.merged {
             tracing::warn!(node = %self.replica.node(), "this node's pool was empty, and is given up for one that it was to look for: it joins that one under this new id");
@@ -267,6 +275,11 @@ impl<N: Network> Task<N> {
             if self.meters.said.is_news(&format!("stranger {endpoint}")) {
                 tracing::warn!(%endpoint, why, "a place where this node was told to look belongs to another pool, and both hold data: they stay two. Keep one of them, or copy with lamplight export and import");
             }
+        }
+        if let Some(why) = self.replica.crossed_evictions()
+            && self.meters.said.is_news("crossed")
+        {
+            tracing::warn!(why, "nothing becomes final");
         }
         if let Some(why) = self.replica.founding_wait()
             && self.meters.said.is_news("founding")

@@ -1,12 +1,14 @@
 //! Where members can be dialled. An `Add` says where a member was when it was let in; one that has moved since announces where
 //! it is now. Members pass the newest announcement on and keep it in their journals.
 
-use super::{Effect, LinkId, Replica};
+use std::collections::BTreeMap;
+
+use super::{Effect, LinkId, Member, Replica};
 use crate::{
     op::{Addresses, NodeId},
     plant::{Rule, left_out},
     record::Record,
-    wire::{ADDRESSES_MAX, Message},
+    wire::{ADDRESSES_MAX, Hello, Message},
 };
 
 /// Announcements that are repeated with each beat, in turn: a frame may be lost.
@@ -30,6 +32,19 @@ impl Replica {
         self.take_addresses(node, Addresses { version, urls });
     }
 
+    /// A peer says hello. One that knows no better address than that of its own machine cannot tell that it has moved: where it
+    /// is seen now, the node that sees it announces for it. One that has an address to announce corrects that.
+    pub(super) fn see_address(&mut self, hello: &Hello) {
+        let Some(member) = self.roster.all().get(&hello.node).filter(|_| self.ready) else { return };
+        let hidden = hello.urls.is_empty() || hello.urls.iter().any(|url| is_local(url));
+        if member.urls == hello.urls || hidden || self.roster.is_gone(hello.node) || left_out(Rule::Moves) {
+            return;
+        }
+        let (run, number) = member.moved;
+        let version = (run, number.saturating_add(1));
+        self.take_addresses(hello.node, Addresses { version, urls: hello.urls.clone() });
+    }
+
     /// A peer says where members can be dialled.
     pub(super) fn on_addresses(&mut self, link: LinkId, all: Vec<(NodeId, Addresses)>) {
         let member = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
@@ -37,6 +52,10 @@ impl Replica {
             return;
         }
         for (node, addresses) in all {
+            // Of others a peer could tell without end; it tells of those whose `Add` is on its way again.
+            if !self.roster.knows(node) {
+                continue;
+            }
             if let Some(link) = self.links.get_mut(&link) {
                 let known = link.addresses.entry(node).or_default();
                 *known = addresses.version.max(*known);
@@ -70,27 +89,42 @@ impl Replica {
         }
     }
 
-    /// URLs under which two members or more say that they are reached, each with their names: at most one of them is.
-    fn shared_addresses(&self) -> Vec<(String, Vec<String>)> {
-        let mut by_url: std::collections::BTreeMap<&str, Vec<&str>> = std::collections::BTreeMap::new();
-        for (_, member) in self.roster.present() {
-            member.urls.iter().for_each(|url| by_url.entry(url).or_default().push(&member.name));
+    /// URLs under which two members or more say that they are reached: at most one of them is.
+    fn shared_addresses(&self) -> impl Iterator<Item = (&str, Vec<(NodeId, &Member)>)> {
+        let mut by_url: BTreeMap<&str, Vec<(NodeId, &Member)>> = BTreeMap::new();
+        for (node, member) in self.roster.present() {
+            member.urls.iter().for_each(|url| by_url.entry(url).or_default().push((*node, member)));
         }
-        let shared = by_url.into_iter().filter(|(_, names)| names.len() > 1);
-        shared.map(|(url, names)| (url.to_string(), names.into_iter().map(String::from).collect())).collect()
+        by_url.into_iter().filter(|(_, members)| members.len() > 1)
     }
 
     /// What is wrong with such URLs, for people: `(URL, why)`.
     pub fn shared_address_problems(&self) -> Vec<(String, String)> {
-        let problem = |(url, names): (String, Vec<String>)| {
-            let who = names.iter().take(NAMED_MAX).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-            let detail = format!(
-                "{} members say that they are reached here ({who}): give each an address of its own with --advertise",
-                names.len()
-            );
-            (url, detail)
-        };
-        self.shared_addresses().into_iter().take(NAMED_MAX).map(problem).collect()
+        let mut problems = Vec::new();
+        for (url, members) in self.shared_addresses().take(NAMED_MAX) {
+            let is_silent = |node: NodeId| node != self.config.node && !self.is_heard(node, self.now.mono_ms);
+            let (silent, here): (Vec<_>, Vec<_>) = members.into_iter().partition(|(node, _)| is_silent(*node));
+            if here.len() > 1 {
+                let names = here.iter().take(NAMED_MAX).map(|(_, member)| format!("{:?}", member.name));
+                let (count, who) = (here.len(), names.collect::<Vec<_>>().join(", "));
+                let advice = "give each an address of its own with --advertise";
+                problems
+                    .push((url.into(), format!("{count} members say that they are reached here ({who}): {advice}")));
+            }
+            let silent = silent.into_iter().take(NAMED_MAX).filter(|_| !here.is_empty());
+            problems.extend(silent.map(|(node, member)| (url.into(), self.unproved(node, &member.name))));
+        }
+        problems
+    }
+
+    /// That a newcomer has the address of a member that is silent, and what an operator can do.
+    fn unproved(&self, node: NodeId, name: &str) -> String {
+        let force = if self.roster.leaves_majority(node, self.reach()) { "" } else { " --force" };
+        format!(
+            "member {name:?} ({node}) is not heard, and another member has come up at its address, which is no proof that it was \
+             that member: finality waits for it. Start it with the data directory that it had, or, if it is gone for good: \
+             lamplight evict {node}{force}"
+        )
     }
 }
 
@@ -109,12 +143,12 @@ mod tests {
 
     use super::is_local;
     use crate::{
-        op::NodeId,
+        op::{Addresses, NodeId},
         replica::{
             Config, Event, LinkId, Recovery, Replica, Retention,
             transfer::tests::{Pool, config},
         },
-        wire::{Hello, Message},
+        wire::{ADDRESSES_MAX, Hello, Message},
     };
 
     /// A node comes back from its journal at another address.
@@ -153,6 +187,49 @@ mod tests {
     }
 
     #[test]
+    fn where_a_member_is_seen_that_cannot_tell_that_it_has_moved_all_members_hear() {
+        let mut pool = Pool::default();
+        let a = pool.add(Replica::new(config(1, true)));
+        pool.pass(100);
+        let [b, c] = [2, 3].map(|id| {
+            let node = pool.add(Replica::new(config(id, false)));
+            pool.link(a, node);
+            pool.pass(2_000);
+            node
+        });
+        pool.part(a, b);
+        let hello = Hello {
+            urls: vec!["http://10.0.0.2:1".into()],
+            member: true,
+            process: 9,
+            ..Hello::newcomer(pool.nodes[b].node(), "n2", pool.nodes[a].pool().cloned())
+        };
+        let link = LinkId(1_000);
+        let local = Hello { urls: vec!["http://127.0.0.1:1".into()], process: 10, ..hello.clone() };
+        for (hello, link) in [(hello, link), (local, LinkId(1_001))] {
+            let said = Event::Heard(link, Message::Hello(hello));
+            [Event::Opened(link, None), said].into_iter().for_each(|event| drop(pool.give(a, event)));
+        }
+        pool.pass(3_000);
+        let expected = ["http://n1:1", "http://10.0.0.2:1", "http://n3:1"];
+        assert_eq!([a, c].map(|node| urls(&pool, node)), [(); 2].map(|()| expected.to_vec()));
+    }
+
+    #[test]
+    fn of_two_announcements_of_one_version_all_take_the_same() {
+        let node = NodeId(Uuid::from_u128(1));
+        let places = ["http://a:1", "http://b:1"].map(|url| Addresses { version: (0, 1), urls: vec![url.into()] });
+        let taken = |order: [usize; 2]| {
+            let mut pool = Pool::default();
+            pool.add(Replica::new(config(1, true)));
+            pool.pass(3_000);
+            order.iter().for_each(|at| pool.nodes[0].take_addresses(node, places[*at].clone()));
+            urls(&pool, 0)
+        };
+        assert_eq!(taken([0, 1]), taken([1, 0]));
+    }
+
+    #[test]
     fn an_id_that_was_let_in_and_never_heard_of_goes_if_another_member_has_its_address() {
         let mut pool = Pool::default();
         // Who has forgotten nothing lets a newcomer in at its first word.
@@ -164,17 +241,9 @@ mod tests {
         pool.pass(2_000);
         // Started and killed at once before, at the same address; what it said comes late.
         let hello = Hello {
-            node: NodeId(Uuid::from_u128(9)),
-            name: "b".into(),
             urls: pool.nodes[b].config().urls.clone(),
-            pool: pool.nodes[a].pool().cloned(),
-            wants: None,
-            member: false,
-            founds: false,
-            clock: 0,
             process: 9,
-            empty: false,
-            issued: (0, 0),
+            ..Hello::newcomer(NodeId(Uuid::from_u128(9)), "b", pool.nodes[a].pool().cloned())
         };
         let link = LinkId(1_000);
         let said = [Message::Hello(hello), Message::Heads(Vec::new())].map(|message| Event::Heard(link, message));
@@ -189,6 +258,23 @@ mod tests {
         let receipt = pool.put(b, "x", 1);
         pool.pass(2_000);
         assert!(pool.nodes[a].frontier() >= receipt.stamp.time);
+    }
+
+    #[test]
+    fn of_nodes_that_are_no_members_no_address_is_kept() {
+        let mut pool = Pool::default();
+        let a = pool.add(Replica::new(config(1, true)));
+        pool.pass(100);
+        let b = pool.add(Replica::new(config(2, false)));
+        pool.link(a, b);
+        pool.pass(2_000);
+        let link = pool.nodes[a].linked().next().expect("they are linked").1;
+        let strangers = |from: u128| {
+            let of = |id| (NodeId(Uuid::from_u128(id)), Addresses { version: (1, 0), urls: vec!["http://x:1".into()] });
+            (from..from + ADDRESSES_MAX as u128).map(of).collect()
+        };
+        (0..10).for_each(|n| drop(pool.give(a, Event::Heard(link, Message::Addresses(strangers(100 + 1_000 * n))))));
+        assert_eq!((pool.nodes[a].links[&link].addresses.len(), pool.nodes[a].roster().all().len()), (0, 2));
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Replica {
         }
         // There it finds the pool again, also if it knew nobody else.
         if check_urls(&hello.urls).is_ok() {
-            hello.urls.iter().for_each(|url| self.peers.give(url));
+            hello.urls.iter().for_each(|url| self.peers.hint(url));
         }
         // Up to where the later of the two began both have the same ops.
         self.resumed_at = self.resumed_at.max(hello.issued.1.min(self.issued().0));

@@ -11,7 +11,7 @@ use crate::{
     document::State,
     op::{NodeId, Op, Stamp},
     plant::{Rule, left_out},
-    record::Record,
+    record::{Identity, Record},
     snapshot::{Base, BaseDocument, Key, PART_BYTES, Part, Whole},
     wire::Begun,
 };
@@ -162,13 +162,17 @@ impl Replica {
 
     /// What the journal says of this node besides its ops.
     pub(super) fn own_records(&self) -> Vec<Record> {
-        let identity = self.identity().map(Record::Identity);
+        // Members that it was and may have to evict, first: the last record of this kind names the node.
+        let present = |id: &&NodeId| self.roster.knows(**id) && !self.roster.is_gone(**id);
+        let had = self.gave_up.iter().filter(present);
+        let had = had.filter_map(|id| Some(Record::Identity(Identity { node: *id, ..self.identity()? })));
+        let identity = had.chain(self.identity().map(Record::Identity));
         let Finality { frontier, promised, .. } = &self.finality;
         let times = [Record::Ceiling(self.ceiling), Record::Frontier(*frontier), Record::Complete(*promised)];
         let resumed = self.unconfirmed.map(|seq| Record::Resumed(Some(seq)));
         let moves = self.roster.moves().map(|(node, to)| Record::Addresses(node, to));
         let orphans = self.orphans.iter().map(super::rebirth::Orphan::record);
-        identity.into_iter().chain(times).chain(resumed).chain(moves).chain(orphans).collect()
+        identity.chain(times).chain(resumed).chain(moves).chain(orphans).collect()
     }
 
     /// What ends a snapshot in a journal. What it cannot do without comes once more, so that no single bad byte costs it.
@@ -303,6 +307,7 @@ mod tests {
         // The op with which it became a member is one more.
         assert_eq!(kept(&node), (21, 20));
         give(&mut node, Event::Tight(true));
+        give(&mut node, Event::Tick);
         assert_eq!(kept(&node), (0, 8), "four MiB of what the document was");
         (20..40).for_each(|n| give(&mut node, put(n)));
         give(&mut node, Event::Tick);
@@ -311,6 +316,23 @@ mod tests {
         (40..60).for_each(|n| give(&mut node, put(n)));
         assert_eq!(kept(&node), (20, 28));
         assert!(node.state().get("c", "d").is_some_and(|view| view.text.json().starts_with("\"59x")));
+    }
+
+    #[test]
+    fn what_is_issued_in_a_step_is_there_at_its_end_however_little_is_retained() {
+        let retention = Retention { ops: 0, bytes: 0 };
+        let mut node = Replica::new(Config { retention, ..Config::founder(NodeId(Uuid::from_u128(1)), 1) });
+        drop(node.handle(Now::default(), Event::Tick));
+        let mut forgotten = 0;
+        for n in 1..600 {
+            let command = Command::Put(DocKey::new("c", "d"), "1".into());
+            let draft = Draft { key: None, guards: Vec::new(), commands: vec![command], present: false };
+            drop(node.handle(Now::default(), Event::Submit(n, draft)));
+            let kept = node.log.kept().0;
+            assert!(kept > 0, "op {n} is forgotten already");
+            forgotten += usize::from(kept == 1);
+        }
+        assert!(forgotten > 0, "all before it is, between ticks");
     }
 
     #[test]

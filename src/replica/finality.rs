@@ -13,8 +13,8 @@ use super::{
     roster::{Assembly, Reach, Roster},
 };
 use crate::{
-    op::{Command, NodeId, Op, OpId},
-    plant::{Rule, left_out},
+    op::{Command, Hash, NodeId, Op, OpId},
+    plant::{Rule, comparison_left_out, left_out},
     record::Record,
     wire::Announcement,
 };
@@ -23,10 +23,15 @@ use crate::{
 /// replaced by a newer one: so that under a steady stream of ops one of them always comes to count.
 const WAITING_MAX: usize = 2;
 
+/// Digests that are kept, so that claims of many members for one time cost one digest over all origins.
+const DIGESTS_MAX: usize = 64;
+
 /// What this node knows of how far everyone is.
 #[derive(Debug, Default)]
 pub(super) struct Finality {
     words: BTreeMap<NodeId, Word>,
+    /// Digests of the log at times up to `complete`, where nothing more is added as long as promises are kept.
+    digests: BTreeMap<u64, Hash>,
     pub(super) complete: u64,
     pub(super) frontier: u64,
     /// The greatest time that was announced as what this node is complete up to when that came to be past one more `Add`. It is
@@ -49,8 +54,37 @@ pub(super) struct Finality {
 #[derive(Debug, Default)]
 struct Word {
     clock: u64,
+    /// Up to this time it holds every op of the pool, and the same ones as this node.
     complete: u64,
     waiting: VecDeque<Announcement>,
+    /// Up to where it has said that it holds every op, and what it holds there; until this node is as far.
+    unchecked: VecDeque<(u64, Hash)>,
+}
+
+impl Word {
+    /// Takes what the member says of how far it is complete. As with what waits, the first is the next to be checked.
+    fn claim(&mut self, complete: u64, holding: Hash) {
+        if complete <= self.complete {
+            return;
+        }
+        if self.unchecked.len() == WAITING_MAX {
+            self.unchecked.pop_back();
+        }
+        self.unchecked.push_back((complete, holding));
+    }
+}
+
+/// The digest of the log at a time that this node is complete up to.
+fn digest_at(time: u64, digests: &mut BTreeMap<u64, Hash>, log: &Log) -> Option<Hash> {
+    if let Some(digest) = digests.get(&time) {
+        return Some(*digest);
+    }
+    let digest = log.digest_at(time)?;
+    if digests.len() == DIGESTS_MAX {
+        digests.pop_first();
+    }
+    digests.insert(time, digest);
+    Some(digest)
 }
 
 /// Who keeps the frontier from moving, and by what.
@@ -118,25 +152,65 @@ impl Finality {
                     continue;
                 }
                 // Each is true for ever, whichever came last.
-                (word.clock, word.complete) = (word.clock.max(said.clock), word.complete.max(said.complete));
+                word.clock = word.clock.max(said.clock);
+                word.claim(said.complete, said.holding);
             }
         }
     }
 
+    /// Counts up to where members are complete, as far as this node is, where they hold the same as it does. Others have
+    /// another history of some node, and nothing is final with them before one side has given way.
+    fn compare(&mut self, log: &Log) {
+        let Finality { words, digests, complete, .. } = self;
+        for word in words.values_mut() {
+            while let Some((time, holding)) = word.unchecked.front().copied().filter(|(time, _)| *time <= *complete) {
+                word.unchecked.pop_front();
+                if digest_at(time, digests, log) == Some(holding) || comparison_left_out() {
+                    word.complete = word.complete.max(time);
+                }
+            }
+        }
+    }
+
+    /// One hash over all that this node holds up to where it is complete; none where some of that is forgotten.
+    pub(super) fn holding(&mut self, log: &Log) -> Option<Hash> {
+        digest_at(self.complete, &mut self.digests, log)
+    }
+
+    /// An op came that is not behind what this node is complete up to: its origin has broken a promise, or is not counted. What
+    /// others have said that they hold is compared anew.
+    pub(super) fn begin_anew(&mut self) {
+        self.digests.clear();
+        for word in self.words.values_mut() {
+            word.complete = word.complete.min(self.frontier);
+        }
+    }
+
+    /// The log has been replaced by one that begins at `time`. Members are complete up to there at least where `sure`; else that is
+    /// told anew.
+    pub(super) fn rebase(&mut self, time: u64, sure: bool) {
+        self.digests.clear();
+        if sure {
+            self.reach(time);
+        } else {
+            (self.frontier, self.complete) = (time, time);
+        }
+    }
+
     /// Goes as far as the counted members' words allow the node with this clock.
-    fn settle(&mut self, node: NodeId, clock: u64) {
+    fn settle(&mut self, node: NodeId, clock: u64, log: &Log) {
         if !self.assembly.counted.contains(&node) {
             return;
         }
-        let (mut complete, mut frontier) = (clock, u64::MAX);
-        let others = self.assembly.counted.iter().filter(|other| **other != node);
-        for word in others.filter_map(|other| self.words.get(other)) {
-            if word.complete == 0 && left_out(Rule::NewcomerCounts) {
-                continue;
-            }
-            (complete, frontier) = (complete.min(word.clock), frontier.min(word.complete));
-        }
-        self.complete = complete.max(self.complete);
+        let words = |finality: &Finality, of: fn(&Word) -> u64| {
+            let others = finality.assembly.counted.iter().filter(|other| **other != node);
+            let words = others.filter_map(|other| finality.words.get(other));
+            let unheard = |word: &&Word| word.complete > 0 || !left_out(Rule::NewcomerCounts);
+            words.filter(unheard).map(of).min()
+        };
+        self.complete = words(self, |word| word.clock).map_or(clock, |least| least.min(clock)).max(self.complete);
+        self.compare(log);
+        let frontier = words(self, |word| word.complete).unwrap_or(u64::MAX);
         let frontier = if left_out(Rule::TwoRounds) { self.complete } else { frontier.min(self.complete) };
         let Assembly { remaining, pending, outcast, .. } = &self.assembly;
         if remaining.contains(&node) && !outcast && pending.is_empty() {
@@ -160,7 +234,7 @@ impl Replica {
         self.finality.count(&self.log);
         // Who takes back its own ops may lack some that the others have as final.
         if self.ready || left_out(Rule::Promise) {
-            self.finality.settle(self.config.node, self.clock);
+            self.finality.settle(self.config.node, self.clock, &self.log);
         }
         self.record_promise();
     }
@@ -209,12 +283,13 @@ impl Replica {
         Reach { node: self.config.node, log: &self.log, frontier, promised: complete.max(promised) }
     }
 
-    /// What this node can promise now.
+    /// What this node can promise now; what it holds is left out.
     pub(super) fn announcement(&self) -> Announcement {
         Announcement {
             seq: self.log.head(self.config.node).seq,
             clock: self.clock,
             complete: self.finality.complete,
+            holding: Hash::default(),
             wanted: self.finality.wanted,
         }
     }

@@ -9,16 +9,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{Effect, LinkId, Replica, link::Link, peers::Outcome, pulse::BEAT_MS, rebirth::Loss};
 use crate::{
-    op::{Head, NodeId, Op, OpId, TIME_MAX},
+    op::{Head, NodeId, Op, OpId},
     plant::{Rule, left_out},
     record::Record,
-    wire::{Message, Why},
+    wire::{Hello, Message, Why},
 };
 
 /// A link on which nothing was heard for this long is closed: the peer hangs, or the network has swallowed it.
 pub const SILENCE_MS: u64 = 5_000;
-/// A heard time this far past the clock is refused: one huge value would poison every clock of the pool.
-pub const TIME_LEAP_MAX: u64 = 1 << 32;
 /// Most heads or pulses in one message; larger pools are not meant.
 pub(super) const HEADS_MAX: usize = 100_000;
 
@@ -35,6 +33,7 @@ pub(super) enum Place {
 impl Replica {
     pub(super) fn on_tick(&mut self) {
         let now_ms = self.now.mono_ms;
+        self.settle();
         self.go_on_as_last();
         self.found_if_none();
         self.caught_up();
@@ -43,7 +42,6 @@ impl Replica {
             self.issue_orphans();
             self.pump_all();
         }
-        self.settle();
         self.choose_host();
         self.fetch();
         let silent: Vec<LinkId> =
@@ -53,16 +51,21 @@ impl Replica {
             self.beat_ms = now_ms + BEAT_MS;
             self.advance();
             self.ask_or_sponsor();
+            self.note_silence();
             self.replace_predecessors();
             self.evict_absent();
             self.leave_dead_end();
+            self.end_disputes();
             self.part_from_evicted();
+            if self.ready {
+                self.peers.forget_useless(&self.roster, !self.links.is_empty());
+            }
             self.part_from_absent();
             self.beat();
             self.announce_addresses();
             self.tell_addresses();
-            self.record_frontier();
         }
+        self.record_frontier();
         self.shed();
         self.dial();
     }
@@ -80,7 +83,7 @@ impl Replica {
         if !matches!(message, Message::Presence(_) | Message::Attendance(_)) {
             found.heard_ms = self.now.mono_ms;
         }
-        let introduced = found.peer.is_some();
+        let (introduced, disputed) = (found.peer.is_some(), found.disputed_ms.is_some());
         // Nothing but a hello is said to one whose hello has not come.
         found.shown.open |= introduced && !matches!(message, Message::Hello(_));
         if !matches!(message, Message::Hello(_) | Message::Refusal(_)) {
@@ -92,6 +95,8 @@ impl Replica {
             _ if !introduced => self.refuse(link, Why::Broken, "a frame before the hello".into()),
             // Between two nodes that both look for a pool there is nothing to say but hello.
             _ if self.pool.is_none() => {}
+            Message::Dispute(dispute) => self.on_dispute(link, &dispute),
+            _ if disputed => {}
             Message::Heads(heads) => self.on_heads(link, &heads),
             Message::Ops(ops, heads, pulses) => {
                 self.on_ops(link, ops, &heads);
@@ -121,8 +126,8 @@ impl Replica {
         {
             return self.be_reborn(why, Loss::Fork);
         }
-        if let Some(detail) = heads.iter().find_map(|(origin, head)| self.fork(*origin, *head)) {
-            return self.refuse(link, Why::Fork, detail);
+        if let Some((origin, head)) = heads.iter().find(|(origin, head)| self.is_other(*origin, *head)) {
+            return self.dispute(link, (*origin, head.seq), false);
         }
         if self.is_tainted(link, heads) {
             return;
@@ -151,9 +156,9 @@ impl Replica {
         self.pump(link);
     }
 
-    fn fork(&self, origin: NodeId, head: Head) -> Option<String> {
-        let ours = self.log.hash_at(origin, head.seq)?;
-        (ours != head.hash).then(|| format!("two histories of node {origin}: its op {} differs between us", head.seq))
+    /// Whether this head is of another history of its origin than the one that is held here.
+    fn is_other(&self, origin: NodeId, head: Head) -> bool {
+        self.log.hash_at(origin, head.seq).is_some_and(|hash| hash != head.hash)
     }
 
     /// Ops came in: those whose turn it is go to the log and the documents, as one batch.
@@ -168,8 +173,7 @@ impl Replica {
             if let Some(stated) =
                 stated.get(&op.origin()).filter(|stated| stated.seq == head.seq && stated.hash != head.hash)
             {
-                let detail = format!("two histories of node {}: its op {} differs between us", op.origin(), stated.seq);
-                return self.refuse(link, Why::Fork, detail);
+                return self.dispute(link, (op.origin(), stated.seq), false);
             }
         }
         if !self.ready && !self.rejoins && self.host != Some(link) {
@@ -178,7 +182,7 @@ impl Replica {
         let mut fresh = Vec::with_capacity(ops.len());
         let mut coming: VecDeque<Op> = ops.into();
         self.counters.heard += coming.len() as u64;
-        let mut wrong = None;
+        let (mut wrong, mut past) = (None, None);
         while let Some(op) = coming.pop_front() {
             if self.is_closed_to(link, op.origin()) {
                 continue;
@@ -204,19 +208,15 @@ impl Replica {
                     self.counters.early += 1;
                     self.early.keep(op, missing);
                 }
-                Place::Past if op.time() > self.log.horizon() && self.linked_to(op.origin()) == Some(link) => {
-                    let (id, time) = (op.id(), op.time());
-                    let detail =
-                        format!("its disk is an old copy: its op {id} of time {time} comes before what is final");
-                    return self.refuse(link, Why::OldCopy, detail);
-                }
-                Place::Past => {}
+                Place::Past => past = past.or(Some(op)),
                 Place::Wrong(why) => wrong = Some(format!("op {}: {why}", op.id())),
             }
         }
         self.state.insert(&fresh);
         if let Some(detail) = wrong {
             self.refuse(link, Why::Broken, detail);
+        } else if let Some(op) = past {
+            self.on_past(link, &op);
         }
         self.caught_up();
         self.pump_all();
@@ -237,8 +237,10 @@ impl Replica {
         if op.time() <= self.log.horizon() || is_final {
             return Place::Past;
         }
-        if op.time() > self.clock.saturating_add(TIME_LEAP_MAX) {
-            return Place::Wrong("its time is far ahead of the clock");
+        if op.time() > self.now.time_bound() {
+            return Place::Wrong(
+                "its time is ahead of the bound that the wall clock sets: compare the wall clocks of both machines",
+            );
         }
         if origin == self.config.node && !self.takes_back {
             return Place::Wrong("it claims to be of this node, which never issued it");
@@ -273,7 +275,7 @@ impl Replica {
             self.clock = self.clock.max(op.time());
         } else {
             self.unseen.insert(origin, seq);
-            self.hear_clock(op.time());
+            self.clock = if left_out(Rule::ClockMax) { self.clock } else { self.clock.max(op.time()) };
         }
         for (other, seen) in op.body().seen {
             if self.tips.get(&other).is_some_and(|tip| *tip <= seen) {
@@ -284,6 +286,9 @@ impl Replica {
         self.effects.push(Effect::Store(Record::Op(op.clone())));
         self.log.append(op.clone(), head);
         self.roster_moved |= self.roster.take(op);
+        if op.time() <= self.finality.complete {
+            self.finality.begin_anew();
+        }
         self.finality.follow(op);
         for (id, link) in &mut self.links {
             if from == Some(*id) {
@@ -294,9 +299,10 @@ impl Replica {
         }
     }
 
+    /// Follows a time that a peer has sent, up to the bound.
     pub(super) fn hear_clock(&mut self, time: u64) {
-        if time <= self.clock.saturating_add(TIME_LEAP_MAX) && !left_out(Rule::ClockMax) {
-            self.clock = self.clock.max(time.min(TIME_MAX - 1));
+        if time <= self.now.time_bound() && !left_out(Rule::ClockMax) {
+            self.clock = self.clock.max(time);
         }
     }
 
@@ -319,6 +325,9 @@ impl Replica {
         // It holds all that its sponsor did, so what was final there is so here.
         self.finality.reach(self.roster.joined_at(self.config.node));
         self.links.values_mut().for_each(|link| link.catch_up = None);
+        // Where its peers are seen it could say of no member before.
+        let greeted: Vec<Hello> = self.links.values().filter_map(|link| link.peer.clone()).collect();
+        greeted.iter().for_each(|hello| self.see_address(hello));
         self.announce();
     }
 
@@ -392,19 +401,7 @@ mod tests {
     /// A peer says hello and that it holds nothing, and is made a member.
     fn greet(replica: &mut Replica) -> LinkId {
         let link = LinkId(1);
-        let hello = Hello {
-            node: NodeId(uuid::Uuid::from_u128(2)),
-            name: "b".into(),
-            urls: Vec::new(),
-            pool: replica.pool().cloned(),
-            wants: None,
-            member: false,
-            founds: false,
-            clock: 0,
-            process: 0,
-            empty: false,
-            issued: (0, 0),
-        };
+        let hello = Hello::newcomer(NodeId(uuid::Uuid::from_u128(2)), "b", replica.pool().cloned());
         replica.handle(Now::default(), Event::Opened(link, None));
         replica.handle(Now::default(), Event::Heard(link, Message::Hello(hello)));
         replica.handle(Now::default(), Event::Heard(link, Message::Heads(Vec::new())));

@@ -62,10 +62,20 @@ impl Replica {
             Unfit::Last
         } else if !unshared.is_nothing() && !left_out(Rule::Shared) {
             Unfit::Unshared(unshared)
+        } else if !self.leaves_heard_majority() {
+            Unfit::Needed
         } else {
             return Ok(());
         };
         Err(Refused::Membership(self.config.node, unfit))
+    }
+
+    /// True if no other member is silent, or more are heard than are silent. Else nobody could evict the silent members once this
+    /// node has retired, and nothing more would become final.
+    fn leaves_heard_majority(&self) -> bool {
+        let others = self.roster.present().map(|(other, _)| *other).filter(|other| *other != self.config.node);
+        let (heard, silent): (Vec<_>, Vec<_>) = others.partition(|other| self.is_heard(*other, self.now.mono_ms));
+        silent.is_empty() || heard.len() > silent.len()
     }
 
     /// Whether this node has retired, and is to stay what it is.
@@ -83,11 +93,8 @@ impl Replica {
             return;
         }
         self.rejoins = false;
-        self.former.insert(node);
-        let new = self.new_id();
-        self.rename(new);
         self.counters.rejoined += 1;
-        self.add_oneself();
+        self.go_on_as_another();
         self.announce();
     }
 }

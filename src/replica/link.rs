@@ -48,6 +48,10 @@ pub(super) struct Link {
     shared: Vec<(NodeId, u64)>,
     /// This node's digest at the last beat that differed from the peer's.
     pub(super) differed: Option<Hash>,
+    /// When this node told the peer that they hold two histories of a third node. Nothing else is exchanged from then on.
+    pub(super) disputed_ms: Option<u64>,
+    /// Since when the peer sends ops that lie before what is final here, and when it did so last.
+    pub(super) past_ms: Option<(u64, u64)>,
     /// Since when the peer says that it has forgotten what this node lacks.
     pub(super) dropped_ms: Option<u64>,
     /// The snapshot that the peer is being sent.
@@ -78,6 +82,8 @@ impl Link {
             holds_own: 0,
             shared: Vec::new(),
             differed: None,
+            disputed_ms: None,
+            past_ms: None,
             dropped_ms: None,
             transfer: None,
             said: None,

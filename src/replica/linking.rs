@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 
 use super::{
     DIALLED_MAX, Effect, FOUND_AFTER_MS, FULL_MESH_MAX, LINKS_MAX, Link, LinkId, Replica,
-    gossip::TIME_LEAP_MAX,
     peers::{ADDRESSES_MAX, Endpoint, Outcome, Situation},
     rebirth::{Loss, Orphan},
 };
 use crate::{
     document::check_newcomer,
-    op::{Newcomer, NodeId, TIME_MAX},
+    op::{Newcomer, NodeId},
     plant::{Rule, left_out},
     wire::{Hello, Message, Refusal, Why, WireError},
 };
@@ -40,7 +39,7 @@ impl Replica {
         self.moving_to = Some(url.to_string());
         let linked =
             self.links.values().filter_map(|link| link.peer.as_ref()).find(|peer| peer.urls.iter().any(|at| at == url));
-        if linked.is_some_and(|peer| self.roster.is_evicted(peer.node)) {
+        if linked.is_some_and(|peer| self.gives_way_for(peer.node)) {
             let why = format!("{} gives way to those whom it had evicted", self.config.node);
             return self.be_reborn(why, Loss::CutOff);
         }
@@ -108,16 +107,10 @@ impl Replica {
     fn give_up_empty_pool(&mut self, link: LinkId) {
         let others: Vec<LinkId> = self.links.keys().copied().filter(|other| *other != link).collect();
         others.into_iter().for_each(|other| self.drop_link(other, Outcome::Fine));
-        let before = self.config.node;
-        self.former.insert(before);
         self.forget();
-        self.resumed_at = 0;
-        self.config.node = self.new_id();
-        self.presence.rename(before, self.config.node, self.run, self.now.mono_ms);
-        self.started_ms = Some(self.now.mono_ms);
+        self.take_new_id();
         self.peers.begin_anew();
         self.counters.merged += 1;
-        self.moving_to = None;
     }
 
     fn would_move(&self, link: LinkId) -> bool {
@@ -164,7 +157,8 @@ impl Replica {
     /// The first word on a link, or news about the peer's pool.
     pub(super) fn on_hello(&mut self, link: LinkId, hello: Hello) {
         if self.is_copy(&hello) {
-            return self.meet_copy(link, &hello);
+            self.meet_copy(link, &hello);
+            return self.cede(hello.node);
         }
         self.give_up_pool_for(link, &hello);
         if self.gives_way_to(link, &hello) {
@@ -194,6 +188,8 @@ impl Replica {
             self.refuse(link, why, detail);
             return;
         }
+        self.cede(hello.node);
+        self.see_address(&hello);
         let Some(found) = self.links.get_mut(&link) else { return };
         let asks = !first && hello.pool.is_none();
         let (dialled, peer_pool) = (found.dialled.clone(), hello.pool.clone());
@@ -215,7 +211,7 @@ impl Replica {
         {
             self.enter(pool);
             self.provisional = true;
-            self.clock = self.clock.max(clock.min(TIME_MAX - 1));
+            self.clock = self.clock.max(clock);
             self.announce();
         } else {
             self.hear_clock(clock);
@@ -257,14 +253,25 @@ impl Replica {
         if let Err(fault) = Self::newcomer(hello) {
             return Some((Why::Broken, fault));
         }
-        let far = hello.clock > self.clock.saturating_add(TIME_LEAP_MAX) && self.pool.is_some();
-        if far || hello.clock > TIME_MAX {
-            return Some((Why::Broken, format!("its clock {} is far ahead of {}", hello.clock, self.clock)));
+        if let Some(detail) = self.clock_objection(hello.clock) {
+            return Some((Why::Broken, detail));
         }
         if let Some(detail) = self.gives_way(hello) {
             return Some((Why::Copy, detail));
         }
         self.double(link, hello).or_else(|| self.too_many(link))
+    }
+
+    /// The objection to a peer whose clock is ahead of the bound.
+    pub(super) fn clock_objection(&self, clock: u64) -> Option<String> {
+        let bound = self.now.time_bound();
+        let detail = || {
+            format!(
+                "its Lamport clock is {clock}, and no pool can have passed {bound} by now: compare the wall clocks of both \
+                 machines"
+            )
+        };
+        (clock > bound).then(detail)
     }
 
     /// The peer that says this hello, as a newcomer, if it can be one.
@@ -332,18 +339,13 @@ impl Replica {
             return self.be_reborn(why, Loss::CutOff);
         }
         if refusal.why == Why::Copy && !stays && self.believes(link) {
-            let why = format!("two processes run as {}: this one comes back as another", self.config.node);
-            return self.be_reborn(why, Loss::Fork);
+            let node = self.config.node;
+            let why = format!("two processes run as {node}: this one comes back as another");
+            self.be_reborn(why, Loss::Fork);
+            return self.cede(node);
         }
-        refusal.try_instead.iter().take(TRY_INSTEAD_MAX).for_each(|url| self.peers.give(url));
-        let why = || format!("it refused: {}", refusal.detail);
-        let outcome = match refusal.why {
-            Why::Oneself => Outcome::Fine,
-            Why::Double => Outcome::Double,
-            Why::OtherPool => Outcome::OtherPool(why()),
-            _ => Outcome::Failed(why()),
-        };
-        self.drop_link(link, outcome);
+        refusal.try_instead.iter().take(TRY_INSTEAD_MAX).for_each(|url| self.peers.hint(url));
+        self.drop_link(link, Outcome::of(refusal.why, format!("it refused: {}", refusal.detail)));
     }
 
     /// Makes a linked newcomer a member, once it is not far behind: from then on finality waits for it. Whatever kept it out so
@@ -523,14 +525,8 @@ impl Replica {
         let try_instead = if why == Why::Busy { self.alternatives() } else { Vec::new() };
         let refusal = Refusal { why, detail: detail.clone(), try_instead };
         self.effects.push(Effect::Send(link, Message::Refusal(refusal)));
-        let detail = format!("refused: {detail}");
-        let outcome = match why {
-            Why::Oneself | Why::Cut => Outcome::Fine,
-            Why::Double => Outcome::Double,
-            Why::OtherPool => Outcome::OtherPool(detail),
-            _ => Outcome::Failed(detail),
-        };
-        self.drop_link(link, outcome);
+        let told = if why == Why::Cut { Outcome::Fine } else { Outcome::of(why, format!("refused: {detail}")) };
+        self.drop_link(link, told);
     }
 
     fn alternatives(&mut self) -> Vec<String> {
@@ -805,6 +801,21 @@ mod tests {
     }
 
     #[test]
+    fn a_hint_of_a_peer_that_leads_nowhere_is_dropped() {
+        let mut world = World::of((0..3).map(|id| config(id, &[NAME])));
+        world.publish(&[0, 1, 2]);
+        world.pass(5_000);
+        let (_, link) = world.nodes[0].linked().next().expect("they are one pool");
+        let refusal = Refusal { why: Why::Busy, detail: "full".into(), try_instead: vec!["http://a99".into()] };
+        world.give(0, Event::Heard(link, Message::Refusal(refusal)));
+        let told = |world: &World| world.nodes[0].link_problems().iter().any(|(url, _)| url == "http://a99");
+        world.pass(20_000);
+        assert!(told(&world), "{:?}", world.nodes[0].link_problems());
+        world.pass(600_000);
+        assert!(!told(&world) && world.are_one(), "{:?}", world.nodes[0].link_problems());
+    }
+
+    #[test]
     fn another_process_with_this_node_id_is_not_taken_for_the_node_itself() {
         let mut node = Replica::new(config(0, &["http://x:1"]));
         let now = Now { mono_ms: 100, wall_ms: 0 };
@@ -814,19 +825,7 @@ mod tests {
             let dials = |effects: Vec<Effect>| effects.iter().any(|effect| matches!(effect, Effect::Dial(_)));
             dials(node.handle(now, Event::Tick));
             node.handle(now, Event::Opened(LinkId(process), Some("http://x:1".into())));
-            let hello = Hello {
-                node: node.node(),
-                name: "copy".into(),
-                urls: Vec::new(),
-                pool: None,
-                wants: None,
-                member: false,
-                founds: true,
-                clock: 0,
-                process,
-                empty: false,
-                issued: (0, 0),
-            };
+            let hello = Hello { founds: true, process, ..Hello::newcomer(node.node(), "copy", None) };
             node.handle(now, Event::Heard(LinkId(process), Message::Hello(hello)));
             let later = Now { mono_ms: now.mono_ms + 70_000, wall_ms: 0 };
             assert_eq!(dials(node.handle(later, Event::Tick)), dials_again, "process {process}");

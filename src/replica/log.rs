@@ -11,8 +11,16 @@ use std::{
 
 use crate::op::{Hash, Head, NodeId, Op, OpId, Stamp};
 
-/// A hash is kept every so many seqs; those between are made again when two nodes compare.
-const HASH_EVERY: u64 = 64;
+/// One hash over heads.
+fn hash_of(heads: impl Iterator<Item = (NodeId, Head)>) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    for (origin, head) in heads {
+        hasher.update(origin.0.as_bytes()).update(&head.seq.to_le_bytes()).update(&head.hash.0);
+    }
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    Hash(digest)
+}
 
 /// The ops of all origins.
 #[derive(Debug, Default)]
@@ -36,7 +44,7 @@ struct Chain {
     start: Head,
     ops: VecDeque<Op>,
     head: Head,
-    /// The running hashes at the seqs behind the start that are multiples of 64.
+    /// The running hash at each of them.
     hashes: VecDeque<Hash>,
 }
 
@@ -47,18 +55,7 @@ impl Chain {
     }
 
     fn hash_at(&self, seq: u64) -> Option<Hash> {
-        let marks = (seq / HASH_EVERY).checked_sub(self.start.seq / HASH_EVERY)?;
-        let mut head = match marks.checked_sub(1) {
-            None => self.start,
-            Some(mark) => Head { seq: seq / HASH_EVERY * HASH_EVERY, hash: *self.hashes.get(mark as usize)? },
-        };
-        if seq < head.seq {
-            return None;
-        }
-        while head.seq < seq {
-            head = head.extended(self.ops.get(self.index(head.seq + 1)?)?);
-        }
-        Some(head.hash)
+        if seq == self.start.seq { Some(self.start.hash) } else { self.hashes.get(self.index(seq)?).copied() }
     }
 
     /// Forgets the ops up to a time.
@@ -66,8 +63,7 @@ impl Chain {
         let count = self.ops.partition_point(|op| op.time() <= horizon);
         let seq = self.start.seq + count as u64;
         let hash = self.hash_at(seq).expect("it is held as far as that");
-        let marks = (seq / HASH_EVERY - self.start.seq / HASH_EVERY) as usize;
-        self.hashes.drain(..marks);
+        self.hashes.drain(..count);
         self.start = Head { seq, hash };
         self.ops.drain(..count).collect()
     }
@@ -129,6 +125,11 @@ impl Log {
         self.chains.iter().filter_map(head).collect()
     }
 
+    /// One hash over all that is held up to a time; none where some of that is forgotten.
+    pub(super) fn digest_at(&self, time: u64) -> Option<Hash> {
+        (time >= self.horizon).then(|| hash_of(self.heads_at(time).into_iter()))
+    }
+
     /// Forgets the ops up to a time, and returns them.
     pub(super) fn forget(&mut self, horizon: u64) -> Vec<Op> {
         let forgotten: Vec<Op> = self.chains.values_mut().flat_map(|chain| chain.forget(horizon)).collect();
@@ -150,15 +151,7 @@ impl Log {
 
     /// One hash over all heads: equal digests, equal logs.
     pub fn digest(&self) -> Hash {
-        *self.digest.get_or_init(|| {
-            let mut hasher = blake3::Hasher::new();
-            for (origin, head) in self.heads() {
-                hasher.update(origin.0.as_bytes()).update(&head.seq.to_le_bytes()).update(&head.hash.0);
-            }
-            let mut digest = [0; 16];
-            digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-            Hash(digest)
-        })
+        *self.digest.get_or_init(|| hash_of(self.heads()))
     }
 
     /// An op, if it is there.
@@ -186,9 +179,7 @@ impl Log {
         let chain = self.chains.entry(op.origin()).or_default();
         debug_assert_eq!(head, chain.head.extended(&op), "the caller extends the head that is here");
         chain.head = head;
-        if chain.head.seq.is_multiple_of(HASH_EVERY) {
-            chain.hashes.push_back(chain.head.hash);
-        }
+        chain.hashes.push_back(chain.head.hash);
         self.len += 1;
         self.kept += 1;
         self.kept_bytes += op.bytes().len();

@@ -3,15 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{LinkId, Replica, gossip::SILENCE_MS, rebirth::Loss};
+use super::{Assembly, Effect, LinkId, Replica, gossip::SILENCE_MS, rebirth::Loss};
 use crate::{
     op::{Command, Eviction, Head, NodeId},
     plant::{Rule, left_out},
+    record::Record,
     wire::{Hello, Why},
 };
 
 /// How long a node waits in a dead end, the first time; each further time twice as long.
 const DEAD_END_MS: u64 = 10_000;
+
+/// Most members that a problem names.
+const NAMED_MAX: usize = 8;
 
 /// That nobody remains in a node's eyes, while what would tell it otherwise rests on ops that it must not take.
 #[derive(Debug, Default)]
@@ -26,6 +30,8 @@ pub(super) struct DeadEnd {
 pub(super) struct Signs {
     silent_since_ms: BTreeMap<NodeId, u64>,
     noted_ms: u64,
+    /// Whether a majority was heard when that was noted.
+    listens: bool,
 }
 
 impl Signs {
@@ -35,7 +41,7 @@ impl Signs {
         if !listens || stood_still {
             self.silent_since_ms.clear();
         }
-        self.noted_ms = now_ms;
+        (self.noted_ms, self.listens) = (now_ms, listens);
         self.silent_since_ms.retain(|node, _| silent.contains(node));
         for node in silent {
             self.silent_since_ms.entry(*node).or_insert(now_ms);
@@ -44,7 +50,7 @@ impl Signs {
 
     /// Those who have been silent for so long.
     fn silent_for(&self, after_ms: u64) -> Vec<NodeId> {
-        let long = |(_, since_ms): &(&NodeId, &u64)| self.noted_ms >= since_ms.saturating_add(after_ms);
+        let long = |(_, since_ms): &(&NodeId, &u64)| self.listens && self.noted_ms >= since_ms.saturating_add(after_ms);
         self.silent_since_ms.iter().filter(long).map(|(node, _)| *node).collect()
     }
 }
@@ -72,10 +78,11 @@ impl Replica {
     }
 
     /// Whether a newcomer with these heads was given what an evicted member went on with when the others had cut it off. It
-    /// cannot become a member with that, for all that members hold counts; it has to begin anew.
+    /// cannot become a member with that, for all that members hold counts; it has to begin anew. A node that is left behind judges
+    /// nobody: the peer may be of the pool that goes on.
     pub(super) fn is_tainted(&mut self, link: LinkId, heads: &[(NodeId, Head)]) -> bool {
         let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
-        if !self.ready || peer.is_none_or(|peer| self.roster.knows(peer)) {
+        if !self.ready || peer.is_none_or(|peer| self.roster.knows(peer)) || self.is_left_behind() {
             return false;
         }
         let node = self.config.node;
@@ -120,7 +127,14 @@ impl Replica {
     /// then this one that comes back as another.
     pub(super) fn gives_way_to(&self, link: LinkId, hello: &Hello) -> bool {
         let same_pool = self.pool.is_some() && self.pool == hello.pool;
-        self.is_told_to_join(link) && same_pool && hello.member && self.roster.is_evicted(hello.node)
+        self.is_told_to_join(link) && same_pool && hello.member && self.gives_way_for(hello.node)
+    }
+
+    /// True if this node gives up its id when an operator tells it to join that member: it has evicted the member, or evictions
+    /// have crossed and it does not know the member. If no member remains, there is no pool to join.
+    pub(super) fn gives_way_for(&self, node: NodeId) -> bool {
+        let strange = || !self.roster.knows(node) && self.crossed_evictions().is_some();
+        !self.nobody_remains() && (self.roster.is_evicted(node) || strange())
     }
 
     /// A node that the others have cut off comes back as another, with what only it has; so does one that hangs on such a
@@ -135,11 +149,86 @@ impl Replica {
         }
     }
 
-    /// A newcomer that came behind the fences of one side while evictions crossed may lack ops that it can take from nobody, for
-    /// it cannot tell who remains, and that those ops would tell. It begins anew, with all that one host holds.
+    /// True if this node is not counted any more and nothing is heard of the members that are: nobody here can decide anything.
+    pub fn is_left_behind(&self) -> bool {
+        let (remaining, now_ms) = (&self.finality.assembly.remaining, self.now.mono_ms);
+        let unheard = || remaining.iter().all(|member| !self.is_heard(*member, now_ms));
+        self.ready && !remaining.contains(&self.config.node) && unheard()
+    }
+
+    /// Whether evictions have crossed so that every member is evicted, and nobody is left who could answer any of them.
+    fn nobody_remains(&self) -> bool {
+        self.ready && self.roster.is_empty() && self.finality.assembly.pending.contains(&self.config.node)
+    }
+
+    /// Where nobody remains, or nothing is heard of those who do, the node at which an operator evicts another by force is the one
+    /// that goes on: under a new id, with all that it holds. It evicts the others, too, and they join it again.
+    pub(super) fn take_over(&mut self, evicted: NodeId) {
+        if !self.is_left_behind() || left_out(Rule::TakeOver) {
+            return;
+        }
+        let Assembly { pending, remaining, .. } = &self.finality.assembly;
+        let gone: BTreeSet<NodeId> = pending.union(remaining).copied().collect();
+        let urls = self.roster.all().values().flat_map(|member| member.urls.clone());
+        urls.for_each(|url| self.peers.hint(&url));
+        self.go_on_as_another();
+        self.counters.reborn += 1;
+        self.counters.took_over += 1;
+        for node in gone.into_iter().filter(|node| *node != evicted) {
+            self.issue_alone(Command::Evict(Eviction { node, force: true }));
+        }
+        self.announce();
+    }
+
+    /// Why evictions that have crossed keep anything from becoming final, and what an operator can do; nothing where they do not.
+    pub fn crossed_evictions(&self) -> Option<String> {
+        let Assembly { remaining, pending, .. } = &self.finality.assembly;
+        if self.is_left_behind() {
+            let why = if remaining.is_empty() {
+                format!("every member is evicted ({})", self.named(pending))
+            } else {
+                format!(
+                    "this node is not counted any more, nothing is heard of those who are ({})",
+                    self.named(remaining)
+                )
+            };
+            return Some(format!(
+                "evictions have crossed: {why}, nobody is left to decide, and nothing becomes final. If \
+                 another node says which members remain, follow that. Else link all that can still run, and evict any other of \
+                 them with force=true (lamplight evict ID --force) at this node, if it is the one that is to go on: it does so \
+                 under a new id with all that it holds, and the others join it again, with what only they have. Do this at one \
+                 node only"
+            ));
+        }
+        let forced = pending.iter().all(|node| self.roster.is_forced(*node));
+        let decided = forced || self.roster.are_majority(|node| remaining.contains(node), self.reach());
+        if !self.ready || remaining.is_empty() || decided {
+            return None;
+        }
+        Some(format!(
+            "evictions have crossed: {} are evicted, those who remain ({}) are no majority, and nothing becomes final. If no \
+             other part of the pool goes on by itself, evict each of the former again with force=true (lamplight evict ID \
+             --force) at one of those who remain. Who was evicted joins again under a new id, with what only it has; tell it \
+             to join one of those who remain, if it does not (POST /v1/pool/join)",
+            self.named(pending),
+            self.named(remaining)
+        ))
+    }
+
+    /// The names and ids of some members, for people.
+    fn named(&self, nodes: &BTreeSet<NodeId>) -> String {
+        let name = |node: &NodeId| self.roster.all().get(node).map_or("", |member| &member.name);
+        let shown = nodes.iter().take(NAMED_MAX).map(|node| format!("{:?} {node}", name(node)));
+        let more = if nodes.len() > NAMED_MAX { ", …" } else { "" };
+        shown.collect::<Vec<_>>().join(", ") + more
+    }
+
+    /// A node that is left behind, or came behind the fences of one side while evictions crossed, may lack ops that it can take from
+    /// nobody, for it cannot tell who remains, and those ops would tell. It begins anew, with all that one host holds.
     pub(super) fn leave_dead_end(&mut self) {
-        let stuck = self.ready && self.finality.assembly.remaining.is_empty() && self.early.len() > 0;
-        if !stuck || !self.linked().any(|(peer, _)| self.roster.knows(peer) && !self.roster.is_gone(peer)) {
+        let stuck = self.is_left_behind() && self.early.len() > 0;
+        let mut peers = self.links.values().filter_map(|link| link.peer.as_ref());
+        if !stuck || !peers.any(|peer| peer.member && !self.roster.is_gone(peer.node)) {
             self.dead_end.since_ms = None;
             return;
         }
@@ -152,79 +241,128 @@ impl Replica {
         }
     }
 
-    /// Where a newcomer has come up in the place of a member that fell silent, that member will not come back: it is
-    /// evicted, or it would hold back finality for ever. The newcomer sees to that, and who let it in.
+    /// Evicts members in whose place this node, or one that it let in, has come. A URL is a hint, never an identity: by force go
+    /// only members that this node was itself, as it or its data directory knows, and ids that nobody ever used. A silent member
+    /// that a newcomer merely shares an address with goes if a majority hears nothing of it, as without a newcomer.
     pub(super) fn replace_predecessors(&mut self) {
         let (node, now_ms) = (self.config.node, self.now.mono_ms);
-        // Who has just come up has not had the time to hear of anyone.
+        // A node that has just come up has not had the time to hear of anyone.
         let silent_after_ms = self.silent_after_ms();
         let listened = now_ms >= *self.listens_since_ms.get_or_insert(now_ms) + silent_after_ms;
         // Where all others are this node itself, under ids that it had, there is nobody to hear of.
-        let alone = self.roster.present().all(|(other, _)| *other == node || self.former.contains(other));
+        let alone = self.roster.present().all(|(other, _)| *other == node || self.gave_up.contains(other));
         if !self.ready || !listened && !alone {
             return;
         }
+        let (superseded, twins) = (self.superseded(), self.idle_twins());
+        let proved =
+            |other: &NodeId| self.gave_up.contains(other) || left_out(Rule::Proof) && superseded.contains(other);
+        let present = self.roster.present().map(|(other, _)| *other).filter(proved);
+        let gone: BTreeSet<NodeId> =
+            present.chain(self.never_came()).filter(|other| *other != node && !self.is_heard(*other, now_ms)).collect();
+        for node in gone {
+            self.issue_alone(Command::Evict(Eviction { node, force: true }));
+        }
+        // Long enough for a sign of life to come from whoever hears one.
+        for node in self.signs.silent_for(3 * self.pulse_every()) {
+            let unproved = superseded.contains(&node) || twins.contains(&node);
+            if unproved && !self.roster.is_gone(node) {
+                self.issue_alone(Command::Evict(Eviction { node, force: false }));
+            }
+        }
+    }
+
+    /// The members that were there before this node, or one that it let in, and have the same address.
+    fn superseded(&self) -> BTreeSet<NodeId> {
+        let node = self.config.node;
         let mine = |(other, member): &(&NodeId, &super::Member)| {
             !member.urls.is_empty() && (**other == node || member.is_sponsored_by(node))
         };
-        let newer: Vec<(NodeId, super::Member)> =
-            self.roster.present().filter(mine).map(|(node, member)| (*node, member.clone())).collect();
-        let replaced: BTreeSet<NodeId> = newer
-            .iter()
-            .flat_map(|(newcomer, member)| {
-                let before = move |(other, old): &(&NodeId, &super::Member)| {
-                    *other != newcomer && **other != node && old.urls == member.urls && old.added < member.added
-                };
-                self.roster.present().filter(before).map(|(other, _)| *other)
-            })
-            .chain(self.never_came())
-            .filter(|other| !self.is_heard(*other, now_ms))
-            .collect();
-        for node in replaced {
-            self.issue_alone(Command::Evict(Eviction { node, force: true }));
+        let before = |newcomer: &super::Member| {
+            let added = newcomer.added;
+            let older = move |(other, old): &(&NodeId, &super::Member)| **other != node && old.added < added;
+            let urls = newcomer.urls.clone();
+            self.roster.present().filter(older).filter(move |(_, old)| old.urls == urls).map(|(other, _)| *other)
+        };
+        self.roster.present().filter(mine).flat_map(|(_, newcomer)| before(newcomer)).collect()
+    }
+
+    /// This node has had an id, and does not run under it any more.
+    pub(super) fn give_up(&mut self, id: NodeId) {
+        self.former.insert(id);
+        self.gave_up.insert(id);
+    }
+
+    /// Another process runs under an id that this node has had, so that is no proof that the member is gone. Its journal says so,
+    /// too, if it is one of these ids.
+    pub(super) fn cede(&mut self, id: NodeId) {
+        if id != self.config.node && self.gave_up.remove(&id) {
+            self.effects.push(Effect::Store(Record::Ceded(id)));
         }
     }
 
-    /// Evicts members that no remaining member has heard for as long as the operator has said. Signs of life spread through the pool,
-    /// so what came here is what came to anyone whom this node hears. A majority must be heard: so of two sides of a
-    /// cut pool one at most evicts the other. The others leave it to the smallest of those who are heard, for a while.
+    /// Notes who is silent. Signs of life spread through the pool, so what came here is what came to anyone whom this node hears,
+    /// if these are a majority. Who was cut off, or stood still, cannot tell who was silent meanwhile; nor can one who has just
+    /// come up.
+    pub(super) fn note_silence(&mut self) {
+        let (node, now_ms) = (self.config.node, self.now.mono_ms);
+        let others = self.roster.present().map(|(other, _)| *other).filter(|other| *other != node);
+        let (heard, silent): (BTreeSet<NodeId>, Vec<NodeId>) = {
+            let (heard, silent): (Vec<_>, Vec<_>) = others.partition(|other| self.is_heard(*other, now_ms));
+            (heard.into_iter().collect(), silent)
+        };
+        let sound = self.ready && !self.finality.assembly.outcast && self.finality.assembly.remaining.contains(&node);
+        let speaks = |other: &NodeId| *other == node || heard.contains(other);
+        let listens = sound && !silent.is_empty() && self.roster.are_majority(speaks, self.reach());
+        self.signs.note(now_ms, listens, &silent);
+    }
+
+    /// Evicts members that no remaining member has heard for as long as the operator has said. A majority must be heard: so of two
+    /// sides of a cut pool one at most evicts the other. The others leave it to the smallest of those who are heard, for a while.
     pub(super) fn evict_absent(&mut self) {
         let Some(after_ms) = self.config.evict_after_ms else { return };
         let (node, now_ms) = (self.config.node, self.now.mono_ms);
-        let others = || self.roster.present().map(|(other, _)| *other).filter(|other| *other != node);
-        let heard: BTreeSet<NodeId> = others().filter(|other| self.is_heard(*other, now_ms)).collect();
-        let sound = self.ready && !self.finality.assembly.outcast && self.finality.assembly.remaining.contains(&node);
-        let speaks = |other: &NodeId| *other == node || heard.contains(other);
-        // Who was cut off, or stood still, cannot tell who was silent meanwhile; nor can one who has just come up.
-        let listens = sound && self.roster.are_majority(speaks, self.reach());
-        let silent: Vec<NodeId> = others().filter(|other| !heard.contains(other)).collect();
-        self.signs.note(now_ms, listens, &silent);
-        if !listens {
-            return;
-        }
-        let turn = heard.iter().filter(|other| **other < node).count() as u64;
+        let smaller = self.roster.present().map(|(other, _)| *other).filter(|other| *other < node);
+        let turn = smaller.filter(|other| self.is_heard(*other, now_ms)).count() as u64;
         let after_ms = after_ms.saturating_add(turn * self.silent_after_ms());
         for node in self.signs.silent_for(after_ms) {
-            self.issue_alone(Command::Evict(Eviction { node, force: false }));
+            if !self.roster.is_gone(node) {
+                self.issue_alone(Command::Evict(Eviction { node, force: false }));
+            }
         }
     }
 
-    /// Members that have issued nothing and never will: this node was let in under such an id, and had given it up; or it has let
-    /// one in, of which nothing was heard, and whose address another member has.
-    fn never_came(&self) -> impl Iterator<Item = NodeId> {
+    /// Members that never were there: this node has let them in, and nothing was ever heard of them. Each has the address of
+    /// another member who is heard.
+    fn never_came(&self) -> BTreeSet<NodeId> {
         let (now_ms, silent_after_ms) = (self.now.mono_ms, self.silent_after_ms());
-        let idle = self.roster.present().filter(|(other, _)| self.log.head(**other).seq == 0);
-        let ghost = move |(other, member): &(&NodeId, &super::Member)| {
-            let let_in_ms = self.let_in.get(*other).copied().unwrap_or(0);
-            let expected = member.is_sponsored_by(self.config.node) && now_ms >= let_in_ms + silent_after_ms;
-            let has_address = |(twin, it): (&NodeId, &super::Member)| {
+        let expected = |let_in_ms: &u64| now_ms >= let_in_ms + silent_after_ms;
+        let unheard = |other: &NodeId| self.pulses.get(other).is_none_or(|(pulse, _)| pulse.count == (0, 0));
+        let never = |other: &NodeId| self.let_in.get(other).is_some_and(expected) && unheard(other);
+        // What is heard of an older member at that address may have been on its way when this one was let in.
+        let succeeded = |other: &NodeId| {
+            let Some(ghost) = self.roster.all().get(other) else { return false };
+            let newer = |(twin, it): (&NodeId, &super::Member)| {
+                it.urls == ghost.urls && it.added > ghost.added && self.is_heard(*twin, now_ms)
+            };
+            self.roster.present().any(newer)
+        };
+        self.idle_twins().into_iter().filter(never).filter(succeeded).collect()
+    }
+
+    /// Members that this node has let in, and that have issued nothing, with the address of another member who is heard.
+    fn idle_twins(&self) -> BTreeSet<NodeId> {
+        let (node, now_ms) = (self.config.node, self.now.mono_ms);
+        let mine = |(other, member): &(&NodeId, &super::Member)| {
+            **other != node && member.is_sponsored_by(node) && self.log.head(**other).seq == 0
+        };
+        let has_twin = |(other, member): &(&NodeId, &super::Member)| {
+            let is_twin = |(twin, it): (&NodeId, &super::Member)| {
                 twin != *other && it.urls == member.urls && self.is_heard(*twin, now_ms)
             };
-            self.former.contains(*other)
-                || expected && !member.urls.is_empty() && self.roster.present().any(has_address)
+            !member.urls.is_empty() && self.roster.present().any(is_twin)
         };
-        let node = self.config.node;
-        idle.filter(move |(other, _)| **other != node).filter(ghost).map(|(other, _)| *other)
+        self.roster.present().filter(mine).filter(has_twin).map(|(other, _)| *other).collect()
     }
 
     /// Ends the links with those whom the pool goes on without.
@@ -252,6 +390,129 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::{
+        op::Op,
+        record::Record,
+        replica::{
+            Config, Recovery,
+            transfer::tests::{Pool, config},
+        },
+    };
+
+    const URL: &str = "http://c:1";
+
+    fn node(id: u128) -> NodeId {
+        NodeId(Uuid::from_u128(id))
+    }
+
+    fn at_c(id: u128) -> Config {
+        Config { urls: vec![URL.into()], ..config(id, false) }
+    }
+
+    /// So many members, and then one at an address that others will have.
+    fn with_one_at_c(others: u128) -> (Pool, Vec<usize>, usize) {
+        let mut pool = Pool::default();
+        let nodes: Vec<usize> = (1..=others).map(|id| pool.add(Replica::new(config(id, id == 1)))).collect();
+        let c = pool.add(Replica::new(at_c(10)));
+        for (at, one) in nodes.iter().chain([&c]).enumerate() {
+            pool.pass(100);
+            nodes[..at.min(nodes.len())].iter().for_each(|other| pool.link(*other, *one));
+            pool.pass(2_000);
+        }
+        (pool, nodes, c)
+    }
+
+    fn vanishes(pool: &mut Pool, nodes: &[usize], gone: usize) {
+        nodes.iter().for_each(|other| pool.part(*other, gone));
+    }
+
+    fn present(pool: &Pool, at: usize) -> Vec<u128> {
+        pool.nodes[at].roster().present().map(|(node, _)| node.0.as_u128()).collect()
+    }
+
+    /// The evictions that a node has issued, as it has stored them: whom, and whether by force.
+    fn evictions(pool: &Pool, at: usize) -> Vec<(u128, bool)> {
+        let own = |op: &&Op| op.origin() == pool.nodes[at].node();
+        let ops =
+            pool.records[at].iter().filter_map(|record| if let Record::Op(op) = record { Some(op) } else { None });
+        let evicts = |op: &Op| match op.body().commands.first() {
+            Some(Command::Evict(eviction)) => Some((eviction.node.0.as_u128(), eviction.force)),
+            _ => None,
+        };
+        ops.filter(own).filter_map(evicts).collect()
+    }
+
+    fn is_final(pool: &mut Pool, at: usize) -> bool {
+        let receipt = pool.put(at, "x", 1);
+        pool.pass(3_000);
+        pool.nodes[at].frontier() >= receipt.stamp.time
+    }
+
+    #[test]
+    fn a_newcomer_that_knows_that_it_was_a_member_replaces_it_by_force_wherever_it_is() {
+        let (mut pool, nodes, c) = with_one_at_c(1);
+        vanishes(&mut pool, &nodes, c);
+        // At another address, and one that ended before it had a word to say was there between.
+        let again = pool.add(Replica::new(config(12, false)).with_ids([10, 11].map(node), vec![node(13)]));
+        pool.link(nodes[0], again);
+        pool.pass(14_000);
+        assert_eq!((present(&pool, nodes[0]), evictions(&pool, again)), (vec![1, 12], vec![(10, true)]));
+        assert!(evictions(&pool, nodes[0]).is_empty() && is_final(&mut pool, nodes[0]));
+    }
+
+    #[test]
+    fn without_that_knowledge_a_member_at_the_same_address_goes_only_if_a_majority_does_not_hear_it() {
+        for others in [1, 2] {
+            let (mut pool, nodes, c) = with_one_at_c(others);
+            vanishes(&mut pool, &nodes, c);
+            let again = pool.add(Replica::new(at_c(12)));
+            nodes.iter().for_each(|other| pool.link(*other, again));
+            pool.pass(40_000);
+            let goes = others == 2;
+            assert_eq!(present(&pool, nodes[0]).contains(&10), !goes, "{others} others");
+            let forced = [nodes[0], again].iter().flat_map(|at| evictions(&pool, *at)).any(|(_, force)| force);
+            assert!(!forced && is_final(&mut pool, nodes[0]) == goes, "{others} others");
+            for at in [nodes[0], again] {
+                let problems = pool.nodes[at].shared_address_problems();
+                let (url, why) =
+                    if goes { ("", String::new()) } else { (URL, format!("lamplight evict {} --force", node(10))) };
+                assert!(problems.is_empty() == goes && problems.iter().all(|it| it.0 == url && it.1.ends_with(&why)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_member_whose_id_another_node_claims_stays_while_it_is_heard_and_for_good_once_they_have_met() {
+        let (mut pool, nodes, c) = with_one_at_c(2);
+        let claims = pool.add(Replica::new(at_c(12)).with_ids([node(10)], Vec::new()));
+        nodes.iter().for_each(|other| pool.link(*other, claims));
+        pool.pass(40_000);
+        assert_eq!(present(&pool, nodes[0]), [1, 2, 10, 12]);
+        pool.link(c, claims);
+        pool.pass(1_000);
+        vanishes(&mut pool, &[nodes[0], nodes[1], claims], c);
+        pool.pass(20_000);
+        let evicted = [nodes[0], claims].map(|at| evictions(&pool, at)).concat();
+        assert!(!evicted.is_empty() && evicted.iter().all(|it| *it == (10, false)), "{evicted:?}");
+    }
+
+    #[test]
+    fn an_id_that_another_process_runs_under_is_no_proof_after_a_restart_either() {
+        for (ceded, proved) in [(true, false), (false, true)] {
+            let mut recovery = Recovery::new(config(90, false));
+            let identity = |id| {
+                let pool = (crate::op::PoolId(Uuid::from_u128(7)), "p".to_string());
+                Record::Identity(crate::record::Identity { node: node(id), pool: pool.0, pool_name: pool.1 })
+            };
+            let ceded = ceded.then_some(Record::Ceded(node(10)));
+            [identity(10), Record::Forget, identity(11)]
+                .into_iter()
+                .chain(ceded)
+                .for_each(|record| recovery.take(record));
+            let again = recovery.finish(None);
+            assert_eq!((again.gave_up.contains(&node(10)), again.former.contains(&node(10))), (proved, true));
+        }
+    }
 
     #[test]
     fn what_a_node_has_not_heard_while_it_heard_no_majority_or_stood_still_says_nothing() {

@@ -6,6 +6,7 @@
 mod addresses;
 mod causality;
 mod copies;
+mod dispute;
 mod dump;
 mod early;
 mod finality;
@@ -46,8 +47,11 @@ pub use status::{LinkState, MemberStatus};
 
 use self::{early::Early, finality::Finality, link::Link, peers::Peers, rebirth::Orphan, transfer::Fetch};
 use crate::{
-    document::{Claim, Fault, Reason, State, Verdict, check, request},
-    op::{Body, Command, DRAFT_BYTES_MAX, DocKey, Guard, Hash, Newcomer, NodeId, Op, OpError, OpId, PoolId, Stamp},
+    document::{Claim, Fault, Reason, State, Verdict, check, cost, request},
+    op::{
+        Body, Command, DRAFT_BYTES_MAX, DocKey, Eviction, Guard, Hash, Newcomer, NodeId, Op, OpError, OpId, PoolId,
+        Stamp, TIME_MAX,
+    },
     plant::{Rule, left_out},
     record::{Identity, Record},
     version::Version,
@@ -64,6 +68,8 @@ pub const PIN_MS: u64 = 10_000;
 const CEILING_STEPS: (u64, u64) = (64, 4_096);
 /// A node that founds its pool if it finds none looks for one this long.
 pub const FOUND_AFTER_MS: u64 = 2_000;
+/// Most ids, one after the other, under which an op is looked for that was issued again.
+const RENAMES_MAX: usize = 8;
 
 /// How a node begins. Each field is checked by whoever reads it from the outside.
 #[derive(Clone, Debug)]
@@ -112,7 +118,7 @@ impl Config {
 /// bounds let stay. Ops that are not final always stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Most final ops. From 0 on; each costs its length and some 40 bytes. Default: 100,000.
+    /// Most final ops. From 0 on; each costs its length and some 60 bytes. Default: 100,000.
     pub ops: usize,
     /// Most bytes of them. Default: 64 MiB.
     pub bytes: usize,
@@ -129,8 +135,26 @@ impl Default for Retention {
 pub struct Now {
     /// Milliseconds on a clock that never goes back.
     pub mono_ms: u64,
-    /// Milliseconds since 1970; information only.
+    /// Milliseconds since 1970. It bounds the times that peers can send, and is information otherwise.
     pub wall_ms: u64,
+}
+
+/// Lamport times per millisecond: more than any pool issues, so a clock at the bound can still count every operation.
+const TIMES_PER_MS: u64 = 1_024;
+/// The start of the bound, 2020-01-01, in milliseconds since 1970.
+const BOUND_START_MS: u64 = 1_577_836_800_000;
+/// The earliest wall clock time that is believed, 2026-01-01: some machines start in 1970.
+const WALL_MS_MIN: u64 = 1_767_225_600_000;
+
+impl Now {
+    /// The greatest Lamport time that is accepted from a peer now.
+    ///
+    /// The bound grows with the wall clock, by [`TIMES_PER_MS`] since 2020. Peers can drive a clock up to it and no further, so the
+    /// times below [`TIME_MAX`] last for 279 years, whatever they send. No honest pool gets near it.
+    pub fn time_bound(self) -> u64 {
+        let since_ms = self.wall_ms.max(WALL_MS_MIN) - BOUND_START_MS;
+        since_ms.saturating_mul(TIMES_PER_MS).min(TIME_MAX - 1)
+    }
 }
 
 /// What a client asks for.
@@ -274,6 +298,8 @@ pub enum Unfit {
     Last,
     /// Operations of the node that would retire are held by no other member yet.
     Unshared(Unshared),
+    /// Without the node that would retire, the members that are heard are no majority, and could not evict those that are silent.
+    Needed,
     /// Only nodes make members.
     NotForClients,
 }
@@ -308,6 +334,8 @@ pub struct Counters {
     pub reborn: u64,
     /// Times that it has joined again under a new id because it had retired.
     pub rejoined: u64,
+    /// Times that it has gone on under a new id because every member was evicted.
+    pub took_over: u64,
     /// Times that the node gave its empty pool up for another.
     pub merged: u64,
     /// Times that a peer with the same log had other documents.
@@ -366,6 +394,10 @@ pub struct Replica {
     unconfirmed: Option<u64>,
     /// The ids that it had to give up, what it issued under them and has yet to issue again, and as what it has.
     former: BTreeSet<NodeId>,
+    /// Ids that nobody runs under any more: this node has had them, or other nodes in its data directory before it.
+    gave_up: BTreeSet<NodeId>,
+    /// Ids that it takes first where it must come back as another: its data directory names them.
+    spare: Vec<NodeId>,
     orphans: Vec<Orphan>,
     reissued: BTreeMap<OpId, OpId>,
     /// Whom it takes all it lacks from, until it is ready.
@@ -388,6 +420,7 @@ pub struct Replica {
     /// Where an operator wants this node to be.
     moving_to: Option<String>,
     dead_end: membership::DeadEnd,
+    disputes: dispute::Disputes,
     /// Whether it has retired in an earlier run, and is to join its pool again as another.
     rejoins: bool,
     signs: membership::Signs,
@@ -440,6 +473,8 @@ impl Replica {
             resumed_at: 0,
             unconfirmed: None,
             former: BTreeSet::new(),
+            gave_up: BTreeSet::new(),
+            spare: Vec::new(),
             orphans: Vec::new(),
             reissued: BTreeMap::new(),
             host: None,
@@ -453,6 +488,7 @@ impl Replica {
             tight: false,
             moving_to: None,
             dead_end: membership::DeadEnd::default(),
+            disputes: dispute::Disputes::default(),
             rejoins: false,
             signs: membership::Signs::default(),
             cut: false,
@@ -471,6 +507,16 @@ impl Replica {
         }
     }
 
+    /// With what its data directory says: under which ids nodes have run there, and which ids there are for this one should it
+    /// need others.
+    #[must_use]
+    pub fn with_ids(mut self, had: impl IntoIterator<Item = NodeId>, spare: Vec<NodeId>) -> Replica {
+        self.gave_up.extend(had);
+        self.gave_up.remove(&self.config.node);
+        self.spare = spare;
+        self
+    }
+
     /// Takes one event and returns what is to be done.
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
         self.now = now;
@@ -480,6 +526,8 @@ impl Replica {
                 self.found();
             }
         }
+        // Before anything is issued: what is done in this step is there at its end.
+        self.settle_portion();
         match event {
             Event::Tick => self.on_tick(),
             Event::Submit(ticket, draft) => self.on_submit(ticket, draft),
@@ -506,7 +554,6 @@ impl Replica {
             self.advance();
         }
         self.announce_in_haste();
-        self.settle_portion();
         self.show();
         self.reserve();
         std::mem::take(&mut self.effects)
@@ -590,7 +637,11 @@ impl Replica {
         if present && created {
             return Err(Refused::Absent);
         }
+        if let Some(Command::Evict(Eviction { node, force: true })) = commands.first() {
+            self.take_over(*node);
+        }
         let body = self.body(key, guards, commands);
+        cost::of_texts(&body).map_err(|costly| Refused::Rejected(costly.into()))?;
         check(&body).map_err(Refused::Fault)?;
         let op = self.next_op(&body)?;
         if op.bytes().len() > DRAFT_BYTES_MAX {
@@ -718,8 +769,8 @@ impl Replica {
 
     /// The receipt of the first op with a key, for the same request. If the op is forgotten, so is which versions it wrote.
     fn repeated(&self, claim: Claim) -> Receipt {
-        let found = if left_out(Rule::PoolsReceipt) { self.receipt(claim.op) } else { self.receipt_of(claim.op) };
-        found.unwrap_or_else(|| {
+        let again = self.reissued.get(&claim.op).filter(|_| left_out(Rule::PoolsReceipt));
+        self.receipt_of(again.copied().unwrap_or(claim.op)).unwrap_or_else(|| {
             let why = || "it was rejected long ago; why is forgotten".to_string();
             let verdict = if claim.applied { Ok(()) } else { Err(Reason::Command { index: 0, why: why() }) };
             Receipt {
@@ -852,8 +903,23 @@ impl Replica {
         self.links.values().any(Link::is_behind)
     }
 
-    /// Whether it holds everything up to these seqs.
+    /// Whether it holds everything up to these seqs, or has issued it again.
     pub fn holds(&self, seqs: &[(NodeId, u64)]) -> bool {
-        seqs.iter().all(|(origin, seq)| self.log.head(*origin).seq >= *seq)
+        let held = |origin, seq| self.log.head(origin).seq >= seq || self.holds_again(OpId { origin, seq });
+        seqs.iter().all(|(origin, seq)| held(*origin, *seq))
+    }
+
+    /// Whether it holds, as it was issued again, all that came under an id up to an op: what came before that was issued again
+    /// before. The new id may have been given up since, too.
+    fn holds_again(&self, mut id: OpId) -> bool {
+        for _ in 0..RENAMES_MAX {
+            let later = OpId { origin: id.origin, seq: u64::MAX };
+            let Some((_, again)) = self.reissued.range(id..=later).next() else { return false };
+            if self.log.head(again.origin).seq >= again.seq {
+                return true;
+            }
+            id = *again;
+        }
+        false
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     document::URLS_MAX,
     op::NodeId,
     plant::{Rule, left_out},
+    wire::Why,
 };
 
 /// Up to this many members, every pair is linked.
@@ -34,6 +35,8 @@ const LOOKUP_MS_MAX: u64 = 1_000;
 const DOUBLE_MS: u64 = 60_000;
 /// The larger id of two waits this long before it dials the smaller for the first time.
 const PATIENCE_MS: u64 = 300;
+/// Failures in a row after which a hint is dropped: more than a minute.
+const HINT_TRIES: u32 = 16;
 /// Most URLs remembered; enough for the largest pools, and a bound on what peers can make us remember.
 const TARGETS_MAX: usize = 4_096;
 
@@ -80,6 +83,18 @@ pub(super) enum Outcome {
     OtherPool(String),
 }
 
+impl Outcome {
+    /// A link has ended with a refusal, of one side or the other.
+    pub(super) fn of(why: Why, detail: String) -> Outcome {
+        match why {
+            Why::Oneself => Outcome::Fine,
+            Why::Double => Outcome::Double,
+            Why::OtherPool => Outcome::OtherPool(detail),
+            _ => Outcome::Failed(detail),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     targets: BTreeMap<String, Target>,
@@ -91,6 +106,8 @@ pub(super) struct Peers {
 struct Target {
     /// From the command line or an operator: dialled while there is no link, even if no member has this URL.
     given: bool,
+    /// From a peer, or a member of the pool that this node was in: dialled like a given one, until it has failed too often.
+    hinted: bool,
     /// An operator waits for the outcome: dialled once, links or no links.
     asked: bool,
     /// The attempts at the URL. Where it holds a name these are look-ups.
@@ -117,11 +134,23 @@ impl Target {
     }
 
     fn reset(&mut self) {
-        self.all_mut().for_each(|tries| (tries.next_ms, tries.failures) = (0, 0));
+        self.all_mut().for_each(|tries| (tries.next_ms, tries.failures, tries.oneself) = (0, 0, false));
     }
 
     fn is_dialling(&self) -> bool {
         self.all().any(|(_, tries)| tries.dialling)
+    }
+
+    /// Whether nodes are looked for there, whoever is a member.
+    fn is_place(&self) -> bool {
+        self.given || self.hinted
+    }
+
+    /// Whether it has failed and only a member would be dialled there; a node with links gives up hints, too.
+    fn is_useless(&self, linked: bool) -> bool {
+        let failed = self.all().any(|(_, tries)| tries.problem.is_some());
+        let hopeless = !self.hinted || linked && self.tries.failures >= HINT_TRIES;
+        failed && hopeless && !(self.given || self.asked || self.is_dialling())
     }
 
     /// Whether one of its addresses leads to another node.
@@ -186,7 +215,15 @@ impl Peers {
         }
     }
 
-    /// The same, and once also when there are links: an operator is to see whether it leads anywhere.
+    /// Adds a URL where another node may be found.
+    pub(super) fn hint(&mut self, url: &str) {
+        if let Some(target) = self.target(url) {
+            target.hinted = true;
+            target.reset();
+        }
+    }
+
+    /// The same as `give`, and once also when there are links: an operator is to see whether it leads anywhere.
     pub(super) fn ask(&mut self, url: &str) {
         self.give(url);
         self.targets.get_mut(url).into_iter().for_each(|target| target.asked = true);
@@ -247,7 +284,7 @@ impl Peers {
         let members: BTreeSet<&String> = members.collect();
         let mut places = Vec::new();
         let mut strangers = Vec::new();
-        let candidate = |target: &Target| target.asked || target.given && (alone || looks);
+        let candidate = |target: &Target| target.asked || target.is_place() && (alone || looks);
         for (url, target) in self.targets.iter().filter(|(_, target)| candidate(target)) {
             if !unlinked(url, target) {
             } else if alone || target.asked {
@@ -375,6 +412,15 @@ impl Peers {
         }
     }
 
+    /// Drops URLs at which no member is reached any more, so that nobody is told what is wrong with them.
+    pub(super) fn forget_useless(&mut self, roster: &Roster, linked: bool) {
+        if !self.targets.values().any(|target| target.is_useless(linked)) {
+            return;
+        }
+        let members: BTreeSet<&String> = roster.present().flat_map(|(_, member)| &member.urls).collect();
+        self.targets.retain(|url, target| !target.is_useless(linked) || members.contains(url));
+    }
+
     /// This place leads back here. Of a name only this address: the others lead to other nodes, or will.
     pub(super) fn is_oneself(&mut self, endpoint: &Endpoint) {
         let Some(target) = self.target(&endpoint.url) else { return };
@@ -406,7 +452,7 @@ impl Peers {
     /// Whether every given target was tried at least once.
     pub(super) fn all_given_tried(&self) -> bool {
         let tried = |(_, tries): (Option<&str>, &Tries)| tries.tried || tries.oneself;
-        self.targets.values().filter(|target| target.given).all(|target| target.all().all(tried))
+        self.targets.values().filter(|target| target.is_place()).all(|target| target.all().all(tried))
     }
 
     /// What is wrong with URLs, for people. That one address of a name does not answer is no problem where another does.

@@ -1,12 +1,9 @@
 //! Signs of life: beats on the links, members' pulses with what they announce, and what two nodes learn of each other by
 //! comparing digests.
 
-use super::{
-    Effect, FULL_MESH_MAX, LinkId, Replica,
-    gossip::{HEADS_MAX, TIME_LEAP_MAX},
-};
+use super::{Effect, FULL_MESH_MAX, LinkId, Replica, gossip::HEADS_MAX};
 use crate::{
-    op::{Hash, NodeId, Op, Stamp, TIME_MAX},
+    op::{Hash, NodeId, Op, Stamp},
     plant::{Rule, left_out},
     record::Record,
     wire::{Announcement, Beat, Message, Pulse, Why},
@@ -20,8 +17,7 @@ const HASTE_MS: u64 = 2_000;
 
 impl Replica {
     pub(super) fn on_beat(&mut self, link: LinkId, beat: &Beat) {
-        if beat.clock > self.clock.saturating_add(TIME_LEAP_MAX) || beat.clock > TIME_MAX {
-            let detail = format!("its clock {} is far ahead of {}", beat.clock, self.clock);
+        if let Some(detail) = self.clock_objection(beat.clock) {
             return self.refuse(link, Why::Broken, detail);
         }
         self.hear_clock(beat.clock);
@@ -60,7 +56,7 @@ impl Replica {
                 self.outlive(link, pulse.count.0);
             }
             let said = Announcement { wanted: pulse.said.wanted.min(self.clock), ..pulse.said };
-            let far = said.clock.max(said.complete) > self.clock.saturating_add(TIME_LEAP_MAX);
+            let far = said.clock.max(said.complete) > self.now.time_bound();
             if far || *node == self.config.node || !self.roster.knows(*node) {
                 continue;
             }
@@ -115,14 +111,15 @@ impl Replica {
 
     /// Puts what this node can promise now into its pulse.
     fn speak(&mut self) {
-        let said = self.announcement();
+        let holding = self.finality.holding(&self.log).unwrap_or_default();
+        let said = Announcement { holding, ..self.announcement() };
         self.finality.announced = said;
         let (pulse, heard_ms) = self.pulses.entry(self.config.node).or_default();
         *pulse = Pulse { count: (self.run, pulse.count.1 + 1), said };
         *heard_ms = self.now.mono_ms;
     }
 
-    /// Notes now and then how far everything is final, so that a restart does not begin from nothing.
+    /// Records how far everything is final, so that a node that was started again shows hardly less as final than before.
     pub(super) fn record_frontier(&mut self) {
         let frontier = self.finality.frontier;
         if frontier > self.finality.recorded {

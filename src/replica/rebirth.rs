@@ -142,7 +142,12 @@ impl Replica {
             return;
         };
         // What an old copy of a disk held the pool has, as far as that has ops of this id; what came since is its own.
-        let is_forked = |op: &Op| loss == Loss::Fork && op.origin() == node && op.id().seq > self.resumed_at;
+        let parted = std::mem::take(&mut self.disputes).parted();
+        let is_forked = |op: &Op| {
+            let OpId { origin, seq } = op.id();
+            loss == Loss::Fork && origin == node && seq > self.resumed_at
+                || parted.get(&origin).is_some_and(|common| seq > *common)
+        };
         let orphan = |op: &Op| Orphan { op: op.clone(), forked: is_forked(op) };
         let ids = || self.former.iter().copied().chain([node]);
         let mut held: Vec<Orphan> = self.log.beyond(ids().map(|id| (id, 0))).map(orphan).collect();
@@ -152,29 +157,47 @@ impl Replica {
             let others = self.log.after(final_to, None).filter(|op| !ids().any(|id| id == op.origin()));
             held.extend(others.map(orphan));
         }
-        let urls = self.roster.present().map(|(_, member)| member).flat_map(|member| member.urls.clone());
-        urls.for_each(|url| self.peers.give(&url));
+        // Also those who come back as others where evictions have crossed.
+        let pending = &self.finality.assembly.pending;
+        let known =
+            self.roster.all().iter().filter(|(other, _)| !self.roster.is_gone(**other) || pending.contains(other));
+        let urls: Vec<String> = known.flat_map(|(_, member)| member.urls.clone()).collect();
+        urls.iter().for_each(|url| self.peers.hint(url));
         let links: Vec<_> = self.links.keys().copied().collect();
         links.into_iter().for_each(|link| self.refuse(link, Why::Fork, why.clone()));
         // Before all else is void: a crash in between must not lose them.
         self.effects.extend(held.iter().map(|orphan| Effect::Store(orphan.record())));
         self.orphans.extend(held);
         self.forget();
-        self.former.insert(node);
-        // If another process goes on under that id, its signs of life are not measured by this one's.
-        self.pulses.remove(&node);
-        self.resumed_at = 0;
-        self.config.node = self.new_id();
-        self.presence.rename(node, self.config.node, self.run, self.now.mono_ms);
-        self.started_ms = Some(self.now.mono_ms);
+        self.take_new_id();
         self.counters.reborn += 1;
         self.counters.rejoined += u64::from(rejoins);
-        self.moving_to = None;
         self.enter(pool);
+    }
+
+    /// Gives its id up, and goes by a new one.
+    pub(super) fn take_new_id(&mut self) {
+        let before = self.config.node;
+        self.give_up(before);
+        // If another process goes on under that id, its signs of life are not measured by this one's.
+        self.pulses.remove(&before);
+        self.config.node = self.new_id();
+        self.presence.rename(before, self.config.node, self.run, self.now.mono_ms);
+        (self.resumed_at, self.started_ms, self.moving_to) = (0, Some(self.now.mono_ms), None);
+    }
+
+    /// Goes on under a new id as a member that holds all it did; nobody else can let it in.
+    pub(super) fn go_on_as_another(&mut self) {
+        self.take_new_id();
+        self.rename(self.config.node);
+        self.add_oneself();
     }
 
     /// An id that no node has had.
     pub(super) fn new_id(&mut self) -> NodeId {
+        if let Some(spare) = self.spare.pop() {
+            return spare;
+        }
         NodeId(uuid::Builder::from_random_bytes(self.rng.u128(..).to_le_bytes()).into_uuid())
     }
 

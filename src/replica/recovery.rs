@@ -35,8 +35,9 @@ struct Making {
     frontier: u64,
     /// Up to where it has announced to be complete, as far as that counts.
     promised: Option<u64>,
-    /// Ids that the node had.
+    /// Ids that the node had, and those of them that other processes run under.
     ids: BTreeSet<NodeId>,
+    ceded: BTreeSet<NodeId>,
     /// Whether documents are still coming: until then ops are placed, but not folded.
     open: bool,
     /// About how many documents it begins with.
@@ -102,6 +103,7 @@ impl Recovery {
             Part::Base(base) => {
                 let mut next = Making::new(self.made.replica.config.clone());
                 next.ids.clone_from(&self.made.ids);
+                next.ceded.clone_from(&self.made.ceded);
                 next.replica.rebase(&base);
                 next.frontier = base.time;
                 next.open = true;
@@ -153,6 +155,7 @@ impl Making {
             frontier: 0,
             promised: None,
             ids: BTreeSet::new(),
+            ceded: BTreeSet::new(),
             open: false,
             documents: 0,
         }
@@ -183,6 +186,7 @@ impl Making {
             Record::Orphan(op) => self.replica.orphans.push(Orphan::of(op)),
             Record::Fork(op) => self.replica.orphans.push(Orphan::forked(op)),
             Record::Addresses(node, to) => drop(self.replica.roster.relocate(node, &to)),
+            Record::Ceded(node) => drop(self.ceded.insert(node)),
             Record::Forget => {
                 self.batch.clear();
                 (self.frontier, self.promised) = (0, None);
@@ -202,6 +206,7 @@ impl Making {
         let given_up: Vec<NodeId> =
             self.ids.into_iter().filter(|id| anew.is_some() || *id != replica.config.node).collect();
         replica.orphans.extend(replica.early.take_of(&given_up).into_iter().map(Orphan::of));
+        replica.gave_up.extend(given_up.iter().filter(|id| !self.ceded.contains(id)));
         replica.former.extend(given_up);
         if replica.log.is_empty() && replica.pool.is_some() {
             // A pool of which there is no op was founded, or joined, in words only.
@@ -239,6 +244,10 @@ impl Making {
     }
 
     fn identify(&mut self, Identity { node, pool, pool_name }: Identity) {
+        if self.replica.pool.as_ref().is_some_and(|(before, _)| *before != pool) {
+            // Nothing of one pool belongs to another; the record that says so is lost.
+            self.take(Record::Forget);
+        }
         self.replica.pool = Some((pool, pool_name));
         self.ids.insert(node);
         if self.replica.config.node == node {
@@ -356,6 +365,24 @@ mod tests {
         let mut recovery = Recovery::new(config);
         records.into_iter().for_each(|record| recovery.take(record));
         assert_eq!(recovery.finish(None).log().len(), OPS);
+    }
+
+    #[test]
+    fn what_it_held_of_another_pool_is_not_taken_though_the_record_that_it_forgot_that_is_lost() {
+        let records = |seed| {
+            let mut node = Replica::new(Config::founder(NodeId(Uuid::from_u128(seed)), seed as u64));
+            let command = Command::Put(DocKey::new("c", seed.to_string()), "1".into());
+            let draft = Draft { key: None, guards: Vec::new(), commands: vec![command], present: false };
+            let effects =
+                [Event::Tick, Event::Submit(1, draft)].into_iter().flat_map(|it| node.handle(Now::default(), it));
+            let record = |effect| if let Effect::Store(record) = effect { Some(record) } else { None };
+            effects.filter_map(record).collect::<Vec<_>>()
+        };
+        let mut recovery = Recovery::new(config());
+        records(1).into_iter().chain(records(2)).for_each(|record| recovery.take(record));
+        let again = recovery.finish(None);
+        let there = |id: &str| again.state().get("c", id).is_some();
+        assert_eq!((again.node(), there("1"), there("2")), (NodeId(Uuid::from_u128(2)), false, true));
     }
 
     /// A lone node that starts over and over, from its journal.

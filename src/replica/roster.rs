@@ -161,9 +161,11 @@ impl Roster {
         true
     }
 
-    /// Takes a newer announcement of where a member can be dialled; returns where it could be until now.
+    /// Takes a newer announcement of where a member can be dialled; returns where it could be until now. Two nodes that see the
+    /// member at different places may give them one version.
     pub(super) fn relocate(&mut self, node: NodeId, to: &Addresses) -> Option<Vec<String>> {
-        let member = self.members.get_mut(&node).filter(|member| member.moved < to.version)?;
+        let is_newer = |member: &&mut Member| (member.moved, &member.urls) < (to.version, &to.urls);
+        let member = self.members.get_mut(&node).filter(|_| to.version > (0, 0)).filter(is_newer)?;
         member.moved = to.version;
         Some(std::mem::replace(&mut member.urls, to.urls.clone()))
     }
@@ -214,6 +216,11 @@ impl Roster {
     /// Whether an operator has evicted a member, effectively or not.
     pub fn is_evicted(&self, node: NodeId) -> bool {
         self.exits.get(&node).is_some_and(|exit| !exit.evicted.is_empty())
+    }
+
+    /// Whether an operator has evicted a member with force.
+    pub(super) fn is_forced(&self, node: NodeId) -> bool {
+        self.exits.get(&node).is_some_and(|exit| exit.forced)
     }
 
     /// Whether a member has left, or is made to.

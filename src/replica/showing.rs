@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Effect, FULL_MESH_MAX, LinkId, Refused, Replica, Standing,
-    gossip::{HEADS_MAX, SILENCE_MS, TIME_LEAP_MAX},
+    gossip::{HEADS_MAX, SILENCE_MS},
     presence::Way,
 };
 use crate::{
@@ -91,7 +91,7 @@ impl Replica {
     /// come back from an old copy of its disk: it goes on past it, or nothing that it says would count.
     pub(super) fn outlive(&mut self, link: LinkId, run: u64) {
         // Runs are named after clocks.
-        let near = run <= self.clock.saturating_add(TIME_LEAP_MAX);
+        let near = run < self.now.time_bound();
         if run >= self.run && near && self.member_at(link).is_some() {
             self.run = run + 1;
             // Reserved with the clock, so that the next run comes behind this one.
@@ -160,6 +160,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        record::Record,
         replica::{Config, Event, Now, TICK_MS},
         wire,
     };
@@ -172,6 +173,8 @@ mod tests {
         now_ms: u64,
         /// Messages about presence that went over links.
         sent: usize,
+        /// Records that were to be stored.
+        stored: Vec<Record>,
     }
 
     impl Pool {
@@ -182,7 +185,7 @@ mod tests {
                 ..Config::founder(NodeId(uuid::Uuid::from_u128(1 + number as u128)), number as u64)
             };
             let replicas = (0..count).map(|number| Replica::new(config(number))).collect();
-            let mut pool = Pool { replicas, links: Vec::new(), now_ms: 0, sent: 0 };
+            let mut pool = Pool { replicas, links: Vec::new(), now_ms: 0, sent: 0, stored: Vec::new() };
             pool.run(TICK_MS);
             pairs.iter().for_each(|pair| pool.link(*pair));
             pool.run(5_000);
@@ -207,6 +210,10 @@ mod tests {
                         Effect::Send(link, message) => (link, message),
                         Effect::Close(link) => {
                             self.links[link.0 as usize].2 = false;
+                            continue;
+                        }
+                        Effect::Store(record) => {
+                            self.stored.push(record);
                             continue;
                         }
                         _ => continue,
@@ -262,6 +269,24 @@ mod tests {
         pool.show(2, "b", Some("2"));
         pool.all_see(&["1", "2"]);
         assert_eq!(pool.sent, 4);
+    }
+
+    #[test]
+    fn what_clients_show_is_not_stored() {
+        let mut pool = Pool::of(3, &ALL);
+        // What a member stores anyway, as time goes by.
+        let usual = |records: &[Record]| {
+            records.iter().all(|record| matches!(record, Record::Ceiling(_) | Record::Frontier(_)))
+        };
+        pool.stored.clear();
+        (0..3).for_each(|node| pool.show(node, "a", Some("\"for-no-disk\"")));
+        pool.show(0, "a", None);
+        assert_eq!(pool.stored, []);
+        pool.run(5_000);
+        pool.link((0, 1));
+        pool.run(5_000);
+        assert_eq!(pool.there(2).len(), 2);
+        assert!(usual(&pool.stored), "{:?}", pool.stored);
     }
 
     #[test]

@@ -76,12 +76,13 @@ impl Replica {
     }
 
     /// What is wrong with the places this node tries to link to, and with those of members: `(URL, why)`; with the URL of this node,
-    /// why it founds no pool.
+    /// why it founds no pool, and why nothing becomes final where evictions have crossed.
     pub fn link_problems(&self) -> Vec<(String, String)> {
         let oneself = || self.config.urls.first().cloned().unwrap_or_default();
         let waits = self.founding_wait().map(|why| (oneself(), why));
         let problems = self.peers.problems().map(|(url, why)| (url.to_string(), why));
-        waits.into_iter().chain(problems).chain(self.shared_address_problems()).collect()
+        let crossed = self.crossed_evictions().map(|why| (oneself(), why));
+        waits.into_iter().chain(crossed).chain(problems).chain(self.shared_address_problems()).collect()
     }
 
     /// Why this node founds no pool yet, if it waits for others.

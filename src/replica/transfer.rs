@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::{
     Effect, LinkId, Log, Replica,
     dump::{self, Pieces},
-    gossip::{HEADS_MAX, Place, TIME_LEAP_MAX},
+    gossip::{HEADS_MAX, Place},
     rebirth::{Loss, Orphan},
     roster::Roster,
 };
@@ -183,7 +183,7 @@ impl Replica {
         let stored = Record::Snapshot(part.clone());
         match (part, &mut fetch.incoming) {
             (Part::Base(base), _) => {
-                let far = time > self.clock.saturating_add(TIME_LEAP_MAX) || base.heads.len() > HEADS_MAX;
+                let far = time > self.now.time_bound() || base.heads.len() > HEADS_MAX;
                 if base.time != time || far || !base.is_sound() {
                     return self.refuse(link, Why::Broken, "a snapshot that begins wrongly".into());
                 }
@@ -277,12 +277,8 @@ impl Replica {
         self.unseen = self.tips.clone();
         self.unseen.remove(&node);
         self.clock = self.clock.max(base.time);
-        if self.ready {
-            self.finality.reach(base.time);
-        } else {
-            // What it knew before its documents had holes is told anew.
-            (self.finality.frontier, self.finality.complete) = (base.time, base.time);
-        }
+        // What a node knew before its documents had holes is told anew.
+        self.finality.rebase(base.time, self.ready);
     }
 
     /// How many documents of a snapshot that is coming in are here, and about how many these are.
@@ -296,7 +292,7 @@ impl Replica {
 pub(super) mod tests {
     use super::*;
     use crate::{
-        op::{Command, DocKey},
+        op::{Command, DocKey, Eviction},
         replica::{Config, Draft, Endpoint, Event, Now, Receipt, Recovery, Retention, Standing},
     };
 
@@ -484,8 +480,12 @@ pub(super) mod tests {
 
     impl Pool {
         fn retire(&mut self, node: usize) -> bool {
-            let commands = vec![Command::Retire];
-            let draft = Draft { key: None, guards: Vec::new(), commands, present: false };
+            self.asks(node, Command::Retire)
+        }
+
+        /// Submits a command as a client does; true if the node takes it.
+        fn asks(&mut self, node: usize, command: Command<'static>) -> bool {
+            let draft = Draft { key: None, guards: Vec::new(), commands: vec![command], present: false };
             self.give(node, Event::Submit(0, draft)).is_some()
         }
 
@@ -504,6 +504,21 @@ pub(super) mod tests {
         fn has(&self, node: usize, id: &str) -> bool {
             self.nodes[node].state().text("c", id).is_some()
         }
+    }
+
+    #[test]
+    fn a_node_that_the_others_need_to_evict_a_silent_member_does_not_retire_before_that_is_done() {
+        let (mut pool, [a, b, c]) = with_three(|config| config);
+        let gone = pool.nodes[c].node();
+        [a, b].into_iter().for_each(|other| pool.part(other, c));
+        pool.pass(20_000);
+        assert!(!pool.retire(b), "{} alone could not evict {gone}", pool.nodes[a].node());
+        assert!(pool.asks(a, Command::Evict(Eviction { node: gone, force: false })));
+        pool.pass(3_000);
+        assert!(pool.retire(b));
+        pool.pass(3_000);
+        let receipt = pool.put(a, "x", 1);
+        assert!(pool.nodes[a].frontier() >= receipt.stamp.time, "the last member goes on");
     }
 
     #[test]
@@ -540,7 +555,7 @@ pub(super) mod tests {
         pool.put(c, "alone", 1);
         pool.pass(20_000);
         let node = pool.nodes[c].node();
-        let commands = vec![Command::Evict(crate::op::Eviction { node, force: false })];
+        let commands = vec![Command::Evict(Eviction { node, force: false })];
         let draft = Draft { key: None, guards: Vec::new(), commands, present: false };
         pool.give(a, Event::Submit(0, draft)).expect("it is silent");
         pool.pass(5_000);
@@ -684,12 +699,12 @@ pub(super) mod tests {
 
     #[test]
     fn of_halves_neither_evicts_the_other() {
-        let (mut pool, nodes) = with_members(4, evicts);
-        for (one, other) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
-            pool.part(nodes[one], nodes[other]);
+        for (count, between) in [(2, &[(0, 1)][..]), (4, &[(0, 2), (0, 3), (1, 2), (1, 3)])] {
+            let (mut pool, nodes) = with_members(count, evicts);
+            between.iter().for_each(|(one, other)| pool.part(nodes[*one], nodes[*other]));
+            pool.pass(300_000);
+            assert!(nodes.iter().all(|node| pool.nodes[*node].roster().len() == nodes.len()), "{count} members");
         }
-        pool.pass(300_000);
-        assert!(nodes.iter().all(|node| pool.nodes[*node].roster().len() == 4));
     }
 
     #[test]
@@ -712,7 +727,7 @@ pub(super) mod tests {
         // The one that wrote first is never heard again.
         pool.part(m, n);
         let evict = |pool: &mut Pool, node: usize| {
-            let eviction = crate::op::Eviction { node: pool.nodes[node].node(), force: true };
+            let eviction = Eviction { node: pool.nodes[node].node(), force: true };
             let commands = vec![Command::Evict(eviction)];
             let draft = Draft { key: None, guards: Vec::new(), commands, present: false };
             pool.give(a, Event::Submit(0, draft)).expect("it is a member");

@@ -4,13 +4,13 @@
 //! Whatever was left to chance was settled by the [`super::Driver`] before. So a run can be written down, read, cut
 //! shorter by hand and replayed.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    op::{Command, Guard},
+    op::{Command, Guard, NodeId},
     plant::Rule,
     replica::Draft,
 };
@@ -125,6 +125,9 @@ pub struct Birth {
     /// After which silence it evicts others.
     #[serde(default)]
     pub evict_after_ms: Option<u64>,
+    /// The ids that nodes had on its machine before it, as far as its data directory knows.
+    #[serde(default)]
+    pub had: BTreeSet<NodeId>,
 }
 
 /// What can be wrong with a journal.

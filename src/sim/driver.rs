@@ -11,12 +11,12 @@ use super::{
     chance,
     network::{Fate, Network, Parked},
     plan::{AtFirst, Course, Fault, Plan},
-    strikes::is_sound,
     tally::Tally,
     workload::Workload,
     world::{Outcome, World},
 };
 use crate::{
+    op::NodeId,
     plant::Rule,
     replica::{Draft, Standing, TICK_MS},
 };
@@ -64,12 +64,15 @@ pub(super) enum Due {
     Bury,
     /// An operator evicts the members on these machines.
     Oust(Vec<usize>),
+    /// An operator at one machine evicts the member on another.
+    Cross(usize, usize),
     /// A client writes at this machine, or sends again what it sent before.
     WriteAt(usize, Option<Draft>),
     /// The node of this machine vanishes.
     Kill(usize),
     /// A node that has retired ends.
     Gone(usize),
+    Block(Vec<(usize, usize)>),
     Unblock(Vec<(usize, usize)>),
     Release(usize),
     Calm,
@@ -103,6 +106,8 @@ pub struct Driver<'e> {
     pub(super) shows: fastrand::Rng,
     /// Of nodes that come back from old copies and are cut off.
     pub(super) lonely: fastrand::Rng,
+    /// Of what data directories know of the nodes before.
+    pub(super) knows: fastrand::Rng,
     pub(super) tally: Tally,
     pub(super) now_ms: u64,
     pub(super) stormy: bool,
@@ -142,6 +147,7 @@ impl<'e> Driver<'e> {
             rng,
             shows: fastrand::Rng::with_seed(plan.seed ^ 0x5851_f42d_4c95_7f2d),
             lonely: fastrand::Rng::with_seed(plan.seed ^ 0x2545_f491_4f6c_dd1d),
+            knows: fastrand::Rng::with_seed(plan.seed ^ 0x006b_6e6f_7773),
             tally: Tally::default(),
             now_ms: 0,
             stormy: false,
@@ -302,9 +308,11 @@ impl<'e> Driver<'e> {
             Due::Die => self.die()?,
             Due::Bury => self.bury()?,
             Due::Oust(machines) => self.oust(&machines)?,
+            Due::Cross(by, evicted) => self.cross(by, evicted)?,
             Due::WriteAt(machine, again) => self.write_at(machine, again)?,
             Due::Kill(machine) => self.kill_at(machine)?,
             Due::Gone(node) => self.gone(node)?,
+            Due::Block(pairs) => self.network.block(&pairs),
             Due::Unblock(pairs) => {
                 let freed = self.network.unblock(&pairs);
                 self.free(freed);
@@ -490,6 +498,7 @@ impl<'e> Driver<'e> {
             wrong,
             retain: self.rng.choice(&self.plan.retain).copied().unwrap_or(usize::MAX),
             evict_after_ms: self.plan.evict_after_ms,
+            had: if journal.is_none() { self.had_on(machine) } else { BTreeSet::new() },
         };
         let node = self.world.nodes().len();
         let is_old = matches!(birth.wrong, Wrong::Old(_));
@@ -503,6 +512,13 @@ impl<'e> Driver<'e> {
         let wait_ms = self.rng.u64(..TICK_MS);
         self.after(wait_ms, Due::Tick(node));
         Ok(())
+    }
+
+    /// The ids that nodes with their data in memory had on a machine, if they were kept there.
+    fn had_on(&mut self, machine: usize) -> BTreeSet<NodeId> {
+        let last = self.world.nodes().iter().rev().find(|node| node.birth.machine == machine);
+        let kept = !self.plan.durable && self.knows.u32(..4) > 0;
+        last.filter(|_| kept).map(|node| node.had.clone()).unwrap_or_default()
     }
 
     /// How many records of a journal are removed because a snapshot stands for them: all that can be, or fewer, if the node was
@@ -618,6 +634,9 @@ impl<'e> Driver<'e> {
             && self.world.rooms_agree().is_ok();
         if !rests && self.starts == 0 && self.now_ms > self.calm_ms + ALONE_MS * (self.seen_to + 1) {
             self.seen_to += 1;
+            if self.seen_to > 2 {
+                self.world.successors_are_alone()?;
+            }
             self.operate()?;
         }
         let settled = rests && self.rested;
@@ -628,12 +647,6 @@ impl<'e> Driver<'e> {
             return Ok(());
         }
         self.tally.calm_ms = self.now_ms - self.calm_ms;
-        if late && !self.world.live().any(|node| is_sound(&node)) {
-            // Each was evicted by another, who was evicted in turn. That nothing wrong was called final was checked.
-            self.tally.circles += 1;
-            self.done = true;
-            return Ok(());
-        }
         self.act(&Action::Quiet)?;
         let spread = self.submit_somewhere()?;
         self.after(if spread { SPREAD_MS } else { 0 }, Due::Spread);

@@ -30,9 +30,10 @@ pub struct Ledger {
     old: BTreeSet<NodeId>,
     /// What was acknowledged under such an id since, and whether it was in the log of another node.
     doubtful: BTreeMap<OpId, Vec<(Op, bool)>>,
-    /// Ids under which two nodes have run at once, and what each of these has acknowledged. Until they meet, or a third node has
-    /// heard both, each counts for the others as the one member, so that what is final is not checked in such runs.
+    /// Ids under which two nodes have run at once, and what each of these has acknowledged.
     copied: BTreeSet<NodeId>,
+    /// Whether one of them was alone in its pool: then each copy is, and calls final what it writes.
+    copied_alone: bool,
     acknowledged: Vec<Op>,
     /// By node, whose eviction was effective there when all that it had to store was stored.
     evicted: BTreeMap<NodeId, BTreeSet<NodeId>>,
@@ -108,7 +109,7 @@ impl Ledger {
         if replica.log().len() != watch.ops {
             self.check_log(watch, replica)?;
         }
-        if replica.frontier() != watch.frontier && self.copied.is_empty() {
+        if replica.frontier() != watch.frontier && !self.copied_alone {
             self.check_finals(watch, replica)?;
         }
         a_subscriber_sees_every_change(watch, replica)
@@ -136,13 +137,19 @@ impl Ledger {
     }
 
     /// A second node runs under this id. What the first has acknowledged so far both hold.
-    pub fn copied(&mut self, node: NodeId) {
+    pub fn copied(&mut self, node: NodeId, alone: bool) {
+        self.copied_alone |= alone;
         if !self.copied.insert(node) {
             return;
         }
         let told = self.told.get(&node).map_or(0, |told| told.acknowledged) as usize;
         let chain = self.chains.get(&node).map_or(&[][..], |chain| chain);
         self.acknowledged.extend(chain.iter().take(told).map(|issued| issued.op.clone()));
+    }
+
+    /// Whether two nodes have run at once under this id.
+    pub fn is_copied(&self, node: NodeId) -> bool {
+        self.copied.contains(&node)
     }
 
     /// A node has acknowledged an op.
@@ -293,7 +300,7 @@ impl Ledger {
         };
         let finals = replica.pool().and_then(|(pool, _)| self.pools.get(pool));
         match finals.and_then(|finals| finals.ops.iter().find(turned)) {
-            Some(turned) if self.copied.is_empty() => {
+            Some(turned) if !self.copied_alone => {
                 violated("a final verdict never turns", format!("{turned:?} is not so at {}", replica.node()))
             }
             _ => Ok(()),
@@ -394,7 +401,7 @@ impl Ledger {
             let before = watch.heads.get(origin).copied().unwrap_or(0);
             for seq in before.max(replica.log().start(*origin).seq) + 1..=head.seq {
                 let op = replica.log().get(OpId { origin: *origin, seq }).expect("the heads are contiguous");
-                if op.time() <= watch.frontier && self.copied.is_empty() {
+                if op.time() <= watch.frontier && !self.copied_alone {
                     let detail = format!(
                         "{} at {} comes to {}, whose frontier was {}",
                         op.id(),
@@ -583,7 +590,8 @@ fn is_not_gone(op: &Op, replica: &Replica) -> Result<(), Violation> {
 
 /// How many ids a node has had before this one.
 fn ids_before(replica: &Replica) -> u64 {
-    replica.counters().reborn + replica.counters().merged
+    // Who takes over goes on with all it holds.
+    replica.counters().reborn - replica.counters().took_over + replica.counters().merged
 }
 
 fn a_clock_never_goes_back(watch: &mut Watch, replica: &Replica) -> Result<(), Violation> {

@@ -49,6 +49,7 @@ enum Rejection {
     Guard(usize, Option<Version>),
     Command(usize),
     TooLarge(usize),
+    TooCostly,
     Repeated(OpId),
 }
 
@@ -269,6 +270,7 @@ fn rejection(reason: &Reason) -> Rejection {
         Reason::Guard { index, current } => Rejection::Guard(*index, *current),
         Reason::Command { index, .. } => Rejection::Command(*index),
         Reason::TooLarge { index } => Rejection::TooLarge(*index),
+        Reason::TooCostly => Rejection::TooCostly,
         Reason::Repeated(first) => Rejection::Repeated(*first),
     }
 }

@@ -176,8 +176,12 @@ pub enum Course {
     OldDisks,
     /// A copy of a node's journal is started beside it.
     Copies,
+    /// A node writes for some, goes back to an old copy of its disk, and writes for another before all hear each other.
+    TwoHistories,
     /// All nodes but the first come back at other addresses, one after the other, and then the first is gone.
     Moves,
+    /// Operators at parts of the pool that do not hear each other evict members of the other parts, in circles too.
+    Crossings,
 }
 
 /// The one name that stands in every node's join list, with the addresses of all of them.
@@ -249,7 +253,10 @@ impl Plan {
         match seed % 16 {
             12 if seed % 64 == 12 => plan.of_moves(),
             4 if seed % 128 == 20 => plan.of_copies(),
+            8 => plan.of_crossings(),
             2 | 10 => plan.of_partings(),
+            3 if seed % 64 == 35 => plan.of_two_histories(),
+            3 if seed % 64 == 51 => plan.of_old_disks().with_lonely_copies(),
             3 => plan.of_old_disks(),
             5 | 13 => plan.of_burials(),
             11 => plan.of_one_name(),
@@ -279,6 +286,30 @@ impl Plan {
         }
     }
 
+    /// A pool that falls apart while everyone writes, each part of which evicts members of the others. Nodes may be started anew
+    /// meanwhile.
+    fn of_crossings(self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x6372_6f73_7300);
+        Plan {
+            machines: rng.usize(2..=5),
+            newcomers: 0,
+            all_found: false,
+            storm_ms: rng.u64(25_000..60_000),
+            faults: [Fault::Crash, Fault::Restart, Fault::Comeback, Fault::Halves, Fault::Evict].into(),
+            latency_ms: *rng.choice(&[(1, 10), (10, 50), (5, 200)]).unwrap_or(&(10, 50)),
+            write_ms: rng.u64(300..2_000),
+            writes_max: 200,
+            early_max: None,
+            durable: true,
+            disks_die: false,
+            all_return: true,
+            disk_ms: (0, 5),
+            present_ms: 0,
+            course: Course::Crossings,
+            ..self
+        }
+    }
+
     /// A small pool whose nodes go back to old copies of their disks, one after another, in the quiet between writes.
     fn of_old_disks(self) -> Plan {
         let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x636f_7079);
@@ -303,6 +334,12 @@ impl Plan {
         }
     }
 
+    /// The same with another member that hears of the old copy alone: it holds another history of that node than all others.
+    fn of_two_histories(self) -> Plan {
+        let plan = self.of_old_disks();
+        Plan { machines: plan.machines.max(3), storm_ms: 40_000, course: Course::TwoHistories, ..plan }
+    }
+
     /// In most plans with an old copy of a journal its node does not hear of the others before it writes; and they may have
     /// forgotten what it lacks.
     fn of_old_copies(self) -> Plan {
@@ -310,11 +347,16 @@ impl Plan {
         if !self.has(Fault::OldDisk) || rng.u32(..3) == 0 {
             return self;
         }
-        let retain = if rng.u32(..3) == 0 { self.retain } else { vec![0] };
+        let retain = if rng.u32(..3) == 0 { self.retain.clone() } else { vec![0] };
+        Plan { retain, ..self.with_lonely_copies() }
+    }
+
+    /// An old copy does not hear of the others before clients write to it, and the others have forgotten what it lacks.
+    fn with_lonely_copies(self) -> Plan {
         let mix = Mix { keyed: self.mix.keyed.max(300), ..self.mix };
         // What is acknowledged is looked for by its keys.
         let squeeze = (u64::MAX, self.squeeze.1);
-        Plan { lonely: true, storm_ms: self.storm_ms.max(40_000), retain, mix, squeeze, ..self }
+        Plan { lonely: true, storm_ms: self.storm_ms.max(40_000), retain: vec![0], mix, squeeze, ..self }
     }
 
     /// The same with nodes that leave for good, or are away for long, in some plans; the others stay what they were.

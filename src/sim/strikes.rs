@@ -32,6 +32,18 @@ impl Driver<'_> {
                 }
                 return Ok(());
             }
+            Course::Crossings => {
+                if fault == Fault::Halves {
+                    self.crossing();
+                }
+                return Ok(());
+            }
+            Course::TwoHistories => {
+                if fault == Fault::OldDisk {
+                    self.two_histories();
+                }
+                return Ok(());
+            }
             // There every crash is one of those.
             Course::OldDisks if fault == Fault::Crash => return Ok(()),
             Course::OldDisks | Course::Copies | Course::Moves | Course::Storm => {}
@@ -181,6 +193,51 @@ impl Driver<'_> {
         self.after(lasts_ms, Due::Unblock(pairs));
     }
 
+    /// The pool falls into parts, and an operator in each evicts members of other parts; now and then a node is started anew.
+    fn crossing(&mut self) {
+        let machines = self.plan.machines;
+        let wait_ms = self.rng.u64(22_000..30_000);
+        self.after(wait_ms, Due::Strike(Fault::Halves));
+        let circle = self.rng.bool();
+        let part: Vec<usize> = (0..machines).map(|it| if circle { it } else { self.rng.usize(..machines) }).collect();
+        let all = (0..machines).flat_map(|from| (0..machines).map(move |to| (from, to)));
+        let pairs: Vec<(usize, usize)> = all.filter(|(from, to)| part[*from] != part[*to]).collect();
+        if pairs.is_empty() {
+            return;
+        }
+        self.network.block(&pairs);
+        *self.tally.fired.entry(Fault::Halves).or_default() += 1;
+        let further = if circle { 0 } else { self.rng.usize(1..=machines) };
+        let mut evictions: Vec<(usize, usize)> =
+            (0..further).filter_map(|_| self.rng.choice(&pairs).copied()).collect();
+        if circle {
+            let step = self.rng.usize(1..machines);
+            evictions.extend((0..machines).map(|by| (by, (by + step) % machines)));
+        }
+        for (by, evicted) in evictions {
+            // Long enough after the cut that nobody beyond it is heard any more.
+            let wait_ms = self.rng.u64(9_500..13_000);
+            self.after(wait_ms, Due::Cross(by, evicted));
+        }
+        if self.rng.u32(..if circle { 8 } else { 3 }) == 0 {
+            let (wait_ms, machine) = (self.rng.u64(9_500..15_000), self.rng.usize(..machines));
+            self.after(wait_ms, Due::Kill(machine));
+        }
+        let lasts_ms = self.rng.u64(13_500..17_000);
+        self.after(lasts_ms, Due::Unblock(pairs));
+    }
+
+    /// An operator at the node of one machine evicts the node of another.
+    pub(super) fn cross(&mut self, by: usize, evicted: usize) -> Result<(), Violation> {
+        let node = |machine: usize| self.world.at_url(&self.urls[machine]);
+        let (Some(by), Some(evicted)) = (node(by), node(evicted)) else { return Ok(()) };
+        let Some(evicted) = self.world.nodes()[evicted].replica.as_ref().map(crate::replica::Replica::node) else {
+            return Ok(());
+        };
+        *self.tally.fired.entry(Fault::Evict).or_default() += 1;
+        self.act(&Action::Submit(by, eviction(evicted, false)))
+    }
+
     /// An operator among the others evicts the members on these machines.
     pub(super) fn oust(&mut self, machines: &[usize]) -> Result<(), Violation> {
         let member = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
@@ -311,6 +368,43 @@ impl Driver<'_> {
         }
     }
 
+    /// A node writes for all but one, goes back to what its disk was before, and writes for that one alone; then all hear each
+    /// other again.
+    fn two_histories(&mut self) {
+        let live: Vec<usize> = self.world.live().map(|(node, _)| node).collect();
+        let everywhere = live.iter().copied().find(|node| self.world.is_everywhere(*node));
+        let Some(node) = everywhere.filter(|_| live.len() >= self.plan.machines) else {
+            return self.after(500, Due::Strike(Fault::OldDisk));
+        };
+        self.after(25_000, Due::Strike(Fault::OldDisk));
+        let machines = self.plan.machines;
+        let writer = self.machine(node);
+        let third = (writer + 1 + self.rng.usize(..machines - 1)) % machines;
+        let apart = |one: usize| {
+            let others = (0..machines).filter(move |other| *other != one);
+            others.flat_map(move |other| [(one, other), (other, one)])
+        };
+        let between = [(writer, third), (third, writer)];
+        let first: Vec<(usize, usize)> = apart(third).collect();
+        let then: Vec<(usize, usize)> =
+            apart(third).chain(apart(writer)).filter(|pair| !between.contains(pair)).collect();
+        self.old_disks.insert(node, self.world.nodes()[node].disk.len());
+        *self.tally.fired.entry(Fault::OldDisk).or_default() += 1;
+        self.network.block(&first);
+        for _ in 0..3 {
+            let wait_ms = self.rng.u64(1..1_500);
+            self.after(wait_ms, Due::WriteAt(writer, None));
+        }
+        self.after(2_000, Due::Kill(writer));
+        self.after(2_000, Due::Block(then.clone()));
+        self.after(2_000, Due::Unblock(first));
+        for _ in 0..6 {
+            let wait_ms = self.rng.u64(2_100..10_000);
+            self.after(wait_ms, Due::WriteAt(writer, None));
+        }
+        self.after(12_000, Due::Unblock(then));
+    }
+
     pub(super) fn write_at(&mut self, machine: usize, again: Option<Draft>) -> Result<(), Violation> {
         let Some(node) = self.world.at_url(&self.urls[machine]).filter(|_| self.stormy) else { return Ok(()) };
         let Some(replica) = &self.world.nodes()[node].replica else { return Ok(()) };
@@ -326,7 +420,7 @@ impl Driver<'_> {
     /// An operator at one node evicts a member that is not heard of there, dead or behind a partition.
     fn evict_someone(&mut self) -> Result<bool, Violation> {
         let member = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
-        // Two operators can evict each other; where three evict in a circle nobody remains, which no rule mends.
+        // Where more of them evict each other, only force goes on (`Course::Crossings`).
         let operator = |node: &usize| self.machine(*node) < 2;
         let live: Vec<usize> = self.world.live().filter(member).map(|(node, _)| node).filter(operator).collect();
         let Some(node) = self.rng.choice(&live).copied() else { return Ok(false) };
@@ -387,20 +481,37 @@ impl Driver<'_> {
     }
 
     /// Once the network is whole, an operator sees to what nodes cannot settle among themselves: at one node he evicts, by
-    /// force, every member that will not come back or was evicted without a majority; and nodes that have evicted that one
-    /// he tells to join it.
+    /// force, every member that will not come back or was evicted without a majority. Nodes that have evicted that one, or that
+    /// have no part in its pool and say that evictions have crossed, he tells to join it. Where nobody remains, one node is to go
+    /// on.
     pub(super) fn operate(&mut self) -> Result<(), Violation> {
         let live: BTreeSet<NodeId> = self.world.live().map(|(_, replica)| replica.node()).collect();
         let member = |(_, replica): &(usize, &crate::replica::Replica)| replica.standing() == Standing::Member;
-        let Some((node, replica)) = self.world.live().filter(member).find(is_sound) else { return Ok(()) };
+        let Some((node, replica)) = self.world.live().filter(member).find(is_sound) else {
+            return self.let_go_on();
+        };
         let (id, url, assembly) = (replica.node(), self.urls[self.machine(node)].clone(), replica.assembly());
         let gone = |member: &NodeId| !live.contains(member) || assembly.pending.contains(member);
         let gone: Vec<NodeId> = assembly.counted.iter().copied().filter(gone).collect();
-        let apart = |(_, replica): &(usize, &crate::replica::Replica)| replica.roster().is_gone(id);
+        let stuck = |replica: &crate::replica::Replica| {
+            replica.crossed_evictions().is_some() && !assembly.remaining.contains(&replica.node())
+        };
+        let apart = |(_, replica): &(usize, &crate::replica::Replica)| replica.roster().is_gone(id) || stuck(replica);
         let apart: Vec<usize> =
             self.world.live().filter(apart).map(|(other, _)| other).filter(|other| *other != node).collect();
         gone.into_iter().try_for_each(|gone| self.act(&Action::Submit(node, eviction(gone, true))))?;
         apart.into_iter().try_for_each(|other| self.act(&Action::Join(other, url.clone())))
+    }
+
+    /// Does what a node says that an operator can do where evictions have crossed.
+    fn let_go_on(&mut self) -> Result<(), Violation> {
+        let Some((node, replica)) = self.world.live().find(|(_, replica)| replica.is_left_behind()) else {
+            return Ok(());
+        };
+        let others = replica.roster().all().keys().filter(|other| **other != replica.node());
+        let Some(other) = others.copied().next() else { return Ok(()) };
+        self.tally.let_go_on += 1;
+        self.act(&Action::Submit(node, eviction(other, true)))
     }
 
     /// A copy of a live member's journal is started on a machine of its own, once.

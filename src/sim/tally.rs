@@ -41,8 +41,8 @@ pub struct Tally {
     pub adopted: u64,
     /// Changes of what clients show of themselves.
     pub presents: u64,
-    /// Runs in which members evicted each other in a circle, so that nobody remained.
-    pub circles: u64,
+    /// Times that every member was evicted, and an operator let one node go on.
+    pub let_go_on: u64,
     /// The longest that a pool took to come to rest after its storm.
     pub calm_ms: u64,
 }
@@ -69,7 +69,7 @@ impl Tally {
     /// Adds another run, or the sum of several.
     pub fn add(&mut self, other: &Tally) {
         self.calm_ms = self.calm_ms.max(other.calm_ms);
-        self.circles += other.circles;
+        self.let_go_on += other.let_go_on;
         let theirs = other.clone().fields().map(|(_, field)| *field);
         self.fields().into_iter().zip(theirs).for_each(|((_, mine), theirs)| *mine += theirs);
         for (fault, count) in &other.fired {
@@ -116,7 +116,7 @@ impl fmt::Display for Tally {
         for (fault, count) in &self.fired {
             writeln!(f, "{count:>12} fault {fault:?}")?;
         }
-        writeln!(f, "{:>12} circles of evictions", self.circles)?;
+        writeln!(f, "{:>12} times that an operator let a node go on after crossed evictions", self.let_go_on)?;
         write!(f, "{:>12} ms at most from the end of a storm to rest", self.calm_ms)
     }
 }

@@ -15,12 +15,12 @@ use super::{
 };
 use crate::{
     document::{Reason, View},
-    op::{Command, DocKey, NodeId, Op, OpId, Stamp},
+    op::{Command, DocKey, Eviction, NodeId, Op, OpId, Stamp},
     plant,
     record::Record,
     replica::{
-        Assembly, Config, Counters, Draft, Effect, Endpoint, Event, LinkId, Now, Outbox, Receipt, Recovery, Refused,
-        Replica, Retention, Standing, TICK_MS,
+        Assembly, Config, Counters, Draft, Effect, Endpoint, Event, LinkId, Member, Now, Outbox, Receipt, Recovery,
+        Refused, Replica, Retention, Standing, TICK_MS,
     },
     snapshot::Part,
     version::Version,
@@ -29,6 +29,9 @@ use crate::{
 
 /// What comes over a link reaches a node two links away within this, whatever the faults, or one of the links is closed.
 const HEARD_MS: u64 = 15_000;
+
+/// A node that is up in a pool that is whole has evicted the members that it was within this.
+const SUCCEEDS_MS: u64 = 20_000;
 
 /// All there is.
 #[derive(Debug)]
@@ -65,6 +68,8 @@ pub struct Node {
     /// Ops whose receipts wait for the disk.
     acknowledges: Vec<Op>,
     pub(super) left: Option<Left>,
+    /// The ids that it, and those before it in its data directory, had when it vanished.
+    pub(super) had: BTreeSet<NodeId>,
 }
 
 /// A journal on a disk that takes its time.
@@ -94,14 +99,17 @@ impl Disk {
             Record::Identity(identity) => Some(identity.node),
             _ => None,
         });
-        let adds = |op: &Op| {
-            op.body().commands.iter().any(|command| matches!(command, Command::Add(it, _) if Some(it.node) == own))
+        let added = |record: &Record| match record {
+            Record::Op(op) => op.body().commands.iter().find_map(|command| match command {
+                Command::Add(newcomer, _) => Some(newcomer.node),
+                _ => None,
+            }),
+            _ => None,
         };
-        let is_add =
-            |record: &Record| matches!(record, Record::Op(op) if matches!(op.body().commands[..], [Command::Add(..)]));
-        let added = self.records.iter().position(|record| matches!(record, Record::Op(op) if adds(op)));
-        let second = self.records.iter().enumerate().filter(|(_, record)| is_add(record)).nth(1).map(|(at, _)| at);
-        added.zip(second).map_or(self.records.len(), |(own, second)| own.max(second) + 1)
+        // A snapshot in the journal holds such ops once more.
+        let first =
+            |oneself| self.records.iter().position(|it| added(it).is_some_and(|it| (Some(it) == own) == oneself));
+        first(true).zip(first(false)).map_or(self.records.len(), |(own, other)| own.max(other) + 1)
     }
 
     /// How many records it held when its node had issued its last op.
@@ -345,8 +353,10 @@ impl World {
     /// Whether all that a node has issued is on the disks of all others.
     pub fn is_everywhere(&self, node: usize) -> bool {
         let Some(replica) = &self.nodes[node].replica else { return false };
-        // Others may hold an op of the same id that it issued before it went back to an old copy.
-        if self.ledger.is_old(replica.node()) {
+        // Others may hold an op of the same id that it issued before it went back to an old copy. And of one that knows nobody else
+        // yet nothing is promised.
+        let disk = &self.nodes[node].disk;
+        if self.ledger.is_old(replica.node()) || disk.joined() >= disk.len() {
             return false;
         }
         let own = OpId { origin: replica.node(), seq: replica.log().head(replica.node()).seq };
@@ -430,6 +440,9 @@ impl World {
             Some(Parcel::Message(Message::Promised(seq, clock))) => format!("has heard of {clock} behind {seq}"),
             Some(Parcel::Message(Message::Presence(presents))) => format!("{} clients in rooms", presents.len()),
             Some(Parcel::Message(Message::Attendance(known))) => format!("who is in rooms of {} nodes", known.len()),
+            Some(Parcel::Message(Message::Dispute(dispute))) => {
+                format!("disputes {}.{}: {:?}", dispute.origin, dispute.at, dispute.stand)
+            }
             Some(Parcel::Message(Message::Addresses(all))) => format!("where {} members are", all.len()),
             Some(Parcel::Message(Message::Ops(ops, ..))) => {
                 let first: Vec<String> = ops
@@ -510,9 +523,14 @@ impl World {
             return Err(Violation { invariant: "a journal is cut only behind a whole snapshot", detail });
         }
         let replica = recovery.finish(lost.then_some(NodeId(birth.id)));
+        let replica = replica.with_ids(birth.had.iter().copied(), Vec::new());
         let copied = self.live().any(|(_, other)| other.node() == replica.node());
         if copied {
-            self.ledger.copied(replica.node());
+            // One that is just being let in may not know yet what the copied node calls final.
+            let settled = |(other, member): (&NodeId, &Member)| {
+                *other != replica.node() && member.added.time <= replica.frontier()
+            };
+            self.ledger.copied(replica.node(), !replica.roster().present().any(settled));
         }
         let old = copied || matches!(birth.wrong, Wrong::Old(_));
         let watch = if self.checks { self.ledger.resume(&replica, old)? } else { Watch::default() };
@@ -529,12 +547,15 @@ impl World {
             answer: None,
             acknowledges: Vec::new(),
             left: None,
+            had: BTreeSet::new(),
         });
         Ok(())
     }
 
     fn crash(&mut self, node: usize, silent: bool, kept: usize) {
-        let Some(Node { birth, replica, counted, disk, outbox, left, .. }) = self.nodes.get_mut(node) else { return };
+        let Some(Node { birth, replica, counted, disk, outbox, left, had, .. }) = self.nodes.get_mut(node) else {
+            return;
+        };
         let durable = birth.durable;
         if let Some(replica) = replica.take() {
             *counted = replica.counters();
@@ -543,6 +564,7 @@ impl World {
                 pool: replica.assembly().remaining.clone(),
                 frontier: replica.frontier(),
             });
+            had.extend(birth.had.iter().chain(replica.former()).copied().chain([replica.node()]));
             self.ledger.vanished(replica.node());
             disk.records.truncate(disk.stored + kept);
             *outbox = Outbox::default();
@@ -564,7 +586,7 @@ impl World {
         }
         let mono_ms = self.now_ms - node.start_ms;
         let now = Now { mono_ms, wall_ms: node.birth.wall_ms + mono_ms };
-        let evicts = node.birth.evict_after_ms.is_some() && matches!(event, Event::Tick);
+        let evicts = matches!(event, Event::Tick);
         let issued = OpId { origin: replica.node(), seq: replica.log().head(replica.node()).seq };
         let effects = replica.handle(now, event);
         let evicted = if evicts { evicted_since(replica, issued) } else { Vec::new() };
@@ -572,7 +594,9 @@ impl World {
             self.ledger.check(&mut node.watch, replica)?;
             node.guests.follow(replica)?;
         }
-        evicted.into_iter().try_for_each(|evicted| self.is_unheard(index, evicted))?;
+        evicted.into_iter().try_for_each(|Eviction { node, force }| {
+            if force { self.is_proved(index, node) } else { self.is_unheard(index, node) }
+        })?;
         for effect in effects {
             let node = &mut self.nodes[index];
             match effect {
@@ -629,6 +653,35 @@ impl World {
         }
         let detail = format!("node {by} evicts node {other}, {evicted}");
         Err(Violation { invariant: "a member that is heard is evicted by an operator only", detail })
+    }
+
+    /// A node has evicted another of itself, by force: nobody runs under that id any more, and either the node knows that it had
+    /// the id, or it has let in that one, and holds nothing of it.
+    fn is_proved(&self, by: usize, evicted: NodeId) -> Result<(), Violation> {
+        let Node { birth, replica: Some(replica), .. } = &self.nodes[by] else { return Ok(()) };
+        let runs = self.live().any(|(_, other)| other.node() == evicted) && !self.ledger.is_copied(evicted);
+        let knows = birth.had.contains(&evicted) || replica.former().contains(&evicted);
+        let never_came = replica.log().head(evicted).seq == 0;
+        if !self.checks || !runs && (knows || never_came) {
+            return Ok(());
+        }
+        let detail = format!("node {by} evicts {evicted}: {}", if runs { "it is there" } else { "it never was that" });
+        Err(Violation { invariant: "nobody is evicted by force without an operator or a proof", detail })
+    }
+
+    /// In a pool that was whole for long: whoever is up for a while, and knows that it was a member, has evicted that one.
+    pub(super) fn successors_are_alone(&self) -> Result<(), Violation> {
+        for (index, replica) in self.live().filter(|(_, replica)| replica.standing() == Standing::Member) {
+            let Node { birth: Birth { had, .. }, start_ms, .. } = &self.nodes[index];
+            if self.now_ms < start_ms + SUCCEEDS_MS {
+                continue;
+            }
+            if let Some((before, _)) = replica.roster().present().find(|(member, _)| had.contains(member)) {
+                let detail = format!("node {index} knows that it was {before}, which is a member still");
+                return Err(Violation { invariant: "a newcomer replaces the member that it was", detail });
+            }
+        }
+        Ok(())
     }
 
     /// A node has retired: somebody else has what it has acknowledged. Of machines that are down nothing can be told.
@@ -904,10 +957,10 @@ impl Node {
     }
 }
 
-/// Whom a node has evicted, without force, behind this op.
-fn evicted_since(replica: &Replica, after: OpId) -> Vec<NodeId> {
+/// Whom a node has evicted behind this op, and how.
+fn evicted_since(replica: &Replica, after: OpId) -> Vec<Eviction> {
     let evicted = |op: &Op| match op.body().commands.first() {
-        Some(Command::Evict(eviction)) if !eviction.force => Some(eviction.node),
+        Some(Command::Evict(eviction)) => Some(*eviction),
         _ => None,
     };
     replica.log().beyond(std::iter::once((after.origin, after.seq))).filter_map(evicted).collect()
@@ -1014,7 +1067,11 @@ fn answer_is_right<'a>(
     }
     let repeated = issued == 0 && draft.key.is_some();
     let fresh = issued == 1 && op.origin() == replica.config().node && receipt.verdict == Ok(());
-    if !repeated && !fresh {
+    // Where every member is evicted, force lets the node go on: the other ops are of its new id.
+    let takes_over = matches!(draft.commands[..], [Command::Evict(Eviction { force: true, .. })])
+        && op.origin() == replica.node()
+        && replica.counters().took_over > 0;
+    if !repeated && !fresh && !takes_over {
         return wrong(format!("{receipt:?} with {issued} ops issued"));
     }
     let model = if repeated {

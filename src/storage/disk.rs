@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::Path,
 };
 
@@ -35,6 +35,8 @@ pub trait DiskFile: Send {
     fn truncate(&self, length: u64) -> io::Result<()>;
     /// Waits until content and length are on the disk.
     fn sync(&self) -> io::Result<()>;
+    /// Whether it is the file that has this name: not where it was removed, or moved away, while it is open.
+    fn is_at(&self, path: &Path) -> io::Result<bool>;
     /// Forgets what is held of the file in memory, so that the next read asks the disk: after a sync that failed, memory
     /// may hold what the disk does not.
     fn forget(&self);
@@ -87,6 +89,15 @@ impl DiskFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let place = |file: fs::Metadata| (file.dev(), file.ino());
+        match fs::metadata(path) {
+            Ok(named) => Ok(place(named) == place(self.metadata()?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn forget(&self) {

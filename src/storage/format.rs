@@ -13,7 +13,10 @@
 //! `behind` says how many bytes before the frame may not have been on the disk when it was written. A power cut can lose
 //! any of those, in any order, and keep the frame: that is no damage.
 
-use std::path::{Path, PathBuf};
+use std::{
+    iter,
+    path::{Path, PathBuf},
+};
 
 /// The version of the format that this program writes, and the only one it reads.
 pub const VERSION: u32 = 1;
@@ -32,6 +35,10 @@ const POSITION_MAX: u64 = 1 << 60;
 const NUMBER_MAX: u64 = 1 << 48;
 const MAGIC: [u8; 8] = *b"LAMPJRNL";
 const COPY_BYTES: usize = 56;
+/// Length of what a frame and a header begin with, which is not zero, in bytes.
+const MARK_BYTES: usize = 4;
+/// What a power cut loses or keeps as a whole, in bytes: the least that disks write at once.
+const SECTOR_BYTES: usize = 512;
 
 /// What a segment says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +49,8 @@ pub struct Header {
     pub start: u64,
     /// 0, but in a mended segment, which has lost frames: the position at which the next one starts.
     pub end: u64,
-    /// 0, but in a mended segment: the length of the file, in bytes.
+    /// Length that the file had when it was begun, or was mended to, in bytes; 0 in a segment of an older program. A file
+    /// that is shorter was cut, for a crash leaves the space that was made ready.
     pub size: u64,
     /// The same in all segments of a journal, and in no other journal.
     pub salt: u64,
@@ -181,6 +189,16 @@ pub fn is_blank(bytes: &[u8]) -> bool {
     words.iter().all(|word| *word == [0; 16]) && rest.iter().all(|byte| *byte == 0)
 }
 
+/// Whether a crash may have left what stands where a frame or a header of so many bytes should start: nothing; or what a power
+/// cut leaves, which loses whole sectors, that then are the zeros that were made ready; or a write that was broken off, which
+/// leaves zeros behind its last byte.
+pub fn may_be_torn(bytes: &[u8], offset: usize, length: usize) -> bool {
+    let Some(found) = bytes.get(offset..offset + length) else { return false };
+    let first = (SECTOR_BYTES - offset % SECTOR_BYTES).min(length);
+    let mut sectors = iter::once(&found[..first]).chain(found[first..].chunks(SECTOR_BYTES));
+    is_blank(&found[..MARK_BYTES]) || sectors.any(is_blank) || is_blank(&bytes[offset + length - 1..])
+}
+
 fn mark(head: &[u8], salt: u64, position: u64) -> crc32fast::Hasher {
     let mut place = [0; 24];
     place[..8].copy_from_slice(&salt.to_le_bytes());
@@ -238,6 +256,26 @@ mod tests {
             let hurt = if bit / 8 < 12 { Framed::None } else { Framed::Hurt(sound.len()) };
             assert_eq!(frame(&bytes, 5, 1000), hurt, "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_crash_loses_whole_sectors_or_the_end_of_a_write() {
+        let mut bytes = vec![0; 2048];
+        bytes[..1300].fill(7);
+        let check = |bytes: &[u8], offset, length, expected| {
+            assert_eq!(may_be_torn(bytes, offset, length), expected, "{length} bytes at {offset}");
+        };
+        check(&bytes, 600, 16, false);
+        check(&bytes, 600, 600, false);
+        check(&bytes, 1000, 400, true);
+        check(&bytes, 1300, 16, true);
+        check(&bytes, 1290, 16, true);
+        check(&bytes[..1310], 1300, 16, false);
+        bytes[512..1024].fill(0);
+        check(&bytes, 500, 16, true);
+        check(&bytes, 400, 1000, true);
+        check(&bytes, 400, 500, true);
+        check(&bytes, 400, 100, false);
     }
 
     #[test]

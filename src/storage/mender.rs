@@ -1,6 +1,7 @@
 //! Makes a journal with a torn end or damage one that is sound, and holds all that was sound before.
 //!
-//! What is torn is cut off, from the back, so that a crash on the way leaves a torn end again. A damaged segment is kept
+//! What is torn is cut off, or overwritten with zeros, from the back, so that a crash on the way leaves a torn end again.
+//! A damaged segment is kept
 //! aside as `journal-….damaged`, and a new one with its sound frames takes its name. Each segment is mended for itself,
 //! since it stays at its position: a crash on the way leaves the others for the next time.
 
@@ -29,9 +30,10 @@ pub(super) fn mend(disk: &dyn Disk, dir: &Path, survey: &mut Survey, salt: u64) 
             piece.end = survey.position;
             if !piece.bad {
                 let file = disk.open(&piece.path).map_err(StoreError::io("open", &piece.path))?;
-                file.truncate(offset as u64).map_err(StoreError::io("cut", &piece.path))?;
+                // The space stays the journal's own; a file that is shorter than it was made is damaged.
+                let zeros = vec![0; (piece.size as usize).saturating_sub(offset)];
+                file.write_at(&zeros, offset as u64).map_err(StoreError::io("cut", &piece.path))?;
                 file.sync().map_err(StoreError::io("sync", &piece.path))?;
-                piece.size = offset as u64;
             }
         }
     }

@@ -60,7 +60,8 @@ pub enum SyncMode {
 pub struct Layout {
     /// Length of a segment, in bytes; one that must take a longer record is longer. At most 64 MiB. Default: 16 MiB.
     pub segment_bytes: u64,
-    /// How much must fit beyond what is appended for there to be room, in bytes. Default: the longest op and 1 MiB.
+    /// How much must fit beyond what is appended for there to be room, in bytes. Half of it is for what only deletes, on a
+    /// full disk. Default: the longest op and 1 MiB.
     pub reserve_bytes: u64,
     /// How much the journal may grow, beyond twice its last snapshot, before a new one is wanted, in bytes. Less is a
     /// shorter journal, that is read sooner at a start; more is less to write. From 0 on, for even then snapshots take no
@@ -234,6 +235,11 @@ impl Store {
         self.takes(self.layout.reserve_bytes)
     }
 
+    /// Whether there is room for an op that only deletes, which is short: the half of the reserve that others leave.
+    pub fn deletion_room(&self) -> bool {
+        self.takes(self.layout.reserve_bytes / 2)
+    }
+
     /// Whether the next records of a snapshot leave the room that ops need.
     pub fn snapshot_room(&self) -> bool {
         self.takes(self.layout.reserve_bytes + SLICE_BYTES)
@@ -288,7 +294,12 @@ impl Drop for Store {
 
 /// The file that keeps other processes out while it is open.
 #[derive(Debug)]
-struct Lock(File);
+pub struct Lock(File);
+
+/// Keeps other processes out of a directory, which is made if it is not there.
+pub fn lock(dir: &Path) -> Result<Lock, StoreError> {
+    make_lock(&RealDisk, dir)
+}
 
 impl Drop for Lock {
     fn drop(&mut self) {

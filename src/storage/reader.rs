@@ -119,6 +119,8 @@ struct Scan {
     batch_bytes: usize,
     /// Holes of which it is not known what they are, in order, each with the records behind it.
     holes: VecDeque<Hole>,
+    /// The position and the piece of the last gap, which is open as long as nothing sound follows.
+    gap: Option<(u64, usize)>,
     /// Sound records so far, also those held back.
     records: u64,
     /// Where the last base of a snapshot starts, counted as [`Found::bytes`] is.
@@ -138,7 +140,16 @@ impl Scan {
     fn new(salt: Option<u64>, batches: SyncSender<Vec<Record>>) -> Scan {
         let found = Found::default();
         let survey = Survey { found, pieces: Vec::new(), position: 0, salt, torn: None, snapshot: None };
-        Scan { batches, batch: Vec::new(), batch_bytes: 0, holes: VecDeque::new(), records: 0, base: None, survey }
+        Scan {
+            batches,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            holes: VecDeque::new(),
+            gap: None,
+            records: 0,
+            base: None,
+            survey,
+        }
     }
 
     fn journal(mut self, dir: &Path, numbers: &[u64]) -> Result<Survey, StoreError> {
@@ -164,6 +175,11 @@ impl Scan {
         let position = self.survey.position;
         let last = self.survey.pieces.last().map_or(0, |piece| piece.number);
         self.survey.found.cut |= last == 0 && number > 1;
+        // Before another one is made ready, this one was, and the first one had its header on the disk.
+        let lost = |piece: &Piece| piece.blank && (piece.number == 1 || piece.size < HEADER_BYTES as u64);
+        if self.survey.pieces.last().is_some_and(lost) {
+            self.damage(0, Why::Missing);
+        }
         let blank = format::is_blank(bytes);
         self.survey.pieces.push(Piece {
             number,
@@ -189,16 +205,27 @@ impl Scan {
         }
         let Some((header, salt)) = self.header(bytes) else { return Ok(()) };
         let end = self.frames(bytes, salt)?;
-        if header.is_some_and(|header| header.end != 0) {
-            let header = header.expect("it was just seen");
-            self.piece().mended = true;
-            if end as u64 != header.size || self.survey.position > header.end {
-                self.damage(end, Why::Missing);
-            }
-            self.survey.position = self.survey.position.max(header.end);
+        if let Some(header) = header {
+            self.ends(end, size, header);
         }
         self.piece().end = self.survey.position;
         Ok(())
+    }
+
+    /// The frames of a segment have ended; its header says where they had to, or how long the file was.
+    fn ends(&mut self, end: usize, size: u64, header: Header) {
+        if header.end == 0 {
+            if size < header.size {
+                self.open_gap();
+                self.damage(end, Why::Missing);
+            }
+            return;
+        }
+        self.piece().mended = true;
+        if end as u64 != header.size || self.survey.position > header.end {
+            self.damage(end, Why::Missing);
+        }
+        self.survey.position = self.survey.position.max(header.end);
     }
 
     /// Takes the header, and the salt to read the frames with; none if they cannot be read.
@@ -224,7 +251,7 @@ impl Scan {
                 self.survey.salt.map(|salt| (None, salt))
             }
             Headed::Bad => {
-                self.hole(0, Why::Header);
+                self.gap(bytes, 0, HEADER_BYTES, Why::Header);
                 self.survey.salt.map(|salt| (None, salt))
             }
         }
@@ -233,10 +260,10 @@ impl Scan {
     /// A segment says that it starts at `start`. All files before were as they should be when that was written.
     fn start(&mut self, start: u64) {
         let position = self.survey.position;
-        let open = self.holes.back().filter(|hole| hole.at == position && hole.held.is_empty()).map(|hole| hole.piece);
+        let open = self.gap.filter(|(at, _)| *at == position).map(|(_, piece)| piece);
         self.settle(start.saturating_add(1));
         if let Some(before) = open.filter(|_| start > position) {
-            // What is missing is in the hole at the end of that piece.
+            // What is missing is in the gap at the end of that piece.
             self.survey.pieces[before].end = start;
             self.piece().start = start;
         } else if self.survey.pieces.len() == 1 && self.survey.found.cut {
@@ -268,11 +295,11 @@ impl Scan {
                 }
                 _ if format::is_blank(&bytes[offset..]) => break,
                 Framed::Hurt(length) => {
-                    self.hole(offset, Why::Bytes);
+                    self.gap(bytes, offset, length, Why::Bytes);
                     offset += length;
                 }
                 Framed::None => {
-                    self.hole(offset, Why::Bytes);
+                    self.gap(bytes, offset, HEAD_BYTES, Why::Bytes);
                     offset = next(bytes, salt, start, offset + 1);
                 }
             }
@@ -311,6 +338,16 @@ impl Scan {
             Some(last) if last.end == frame.start => last.end = frame.end,
             _ => kept.push(frame),
         }
+    }
+
+    fn open_gap(&mut self) {
+        self.gap = Some((self.survey.position, self.survey.pieces.len() - 1));
+    }
+
+    /// So many bytes are not what they should be: damage, if no crash leaves them so.
+    fn gap(&mut self, bytes: &[u8], offset: usize, length: usize, why: Why) {
+        self.open_gap();
+        if format::may_be_torn(bytes, offset, length) { self.hole(offset, why) } else { self.damage(offset, why) }
     }
 
     /// Something is missing from here on, and is damage.

@@ -243,6 +243,7 @@ impl Writer {
     /// Writes what is pending, syncs what is due, removes a needless segment, and makes the next one ready.
     fn turn(&mut self, closing: bool) -> Result<(), Trouble> {
         let now = Instant::now();
+        let before = (self.position, self.synced);
         let written = self.write();
         if let Err(Trouble::Failed(_)) = written {
             return written;
@@ -257,6 +258,12 @@ impl Writer {
                 self.pending.sync = Some(now + INTERVAL);
             }
             SyncMode::Interval | SyncMode::Never => {}
+        }
+        if self.position > before.0
+            && let Err(gone) = self.check_place()
+        {
+            (self.position, self.synced) = before;
+            return Err(gone);
         }
         if let Some(cut) = whole {
             self.pending.marks.cut = None;
@@ -358,7 +365,7 @@ impl Writer {
         self.sync()?;
         self.make_spare(need)?;
         let Some(mut spare) = self.spare.take() else { return Err(Trouble::Full) };
-        let header = Header { number: spare.number, start: self.position, end: 0, size: 0, salt: self.salt };
+        let header = Header { number: spare.number, start: self.position, end: 0, size: spare.size, salt: self.salt };
         let written = spare.file.write_at(&header.encode(), 0).map_err(trouble("write to", &spare.path));
         if written.is_err() {
             self.spare = Some(spare);
@@ -368,6 +375,21 @@ impl Writer {
         self.cutter.push(spare.number, self.position);
         self.current = Some(spare);
         Ok(())
+    }
+
+    /// What was written is in a file that the next start finds. Else the directory was deleted, or moved, and nothing more
+    /// may be called stored.
+    fn check_place(&self) -> Result<(), Trouble> {
+        let Some(Segment { file, path, .. }) = &self.current else { return Ok(()) };
+        if file.is_at(path).map_err(|error| failed("look at", path, &error))? {
+            return Ok(());
+        }
+        Err(Trouble::Failed(format!(
+            "{} is gone: the data directory was deleted or moved while the node ran, and nothing is stored from here on. If it \
+             was moved, put it back and start the node again. If it is deleted, what this node had acknowledged is lost here: \
+             start it with an empty directory and --join, and its peers give it what they hold",
+            path.display()
+        )))
     }
 
     fn sync(&mut self) -> Result<(), Trouble> {
@@ -443,5 +465,9 @@ fn trouble<'a>(doing: &'a str, path: &'a std::path::Path) -> impl FnOnce(io::Err
 }
 
 fn failed(doing: &str, path: &std::path::Path, error: &io::Error) -> Trouble {
-    Trouble::Failed(format!("cannot {doing} {}: {error}; nothing is stored from here on", path.display()))
+    Trouble::Failed(format!(
+        "cannot {doing} {}: {error}; nothing is stored from here on. What was acknowledged is on the disk: see to the \
+         disk, then start the node again, which reads what is there",
+        path.display()
+    ))
 }

@@ -120,3 +120,26 @@ async fn an_op_that_is_not_held_answers_404() {
     node.get(&format!("/v1/ops/{}.99", node.node.id())).await.expect_problem(404, "not-found");
     node.get(&format!("/v1/ops/{}.1", uuid::Uuid::new_v4())).await.expect_problem(404, "not-found");
 }
+
+#[tokio::test]
+async fn a_transaction_that_costs_too_much_is_refused_and_changes_nothing() {
+    let node = start_node().await;
+    let value = format!(r#"{{"a":[{}0],"b":0}}"#, r#"{"":0},"#.repeat(35_000));
+    node.put("/v1/docs/c/a", &value).await.expect(201);
+    let ops = node.ops().await;
+    let steps = [r#"{"op":"copy","from":"/a","path":"/b"}"#; 32].join(",");
+    let command = format!(r#"{{"patch":{{"collection":"c","id":"a","patch":[{steps}]}}}}"#);
+    let tx = format!(r#"{{"commands":[{}]}}"#, vec![command; 100].join(","));
+    let detail = node.post("/v1/tx", &tx).await.expect_problem(422, "too-costly");
+    assert!(detail.contains("split it"), "{detail}");
+    node.patch("/v1/docs/c/a", &format!("[{steps}]")).await.expect_problem(422, "too-costly");
+    // Its own text costs too much, wherever it comes to lie.
+    let merge = format!(r#"{{"x":[{}0]}}"#, "0,".repeat(400_000));
+    let command = format!(r#"{{"merge":{{"collection":"c","id":"a","value":{merge}}}}}"#);
+    let tx = format!(r#"{{"commands":[{command},{command}]}}"#);
+    node.post("/v1/tx", &tx).await.expect_problem(422, "too-costly");
+    assert_eq!(node.get("/v1/docs/c/a").await.text(), value);
+    assert_eq!(node.ops().await, ops);
+    // Fewer steps go.
+    node.patch("/v1/docs/c/a", r#"[{"op":"copy","from":"/a","path":"/b"}]"#).await.expect(200);
+}

@@ -1,5 +1,6 @@
 //! `wait=final`: answers that come once nothing can come before the op any more. `wait=N`: once so many members hold it.
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use hyper::Method;
 use lamplight::{op::NodeId, replica::Replica};
 use serde_json::{Value, json};
@@ -366,6 +367,71 @@ async fn who_waits_in_vain_at_a_node_that_comes_back_as_another_is_told_where_to
         b.get(&format!("{}?wait=final&timeout=60s", written.header("location"))).await.expect(200).json()["status"],
         "final"
     );
+}
+
+/// What a node holds that has just come back as another is less than its clients have seen.
+#[tokio::test]
+async fn an_answer_of_a_node_that_came_back_as_another_gives_the_session_back_as_it_came() {
+    let [a, b] = start_pool().await;
+    let seen = a.put("/v1/docs/c/x?wait=final&timeout=60s", "1").await.expect(201).session().to_string();
+    let (old, seq) = b.node.read(|replica, _| (replica.node(), replica.log().head(replica.node()).seq)).await.unwrap();
+    b.call(Method::GET, "/v1/docs/c/x").header("lamplight-session", &seen).send().await.expect(200);
+    cut(&b, true).await;
+    let wait = "?wait=final&timeout=60s";
+    let call = |method, path: &str| b.call(method, &format!("{path}{wait}")).header("lamplight-session", &seen);
+    let tx = r#"{"commands":[{"put":{"collection":"c","id":"t","value":1}}]}"#;
+    let merge = "application/merge-patch+json";
+    let reborn = async {
+        until(&b.node, has_issued(old, seq + 5)).await;
+        let told = call(Method::GET, &format!("/v1/ops/{old}.{}", seq + 1)).send();
+        let evicted = async {
+            a.delete(&format!("/v1/pool/members/{old}?force=true&wait=final&timeout=60s")).await.expect(200);
+            cut(&b, false).await;
+            until(&b.node, move |replica| replica.node() != old).await;
+            cut(&b, true).await;
+            // Whoever waits is answered when the node is to stop.
+            b.stop.cancel();
+        };
+        tokio::join!(told, evicted).0
+    };
+    let answers = tokio::join!(
+        call(Method::PUT, "/v1/docs/c/p").json("1").send(),
+        call(Method::PATCH, "/v1/docs/c/x").typed(merge, "{}").send(),
+        call(Method::POST, "/v1/docs/c").json("1").send(),
+        call(Method::POST, "/v1/tx").json(tx).send(),
+        call(Method::PUT, "/v1/docs/c/text").typed("text/plain", "tea").send(),
+        reborn,
+    );
+    let answers: [Answer; 6] = answers.into();
+    for answer in answers {
+        assert!([202, 503].contains(&answer.status.as_u16()), "{} {}", answer.status, answer.text());
+        assert_eq!(answer.session(), seen, "{}", answer.text());
+    }
+}
+
+/// Who wrote at a node that the others went on without has seen ops that come under other ids.
+#[tokio::test]
+async fn a_session_of_ops_that_were_issued_again_is_good_at_the_node_that_did() {
+    let [a, b] = start_pool().await;
+    a.put("/v1/docs/c/x?wait=final&timeout=60s", "1").await.expect(201);
+    let old = b.node.id();
+    cut(&b, true).await;
+    let written = b.put("/v1/docs/c/y", "1").await.expect(201);
+    a.delete(&format!("/v1/pool/members/{old}?force=true&wait=final&timeout=60s")).await.expect(200);
+    cut(&b, false).await;
+    let again = op(&b, &written.json()["op"]).await;
+    assert_ne!(again["op"], written.json()["op"]);
+    let read = b.call(Method::GET, "/v1/docs/c/y").header("lamplight-session", written.session()).send().await;
+    assert_eq!(read.expect(200).text(), "1");
+    // One that has seen more of it is not.
+    let session = |seq: u64| {
+        let seen = [(old, seq)].to_vec();
+        BASE64_URL_SAFE_NO_PAD.encode(postcard::to_allocvec(&seen).unwrap())
+    };
+    let seq = written.json()["op"].as_str().unwrap().rsplit_once('.').unwrap().1.parse::<u64>().unwrap();
+    for (seq, status) in [(seq, 200), (seq + 1, 503)] {
+        b.call(Method::GET, "/v1/docs/c/y").header("lamplight-session", session(seq)).send().await.expect(status);
+    }
 }
 
 #[tokio::test]

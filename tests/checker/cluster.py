@@ -87,7 +87,8 @@ class Cluster:
 
     def start(self, node, *flags):
         others = [other.url for other in self.present() if other is not node]
-        founder = node is self.nodes[0] and not os.path.exists(node.directory)
+        # Once: where it comes back with an empty disk, it is to join the others.
+        founder = node is self.nodes[0] and not os.path.exists(f"{node.directory}.log")
         joining = ["--found"] if founder else [part for url in others for part in ("--join", url)]
         with open(f"{node.directory}.log", "a") as log:
             log.write(f"--- start {' '.join(flags)}\n")

@@ -82,7 +82,7 @@ def forgotten_read(records, outcome, chance):
 
 
 def wrong_total(records, outcome, chance):
-    record = pick(records, chance, lambda one: one["type"] == "sum" and one["status"] == 200)
+    record = pick(records, chance, lambda one: one["type"] == "sum" and one["status"] == 200 and one["balances"])
     if record:
         record["balances"]["a0"] += 1
         return "the bank's total holds"

@@ -42,6 +42,8 @@ WAITING = [
 
 # A member counts as alive for some seconds after it was heard of last; only then it can be evicted.
 EVICT_PATIENCE_S = 15
+# After the last fault, the time in which a majority replaces a member whose disk was lost.
+REPLACED_S = 18
 # How long a node that was started is of more interest to clients than others.
 FRESH_S = 1.5
 # How long an eviction takes to be settled once the evicted node is there again.
@@ -95,6 +97,9 @@ class Nemesis:
         self.cluster, self.shared, self.history = cluster, shared, shared.history
         self.due, self.order, self.seconds = [], itertools.count(), seconds
         self.lost, self.evictions, self.retiring, self.refusals = [], {}, set(), {}
+        # The ids that went with a disk, by the node that came back without it.
+        self.wiped = {}
+        self.healed = 0
         # How many evictions are under way.
         self.evicting = 0
         # The directions that each strike blocks at the moment.
@@ -226,6 +231,9 @@ class Nemesis:
         if node := self.victim(strike):
             self.cluster.kill(node)
             self.cluster.move(node)
+            if node.name in self.wiped:
+                # Nobody comes up any more where it was, so an operator has to evict the id that went with its disk.
+                self.evictions[self.wiped[node.name]] = node
             self.tell("move", node=node.name)
             self.end_after(strike, self.start, strike, node)
 
@@ -268,12 +276,15 @@ class Nemesis:
         else:
             self.later(self.elapsed + 0.5, self.ask_eviction, strike, node, member, until, then)
 
-    def eviction_taken(self, node, member, chance):
+    def eviction_taken(self, node, member, chance, sure=False):
+        """Whether a node takes the eviction. An operator who is sure that no other part of the pool decides otherwise uses force
+        where he is told that those who remain are no majority."""
         others = [other for other in self.free() if other is not node and not self.retired(other)]
         if not others:
             return False
         other = chance.choice(others)
-        answer = other.ask("DELETE", f"/v1/pool/members/{member}", timeout=3)
+        force = "?force=true" if sure and self.refusals.get(member) == "no-majority" else ""
+        answer = other.ask("DELETE", f"/v1/pool/members/{member}{force}", timeout=3)
         if self.refusals.get(member) != answer.problem:
             self.tell("eviction", node=node.name, id=member, at=other.name, status=answer.status, problem=answer.problem)
         self.refusals[member] = answer.problem
@@ -301,14 +312,14 @@ class Nemesis:
         """A node is lost with its disk, and evicted; a fresh one takes its place."""
         if (node := self.victim(strike, 3)) and (pool := node.pool()):
             self.lose(node)
-            self.evictions[node] = pool["node"]
+            self.evictions[pool["node"]] = node
             until = self.elapsed + EVICT_PATIENCE_S
-            self.ask_eviction(strike, node, pool["node"], until, lambda: self.replace(strike, node))
+            self.ask_eviction(strike, node, pool["node"], until, lambda: self.replace(strike, pool["node"]))
         elif node:
             node.strike = None
 
-    def replace(self, strike, node):
-        if self.refusals[self.evictions[node]] == "":
+    def replace(self, strike, member):
+        if self.refusals[member] == "":
             self.join(strike)
 
     def lose(self, node):
@@ -389,12 +400,15 @@ class Nemesis:
 
     def wipe(self, strike):
         """A node loses its disk, and comes back with an empty one at the same address."""
-        if node := self.victim(strike, 3):
+        if (node := self.victim(strike, 3)) and (pool := node.pool()):
+            self.wiped[node.name] = pool["node"]
             self.cluster.kill(node)
             self.cluster.set_aside(node)
             self.note_loss(node, 0)
             self.tell("wipe", node=node.name)
             self.end_after(strike, self.start, strike, node)
+        elif node:
+            node.strike = None
 
     def oldcopy(self, strike):
         """A node's disk is copied while it is down; some time later the copy takes the place of the disk.
@@ -439,11 +453,19 @@ class Nemesis:
             if node.cut:
                 node.ask("POST", "/v1/pool/links", {"cut": False})
             node.strike, node.shunned = None, False
+        self.healed = time.monotonic()
         self.tell("all healed")
 
     def evict_gone(self, chance):
         """Whether all members that are gone for good are evicted by now; asks for it where not."""
-        self.evictions = {node: member for node, member in self.evictions.items() if not self.eviction_taken(node, member, chance)}
+        # Members that no node replaces: what came up in the place of a lost disk has left itself, or those who left since are
+        # needed for a majority.
+        late = time.monotonic() > self.healed + REPLACED_S
+        for node in self.cluster.nodes:
+            if node.name in self.wiped and (late or node.gone or self.retired(node)):
+                self.evictions[self.wiped.pop(node.name)] = node
+        taken = {member for member, node in self.evictions.items() if self.eviction_taken(node, member, chance, sure=True)}
+        self.evictions = {member: node for member, node in self.evictions.items() if member not in taken}
         return not self.evictions
 
     def retired(self, node):

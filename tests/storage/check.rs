@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     faulty::FaultyDisk,
-    support::{TempDir, identity, names, node, on, op, open, part, quick, sample, segments, store_each},
+    support::{TempDir, identity, names, node, on, op, open, part, quick, read, sample, segments, store_each},
 };
 
 /// Runs it and gives its exit code, what it printed, and what it complained of.
@@ -91,12 +91,62 @@ fn an_incomplete_end_is_told_and_is_no_damage() {
     let dir = TempDir::new();
     sample(dir.path(), 8, false);
     let last = dir.path().join("journal-00000002");
-    let bytes = fs::read(&last).unwrap();
+    let mut bytes = fs::read(&last).unwrap();
     let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    fs::write(&last, &bytes[..end - 5]).unwrap();
+    bytes[end - 5..].fill(0);
+    fs::write(&last, &bytes).unwrap();
     let (code, said, complaint) = check(dir.path(), &[]);
     assert_eq!((code, complaint.as_str()), (0, ""), "{said}");
     assert!(said.contains("Incomplete end, as a crash leaves it: journal-00000002"), "{said}");
+    assert!(said.contains("Sound up to there"), "{said}");
+}
+
+/// All that can be done to the last segment so that records which were stored are gone from its end.
+fn spoilt(sound: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let end = sound.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let mut all: Vec<(String, Vec<u8>)> =
+        (0..end).map(|length| (format!("cut at {length}"), sound[..length].to_vec())).collect();
+    for at in [0, 1, 55, 111, 112, 113, 130, 200] {
+        for count in [1, 7, 16, 100] {
+            let [mut shifted, mut moved] = [sound.to_vec(), sound.to_vec()];
+            shifted.drain(at..at + count);
+            moved.splice(at..at, vec![0xaa; count]);
+            for (what, mut bytes) in [("taken out", shifted), ("put in", moved)] {
+                all.push((format!("{count} bytes {what} at {at}"), bytes.clone()));
+                // What is left of a last record, and zeros, looks as if its write had been broken off.
+                if what == "put in" || at < 112 {
+                    bytes.resize(sound.len(), 0);
+                    all.push((format!("{count} bytes {what} at {at}, as long as before"), bytes));
+                }
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn a_last_segment_that_was_cut_or_shifted_is_damage_for_check_as_for_serve() {
+    let (written, dir) = (TempDir::new(), TempDir::new());
+    for (count, closed) in [(8, false), (8, true), (3, false)] {
+        let all = sample(written.path(), count, closed);
+        let names = segments(written.path());
+        let last = &names[names.len() - 2];
+        for (what, bytes) in spoilt(&fs::read(written.path().join(last)).unwrap()) {
+            dir.become_copy_of(written.path());
+            fs::write(dir.path().join(last), bytes).unwrap();
+            let (seen, found) = read(dir.path());
+            let lost = seen.len() < all.len();
+            assert!(!lost || !found.damage.is_empty(), "{what} of {last}: {} of {}, {found:?}", seen.len(), all.len());
+        }
+        for name in super::support::names(written.path()) {
+            fs::remove_file(written.path().join(name)).unwrap();
+        }
+    }
+    sample(written.path(), 8, false);
+    let last = written.path().join("journal-00000002");
+    fs::File::options().write(true).open(&last).unwrap().set_len(130).unwrap();
+    let (code, said, _) = check(written.path(), &[]);
+    assert!(code == 1 && said.contains("Damage: journal-00000002") && !said.contains("Sound"), "{said}");
 }
 
 #[test]

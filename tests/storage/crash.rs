@@ -1,15 +1,15 @@
 //! Processes that end, power that goes, syncs that fail.
 
-use std::{fs, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use lamplight::{
     record::Record,
-    storage::{Store, StoreError, SyncMode},
+    storage::{Layout, Options, Store, StoreError, SyncMode},
 };
 
 use crate::{
     faulty::FaultyDisk,
-    support::{TempDir, identity, is_part, on, op, op_of, open, quick, read, sample, store_each, wait},
+    support::{TempDir, identity, is_part, on, op, op_of, open, quick, read, sample, segments, store_each, wait},
 };
 
 #[test]
@@ -116,6 +116,45 @@ fn a_killed_process_loses_nothing_that_was_stored_in_any_mode() {
 }
 
 #[test]
+fn all_that_gathers_while_a_sync_runs_shares_the_next() {
+    let dir = TempDir::new();
+    let disk = Arc::new(FaultyDisk::quick());
+    let (mut store, ..) = open(dir.path(), Options { layout: Layout::default(), ..on(&disk, SyncMode::Always) });
+    store_each(&mut store, &[op(1)]);
+    let before = disk.set(|faults| {
+        faults.hold_sync = true;
+        faults.syncs
+    });
+    let stored = store.end();
+    for n in 2..100 {
+        store.append(&op(n));
+        store.flush();
+        // The first sync is under way before the others come.
+        wait(&store, |_| disk.set(|faults| faults.syncs) > before);
+    }
+    assert_eq!(store.status().borrow().stored, stored, "nothing is stored before its sync has ended");
+    disk.set(|faults| faults.hold_sync = false);
+    let end = store.end();
+    wait(&store, |status| status.stored >= end);
+    assert_eq!(disk.set(|faults| faults.syncs) - before, 2);
+    store.close().unwrap();
+    assert_eq!(read(dir.path()).0.len(), 99);
+}
+
+#[test]
+fn a_start_has_the_system_forget_the_last_segments_before_it_reads_them() {
+    let dir = TempDir::new();
+    sample(dir.path(), 18, false);
+    let disk = Arc::new(FaultyDisk::quick());
+    let (store, ..) = open(dir.path(), on(&disk, SyncMode::Always));
+    let forgotten = disk.set(|faults| std::mem::take(&mut faults.forgotten));
+    let mut last: Vec<_> = segments(dir.path()).iter().map(|name| dir.path().join(name)).collect();
+    last.reverse();
+    assert!(forgotten.len() == 2 && last.starts_with(&forgotten), "{forgotten:?}");
+    store.close().unwrap();
+}
+
+#[test]
 fn after_a_sync_that_failed_nothing_is_stored_any_more() {
     let dir = TempDir::new();
     let disk = Arc::new(FaultyDisk::quick());
@@ -136,6 +175,35 @@ fn after_a_sync_that_failed_nothing_is_stored_any_more() {
     assert!(matches!(store.close(), Err(StoreError::Failed(_))));
     assert_eq!(closed.borrow().stored, stored);
     assert!(is_part(&read(dir.path()).0, &[op(1), op(2)]));
+}
+
+#[test]
+fn nothing_is_stored_in_a_directory_that_is_gone() {
+    let ways: [fn(&Path); 3] = [
+        |dir| fs::remove_dir_all(dir).unwrap(),
+        |dir| fs::rename(dir, dir.with_extension("moved")).unwrap(),
+        |dir| {
+            fs::remove_dir_all(dir).unwrap();
+            sample(dir, 3, true);
+        },
+    ];
+    for sync in [SyncMode::Always, SyncMode::Interval, SyncMode::Never] {
+        for vanish in ways {
+            let dir = TempDir::new();
+            let (mut store, ..) = open(dir.path(), Options { sync, ..Options::default() });
+            store_each(&mut store, &[op(1)]);
+            let stored = store.end();
+            vanish(dir.path());
+            store.append(&op(2));
+            store.flush();
+            let status = wait(&store, |status| status.failed.is_some());
+            assert_eq!(status.stored, stored, "nothing more is acknowledged");
+            let why = status.failed.unwrap();
+            assert!(why.contains("deleted or moved") && !why.contains("is on the disk"), "{why}");
+            assert!(matches!(store.close(), Err(StoreError::Failed(_))));
+            let _ = fs::remove_dir_all(dir.path().with_extension("moved"));
+        }
+    }
 }
 
 #[test]

@@ -231,7 +231,8 @@ fn a_flipped_byte_of_a_cut_journal_is_reported_with_its_record() {
                 && damage.why == Why::Bytes
             {
                 let at = damage.record as usize;
-                let without = [&kept[..at], &kept[at + 1..]].concat();
+                // The last frame, which says that the journal was closed, has no record.
+                let without = [&kept[..at], kept.get(at + 1..).unwrap_or_default()].concat();
                 assert!(records == without || records == kept, "{name}: record {at} is named");
             }
             let (mut store, opened, _) = open(broken.path(), quick());

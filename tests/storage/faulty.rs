@@ -31,6 +31,11 @@ pub struct Faults {
     pub operations: Option<u64>,
     /// All operations so far.
     pub count: u64,
+    /// Syncs of files wait for as long as this is so.
+    pub hold_sync: bool,
+    /// Syncs of files so far, and the files that the system was to forget.
+    pub syncs: u64,
+    pub forgotten: Vec<PathBuf>,
     /// What was in the places that were written to and not synced.
     unsynced: Vec<(PathBuf, u64, Vec<u8>)>,
 }
@@ -159,6 +164,10 @@ impl DiskFile for FaultyFile {
 
     fn sync(&self) -> io::Result<()> {
         self.disk.step()?;
+        self.disk.set(|faults| faults.syncs += 1);
+        while self.disk.set(|faults| faults.hold_sync) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         self.disk.set(|faults| {
             if std::mem::take(&mut faults.fail_sync) {
                 return Err(io::Error::other("a sync that failed"));
@@ -168,5 +177,11 @@ impl DiskFile for FaultyFile {
         })
     }
 
-    fn forget(&self) {}
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        self.file.is_at(path)
+    }
+
+    fn forget(&self) {
+        self.disk.set(|faults| faults.forgotten.push(self.path.clone()));
+    }
 }

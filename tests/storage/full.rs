@@ -2,7 +2,7 @@
 
 use std::{fs, io::Write, path::Path, process::Command, sync::Arc};
 
-use lamplight::storage::{Layout, Options, StoreError, SyncMode};
+use lamplight::storage::{Layout, Options, Store, StoreError, SyncMode};
 
 use crate::{
     faulty::FaultyDisk,
@@ -30,6 +30,34 @@ fn a_disk_that_fills_up_stops_room_first_and_gives_it_back() {
     assert!(store.room());
     store_each(&mut store, &[op_of(900, 100)]);
     all.push(op_of(900, 100));
+    store.close().unwrap();
+    assert_eq!(read(dir.path()).0, all);
+}
+
+#[test]
+fn a_full_disk_keeps_half_of_the_reserve_for_deletions() {
+    let dir = TempDir::new();
+    let disk = Arc::new(FaultyDisk::quick());
+    let layout = Layout { segment_bytes: 16 << 10, reserve_bytes: 8 << 10, ..Layout::default() };
+    let (mut store, ..) = open(dir.path(), Options { layout, ..on(&disk, SyncMode::Always) });
+    wait(&store, |status| status.room);
+    disk.set(|faults| faults.no_spare = true);
+    let mut all = Vec::new();
+    let mut fill = |store: &mut Store, goes_on: fn(&Store) -> bool| {
+        let before = all.len();
+        while goes_on(store) {
+            all.push(op(all.len() as u64 + 1));
+            store_each(store, &all[all.len() - 1..]);
+        }
+        all.len() - before
+    };
+    assert!(fill(&mut store, Store::room) > 20, "what was made ready is used first");
+    assert!(store.deletion_room() && !store.status().borrow().room);
+    assert!((20..80).contains(&fill(&mut store, Store::deletion_room)), "then half of the reserve");
+    assert!(store.status().borrow().failed.is_none());
+    disk.set(|faults| faults.no_spare = false);
+    wait(&store, |status| status.room);
+    assert!(store.deletion_room() && store.room());
     store.close().unwrap();
     assert_eq!(read(dir.path()).0, all);
 }

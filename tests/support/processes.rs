@@ -92,6 +92,11 @@ impl Process {
     pub fn stop(&mut self) -> Option<i32> {
         let sent = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().expect("kill runs");
         assert!(sent.success());
+        self.ended()
+    }
+
+    /// Waits until it ends by itself; its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
         let end = Instant::now() + PATIENCE;
         while self.child.try_wait().expect("it is ours").is_none() {
             assert!(Instant::now() < end, "{} does not stop", self.url);

@@ -1,17 +1,20 @@
 //! The first message of a client that could not send its token with the request: `{"type":"auth","token":…}`.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::extract::ws::{Message, WebSocket};
 use serde_json::Value;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use super::{Access, Pass};
 use crate::{
-    api::{Problem, steps::Fields},
+    api::{
+        Problem,
+        crowd::Whence,
+        rates::Caller,
+        shares::{Beyond, Share, Shares},
+        steps::Fields,
+    },
     document::json,
 };
 
@@ -20,25 +23,31 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that wait for their first message at once. Each may make the node hold a message of the largest size, and
 /// nobody knows who they are; past this they are refused, and may come back or send the token with the request.
 const STRANGERS_MAX: usize = 128;
+/// How many of them one address may have, so that others get in whatever it does.
+const STRANGERS_PER_ADDRESS_MAX: usize = 32;
 /// The close code upon which a client does not come back by itself, but gets a token first.
 pub const UNAUTHORIZED: u16 = 4401;
 
 /// Room for strangers.
 #[derive(Clone, Debug)]
-pub struct Lobby(Arc<Semaphore>);
+pub struct Lobby(Arc<Shares>);
 
 impl Default for Lobby {
     fn default() -> Lobby {
-        Lobby(Arc::new(Semaphore::new(STRANGERS_MAX)))
+        Lobby(Shares::new(STRANGERS_MAX, STRANGERS_PER_ADDRESS_MAX))
     }
 }
 
 impl Lobby {
     /// Lets a stranger in, or says that there are too many.
-    pub fn enter(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        Arc::clone(&self.0).try_acquire_owned().map_err(|_| {
-            let detail = "too many clients wait with no token shown: send it with the request, as Authorization or as a \
-                          subprotocol, or try again";
+    pub fn enter(&self, whence: Option<Whence>) -> Result<Share, Problem> {
+        let address = whence.unwrap_or(Whence::of(IpAddr::from([0; 4])));
+        self.0.take(Caller::Address(address), 1).map_err(|beyond| {
+            let whose = if beyond == Beyond::All { "clients" } else { "clients of your address" };
+            let detail = format!(
+                "too many {whose} wait with no token shown: send it with the request, as Authorization or as a \
+                 subprotocol, or try again"
+            );
             Problem::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
         })
     }

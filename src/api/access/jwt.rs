@@ -14,6 +14,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Principal,
     pass::{Grant, Role},
     tokens::NAME_BYTES_MAX,
 };
@@ -51,6 +52,7 @@ struct Header {
 
 #[derive(Deserialize)]
 struct Claims {
+    iss: Option<String>,
     sub: Option<String>,
     role: Role,
     collections: Option<Vec<String>>,
@@ -135,13 +137,14 @@ impl Claims {
         if self.nbf.is_some_and(|start| start > now.saturating_add(LEEWAY_S) as f64) {
             return Err("the token is not good yet (\"nbf\"): wait, or see to the clocks".into());
         }
+        let principal = Principal::issued(self.iss.as_deref(), self.sub.as_deref());
         let mut name = self.sub.unwrap_or_else(|| "a JWT".into());
         while name.len() > NAME_BYTES_MAX {
             name.pop();
         }
         let grant = Grant::new(name, self.role, self.collections.as_deref());
         let grant = grant.map_err(|why| format!("the token's claims are not such as this node takes: {why}"))?;
-        Ok(Grant { expires: Some(expires.saturating_add(LEEWAY_S)), ..grant })
+        Ok(Grant { principal, expires: Some(expires.saturating_add(LEEWAY_S)), ..grant })
     }
 }
 

@@ -9,6 +9,7 @@ mod greeting;
 mod jwt;
 mod pass;
 mod patterns;
+mod principal;
 mod site;
 mod tokens;
 
@@ -26,6 +27,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 pub use greeting::{Lobby, UNAUTHORIZED, greet};
 pub use pass::{Pass, Reach, Role};
 use patterns::Patterns;
+pub use principal::Principal;
 pub use site::Site;
 
 use self::{

@@ -16,10 +16,10 @@ use serde::Deserialize;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{super::Api, Patterns};
+use super::{super::Api, Patterns, Principal};
 use crate::{
     api::Problem,
-    document::check_collection,
+    document::{Fault, check_collection, check_key},
     op::{Body as OpBody, Command, Guard},
     replica::Draft,
 };
@@ -54,6 +54,8 @@ impl Role {
 pub struct Grant {
     /// Whose it is, for people.
     pub name: String,
+    /// Whose it is, for the node.
+    pub principal: Principal,
     /// What its bearer may do.
     pub role: Role,
     /// In which collections.
@@ -76,12 +78,13 @@ impl Grant {
         if role == Role::Admin && patterns != Patterns::All {
             return Err("an admin is one of all collections: leave \"collections\" out".into());
         }
-        Ok(Grant { name, role, patterns, expires: None, revoked: CancellationToken::new() })
+        let principal = Principal::named(&name);
+        Ok(Grant { name, principal, role, patterns, expires: None, revoked: CancellationToken::new() })
     }
 
     /// Whether it grants the same to the same.
     pub fn equals(&self, other: &Grant) -> bool {
-        let key = |grant: &Grant| (grant.role, grant.expires);
+        let key = |grant: &Grant| (grant.principal, grant.role, grant.expires);
         self.name == other.name && key(self) == key(other) && self.patterns == other.patterns
     }
 }
@@ -170,6 +173,17 @@ impl Pass {
     pub fn check_write(&self, draft: &Draft) -> Result<(), Problem> {
         self.check_role(Role::Write)?;
         collections(&draft.guards, &draft.commands).try_for_each(|collection| self.check_collection(collection))
+    }
+
+    /// An idempotency key as ops carry it. The bearer of a token has keys of its own, so that nobody else's request meets one
+    /// of them; where no tokens are asked for, all clients share theirs.
+    pub fn own_key(&self, key: Option<String>) -> Result<Option<String>, Fault> {
+        let Some(key) = key else { return Ok(None) };
+        check_key(&key)?;
+        Ok(Some(match self {
+            Pass::Granted(grant) => grant.principal.scoped(&key),
+            Pass::Open | Pass::Stranger => key,
+        }))
     }
 
     /// Whether it is for all documents that an op names.

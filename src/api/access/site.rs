@@ -4,17 +4,17 @@
 //! origins that the operator has named, may write or open a WebSocket. A page can also give its own host name this node's
 //! address (DNS rebinding), and then is of the same origin to the browser: so the `Host` asked for must be a name that
 //! this node knows, or the request must bring a token (`super::Access::check`), which no browser adds by itself. Programs
-//! that are no browsers send no `Origin`.
+//! that are no browsers send no `Origin`. Each response forbids other pages to frame or embed it ([`Site::guard`]).
 
 use std::net::IpAddr;
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, uri::Authority},
     response::{IntoResponse, Response},
 };
 
-use crate::api::Problem;
+use crate::api::{Problem, is_secure};
 
 /// How long a browser may remember that it may ask.
 const PREFLIGHT_AGE: &str = "600";
@@ -25,6 +25,17 @@ const TAKES: &str = "Authorization, Content-Type, Accept, If-Match, If-None-Matc
 /// The answer headers that a page of another origin may read.
 const SHOWS: &str = "ETag, Location, Retry-After, WWW-Authenticate, Lamplight-Node, Lamplight-Clock, Lamplight-Session, \
                      Lamplight-Stamp, Lamplight-Status";
+
+/// The headers that every response carries unchanged.
+const GUARDS: [(HeaderName, &str); 3] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (header::REFERRER_POLICY, "no-referrer"),
+];
+/// How long a browser asks this host over TLS only, once it has done so: a year.
+const TLS_ONLY: &str = "max-age=31536000";
+/// The scheme by which a browser asked the proxy in front of this node.
+const FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The names and the origins that a node knows.
 #[derive(Clone, Debug, Default)]
@@ -80,7 +91,8 @@ impl Site {
     pub fn add_origin(&mut self, text: &str) -> Result<(), String> {
         let origin = text.trim_end_matches('/').to_ascii_lowercase();
         let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://")).unwrap_or_default();
-        if authority.is_empty() || authority.contains(['/', '?', '#', '@', '*', ' ', ',']) {
+        let is_visible = origin.bytes().all(|byte| byte.is_ascii_graphic());
+        if authority.is_empty() || !is_visible || authority.contains(['/', '?', '#', '@', '*', ',', ';']) {
             return Err(format!(
                 "{text:?} is no origin: it looks like https://app.example.com, with a port if it has one"
             ));
@@ -102,10 +114,11 @@ impl Site {
         let headers = request.headers();
         let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
         let reads = matches!(*request.method(), Method::GET | Method::HEAD) && !headers.contains_key(header::UPGRADE);
-        match self.from(headers, origin) {
+        match self.from(request, origin) {
             From::Elsewhere if !reads => Err(other_origin(
                 origin,
-                "open a page of this node itself, or start it with --allow-origin and that origin",
+                "open a page of this node itself, or start it with --allow-origin and that origin. Behind a proxy, let \
+                 the proxy pass on Host and set X-Forwarded-Proto",
             )),
             _ => Ok(()),
         }
@@ -136,11 +149,17 @@ impl Site {
             || self.domains.iter().any(|domain| is_below(name, domain))
     }
 
-    fn from(&self, headers: &HeaderMap, origin: &HeaderValue) -> From {
+    fn from(&self, request: &Request, origin: &HeaderValue) -> From {
         let origin = origin.to_str().unwrap_or_default();
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         match origin.split_once("://") {
-            Some((_, from)) if !host.is_empty() && from.eq_ignore_ascii_case(host) => From::Here,
+            Some((scheme, from))
+                if !host.is_empty()
+                    && from.eq_ignore_ascii_case(host)
+                    && scheme.eq_ignore_ascii_case(scheme_of(request)) =>
+            {
+                From::Here
+            }
             _ if self.origins.iter().any(|known| known.eq_ignore_ascii_case(origin)) => From::Allowed,
             _ => From::Elsewhere,
         }
@@ -150,8 +169,7 @@ impl Site {
     /// does: to the browser it is of the same origin.
     pub fn is_preflight_allowed(&self, request: &Request) -> bool {
         let origin = request.headers().get(header::ORIGIN);
-        asks_first(request)
-            && origin.is_some_and(|origin| matches!(self.from(request.headers(), origin), From::Allowed))
+        asks_first(request) && origin.is_some_and(|origin| matches!(self.from(request, origin), From::Allowed))
     }
 
     /// The answer to a browser that asks first whether a page of another origin may send a request (the Fetch standard's
@@ -168,12 +186,34 @@ impl Site {
     }
 
     /// The origin that may read the answer to a request, if one was allowed that is not this node's.
-    pub fn reader(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+    pub fn reader(&self, request: &Request) -> Option<HeaderValue> {
         if self.origins.is_empty() {
             return None;
         }
-        let origin = headers.get(header::ORIGIN)?;
-        matches!(self.from(headers, origin), From::Allowed).then(|| origin.clone())
+        let origin = request.headers().get(header::ORIGIN)?;
+        matches!(self.from(request, origin), From::Allowed).then(|| origin.clone())
+    }
+
+    /// Tells the browser that no page but this node's, and those of allowed origins, may frame or embed a response, and
+    /// that its type is the one it says; over TLS, to ask for nothing in clear any more.
+    pub fn guard(&self, is_secure: bool, headers: &mut HeaderMap) {
+        GUARDS.into_iter().for_each(|(name, value)| drop(headers.insert(name, HeaderValue::from_static(value))));
+        if is_secure {
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(TLS_ONLY));
+        }
+        headers.insert(header::CONTENT_SECURITY_POLICY, self.policy(headers.get(header::CONTENT_SECURITY_POLICY)));
+    }
+
+    /// The policy of a response: a page's own, or that nothing is loaded, and who may frame it.
+    fn policy(&self, own: Option<&HeaderValue>) -> HeaderValue {
+        let usual = HeaderValue::from_static("default-src 'none'; frame-ancestors 'self'");
+        if own.is_none() && self.origins.is_empty() {
+            return usual;
+        }
+        let own = own.and_then(|policy| policy.to_str().ok()).unwrap_or("default-src 'none'");
+        let framers =
+            ["'self'"].into_iter().chain(self.origins.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
+        HeaderValue::from_str(&format!("{own}; frame-ancestors {framers}")).unwrap_or(usual)
     }
 
     /// Tells the browser who may read an answer.
@@ -203,6 +243,16 @@ pub fn unknown(name: &str, asks: bool) -> Problem {
 
 fn asks_first(request: &Request) -> bool {
     request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// The scheme by which a browser asked: `https` where this node speaks TLS, or else what the proxy says that the browser
+/// spoke to it. A page of another origin cannot set that header: its browser would ask first, and be refused.
+fn scheme_of(request: &Request) -> &str {
+    if is_secure(request) {
+        return "https";
+    }
+    let forwarded = request.headers().get(FORWARDED_SCHEME).and_then(|schemes| schemes.to_str().ok());
+    forwarded.and_then(|schemes| schemes.split(',').next()).map_or("http", str::trim)
 }
 
 /// The name of a host in lower case: of `host`, `host:port` or a URL.
@@ -238,6 +288,8 @@ fn other_origin(origin: &HeaderValue, advice: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
 
     #[test]
@@ -306,8 +358,8 @@ mod tests {
         let mut site = Site::default();
         site.add_origin("https://App.example.com/").unwrap();
         let check = |origin: &'static str, expected: &str| {
-            let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("localhost:7171"))]);
-            let found = match site.from(&headers, &HeaderValue::from_static(origin)) {
+            let request = Request::builder().header(header::HOST, "localhost:7171").body(Body::empty()).unwrap();
+            let found = match site.from(&request, &HeaderValue::from_static(origin)) {
                 From::Here => "here",
                 From::Allowed => "allowed",
                 From::Elsewhere => "elsewhere",
@@ -315,7 +367,8 @@ mod tests {
             assert_eq!(found, expected, "{origin}");
         };
         check("http://localhost:7171", "here");
-        check("https://LOCALHOST:7171", "here");
+        check("http://LOCALHOST:7171", "here");
+        check("https://localhost:7171", "elsewhere");
         check("https://app.example.com", "allowed");
         check("http://app.example.com", "elsewhere");
         check("https://app.example.com:444", "elsewhere");
@@ -323,7 +376,17 @@ mod tests {
         check("http://localhost:7172", "elsewhere");
         check("null", "elsewhere");
         check("", "elsewhere");
-        for bad in ["", "*", "app.example.com", "https://", "https://a/b", "https://*.a", "ftp://a"] {
+        for bad in [
+            "",
+            "*",
+            "app.example.com",
+            "https://",
+            "https://a/b",
+            "https://*.a",
+            "https://a;b",
+            "https://a\n",
+            "ftp://a",
+        ] {
             assert!(Site::default().add_origin(bad).is_err(), "{bad}");
         }
     }

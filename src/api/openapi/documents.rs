@@ -82,7 +82,7 @@ fn get() -> Operation {
         .answers(200, "The document.", &described, body)
         .answers(304, "The client holds it.", &described, json!({}))
         .refuses(&DATA)
-        .refuses(&["bad-name", "not-found", "past-forgotten", "unreadable-text", "not-a-text"])
+        .refuses(&["bad-name", "not-found", "past-forgotten", "too-large", "unreadable-text", "not-a-text"])
 }
 
 fn patch() -> Operation {
@@ -106,7 +106,7 @@ fn patch() -> Operation {
         .refuses(&DATA)
         .refuses(&WRITE)
         .refuses(&["bad-patch", "bad-delta", "bad-update", "not-found", "patch-failed", "guard-failed"])
-        .refuses(&["version-mismatch", "version-needed", "unreadable-text", "not-a-text"]);
+        .refuses(&["too-costly", "version-mismatch", "version-needed", "unreadable-text", "not-a-text"]);
     in_vain(operation)
 }
 
@@ -214,7 +214,7 @@ fn transaction() -> Operation {
         .refuses(&JSON_BODY)
         .refuses(&DATA)
         .refuses(&WRITE)
-        .refuses(&["unknown-field", "bad-patch", "guard-failed", "patch-failed", "not-found"]);
+        .refuses(&["unknown-field", "bad-patch", "guard-failed", "patch-failed", "too-costly", "not-found"]);
     in_vain(operation)
 }
 

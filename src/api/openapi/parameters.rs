@@ -67,7 +67,7 @@ pub fn parameters() -> Value {
         "held": header("If-None-Match", "Versions that the client holds: 304 if what there is, is one of them.",
             json!({ "type": "string" })),
         "idempotency-key": header("Idempotency-Key", "Names the request, so that it may be sent again: the same key \
-            gives the first receipt, on any node.", key()),
+            gives the first receipt, on any node. Each token's bearer has keys of its own.", key()),
         "session": header("Lamplight-Session", "The last one that a node gave: the node answers once it holds what \
             the client has seen.", json!({ "type": "string", "format": "lamplight-session" })),
         "last-event-id": header("Last-Event-ID", "The id of the last event seen, of an event stream that is resumed.",

@@ -144,6 +144,6 @@ fn records() -> Vec<Record> {
         Record::Snapshot(Part::Whole(Whole::default())),
     ];
     records.extend((1..=20).map(|seq| Record::Op(put(seq))));
-    records.extend([Record::Frontier(5), Record::Resumed(Some(7)), Record::Resumed(None)]);
+    records.extend([Record::Frontier(5), Record::Resumed(Some(7)), Record::Resumed(None), Record::Ceded(node(3))]);
     records
 }

@@ -9,6 +9,7 @@ struct Counting;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call goes to the system's allocator unchanged; only counters are kept beside it.
 #[expect(unsafe_code, reason = "an allocator cannot be written without it, and this one only counts")]
@@ -16,6 +17,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let now = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(now, Ordering::Relaxed);
+        ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
         unsafe { System.alloc(layout) }
     }
 
@@ -27,6 +29,11 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+/// Bytes that were ever allocated, freed or not: what work takes, where it is not seen at its peak.
+pub fn allocated() -> usize {
+    ALLOCATED.load(Ordering::Relaxed)
+}
 
 /// Bytes in use, from which the peak is counted on.
 pub fn begin() -> usize {

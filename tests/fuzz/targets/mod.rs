@@ -43,9 +43,9 @@ pub const ALL: [Target; 21] = [
     Target { name: "sealed", memory: (512 * KIB, 64), run: link::sealed },
     Target { name: "secret", memory: (8 * KIB, 16), run: core::secret },
     Target { name: "json", memory: (16 * KIB, 256), run: core::json },
-    // What a step copies is bounded by the size of a document and by WORK_MAX, whatever the length of the patch.
+    // What steps copy is bounded by the cost of an op, COST_MAX, whatever the length of the patch.
     Target { name: "patch", memory: (64 * MIB, 1024), run: core::patch },
-    Target { name: "merge", memory: (32 * KIB, 512), run: core::merge },
+    Target { name: "merge", memory: (128 * KIB, 1024), run: core::merge },
     Target { name: "selector", memory: (64 * KIB, 512), run: core::selector },
     Target { name: "delta", memory: (128 * KIB, 1024), run: text::delta },
     Target { name: "update", memory: (128 * KIB, 1024), run: text::update },

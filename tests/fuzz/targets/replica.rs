@@ -56,20 +56,7 @@ pub fn peer(mut input: &[u8]) {
 
 /// What a member of a pool, another node, says first.
 pub(super) fn hello(pool: Option<(PoolId, String)>) -> Hello {
-    let (node, name) = (node(2), "b".into());
-    Hello {
-        node,
-        name,
-        urls: Vec::new(),
-        pool,
-        wants: None,
-        member: true,
-        founds: false,
-        clock: 0,
-        process: 0,
-        empty: false,
-        issued: (0, 0),
-    }
+    Hello { member: true, ..Hello::newcomer(node(2), "b", pool) }
 }
 
 fn node(id: u128) -> NodeId {

@@ -3,7 +3,7 @@
 use lamplight::document::{
     delta::parse_delta,
     json,
-    prose::{Prose, Unfit},
+    prose::{DELTA_BYTES_MAX, Prose, Unfit},
 };
 
 use super::core::halves;
@@ -64,7 +64,7 @@ fn written() -> Prose {
 fn told(prose: &Prose) -> Option<Prose> {
     let state = prose.encode(&[]).ok()?;
     prose.plain().ok()?;
-    prose.delta().ok()?;
+    assert!(prose.delta().ok()?.len() <= DELTA_BYTES_MAX);
     let other = Prose::of(std::iter::once(&*state)).expect("its own encoding");
     assert_eq!(other.clocks(), prose.clocks());
     Some(other)
