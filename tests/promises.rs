@@ -251,8 +251,12 @@ impl Apart {
         }
     }
 
+    /// Evicts a member by force: a node that hears nobody does not do it otherwise.
     async fn evict(&self, at: usize, member: usize) {
-        evict(&self.http, &self.running[at], &self.ids[member]).await;
+        let (status, answer) = self.remove(at, member, "").await;
+        assert_eq!((status, &answer["status"]), (StatusCode::CONFLICT, &409.into()), "{answer}");
+        let (status, answer) = self.remove(at, member, "?force=true").await;
+        assert!(status.is_success(), "{answer}");
     }
 
     /// Waits until a node has heard that a member is evicted.
@@ -287,24 +291,12 @@ impl Apart {
         (status, answer)
     }
 
-    /// Does what the nodes say: where one names those who remain, at one of these; else at the first node.
+    /// Does what the nodes say where every member is evicted: the first node evicts another by force, and the rest join it.
     async fn decide(&self) {
-        let mut way_on = (0, vec![1]);
-        for node in &self.running {
-            let pool = self.http.json(&format!("{}/v1/pool", node.url)).await;
-            let mut told = pool["problems"].as_array().unwrap().iter().filter_map(|it| it["detail"].as_str());
-            let Some(remain) = told.find_map(|detail| detail.split_once("those who remain (")) else { continue };
-            let names = |text: &str| (0..self.ids.len()).filter(|at| text.contains(&self.ids[*at])).collect::<Vec<_>>();
-            way_on = (names(remain.1)[0], names(remain.0));
-        }
-        let (at, evicted) = way_on;
-        for member in evicted {
-            let (status, answer) = self.remove(at, member, "?force=true").await;
-            // The first may have been enough.
-            assert!(status.is_success() || status == StatusCode::NOT_FOUND, "{answer}");
-        }
-        for node in self.running.iter().filter(|node| node.url != self.running[at].url) {
-            self.join(node, at).await;
+        let (status, answer) = self.remove(0, 1, "?force=true").await;
+        assert!(status.is_success(), "{answer}");
+        for node in &self.running[1..] {
+            self.join(node, 0).await;
         }
     }
 
@@ -348,7 +340,7 @@ impl Apart {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_members_that_evict_each_other_the_one_goes_that_a_majority_goes_on_without() {
+async fn two_members_that_evict_each_other_by_force_come_back_as_others() {
     let apart = Apart::of("mutual", 3).await;
     apart.evict(0, 1).await;
     apart.evict(1, 0).await;
@@ -357,7 +349,7 @@ async fn of_two_members_that_evict_each_other_the_one_goes_that_a_majority_goes_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_two_halves_evict_members_of_each_other_an_operator_decides_at_one_who_remains() {
+async fn where_two_halves_evict_members_of_each_other_by_force_those_who_remain_settle_it() {
     let apart = Apart::of("halves", 4).await;
     apart.evict(0, 1).await;
     apart.evict(1, 0).await;
@@ -367,13 +359,11 @@ async fn where_two_halves_evict_members_of_each_other_an_operator_decides_at_one
         apart.link(half, false).await;
     }
     apart.link(0..4, true).await;
-    apart.are_stuck().await;
-    apart.decide().await;
     apart.are_one().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_all_members_are_evicted_in_a_circle_an_operator_says_who_goes_on() {
+async fn where_all_members_are_evicted_in_a_circle_by_force_an_operator_says_who_goes_on() {
     let apart = Apart::of("circle", 3).await;
     for (node, evicted) in [(0, 1), (1, 2), (2, 0)] {
         apart.evict(node, evicted).await;

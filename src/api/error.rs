@@ -303,8 +303,9 @@ fn membership(node: NodeId, unfit: Unfit) -> Problem {
         Unfit::NoMajority => conflict(
             "no-majority",
             format!(
-                "without {node} those who remain are no majority: others elsewhere could decide without them. With \
-                 force=true it is evicted all the same; then be sure that no other part of the pool does the like"
+                "without {node} this node and the members that it hears are no majority: others elsewhere could decide without \
+                 them. Start the silent members, or link them, and ask again (GET /v1/pool lists them). With force=true it is \
+                 evicted all the same; then be sure that no other part of the pool does the like"
             ),
         ),
         Unfit::Last => conflict("last-member", "this is the last member: its pool would go with it".to_string()),

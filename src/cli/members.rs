@@ -33,13 +33,13 @@ pub struct MembersArgs {
 
 While a member cannot be heard, nothing new becomes final. Evict it only if it is gone for good: should it come back, it
 joins again as another, with what only it had. One that was heard of a moment ago is evicted with --force only. So is one
-without which those who remain are no majority; then be sure that no other part of the pool does the like."
+without which the members that are heard are no majority; then be sure that no other part of the pool does the like."
 ))]
 pub struct EvictArgs {
     /// The member's name, or its id.
     #[arg(value_name = "ID_OR_NAME", value_parser = NonEmptyStringValueParser::new())]
     member: String,
-    /// Also if it seems to be alive, or those who remain are no majority.
+    /// Also if it seems to be alive, or the members that remain and are heard are no majority.
     #[arg(long)]
     force: bool,
     #[command(flatten)]

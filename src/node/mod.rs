@@ -257,8 +257,8 @@ impl<N: Network> Task<N> {
         } else if now.reborn > before.reborn && self.meters.said.is_news("reborn") {
             tracing::error!(node = %self.replica.node(), "the pool goes on without this node's id, or other ops were issued under it, by an old copy of its disk or a second node: it comes back under this new id");
         }
-        if now.merged > before.merged {
-            tracing::warn!(node = %self.replica.node(), "this node's pool was empty, and is given up for one that it was to look for: it joins that one under this new id");
+        if now.merged > before.merged && self.meters.said.is_news("merged") {
+            tracing::warn!("this node's pool was empty, and is given up for one that it was to look for: it joins that one under a new id");
         }
         if now.mended > before.mended {
             tracing::error!(

@@ -119,7 +119,7 @@ impl Replica {
 
     /// That a newcomer has the address of a member that is silent, and what an operator can do.
     fn unproved(&self, node: NodeId, name: &str) -> String {
-        let force = if self.roster.leaves_majority(node, self.reach()) { "" } else { " --force" };
+        let force = if self.leaves_majority(node) { "" } else { " --force" };
         format!(
             "member {name:?} ({node}) is not heard, and another member has come up at its address, which is no proof that it was \
              that member: finality waits for it. Start it with the data directory that it had, or, if it is gone for good: \

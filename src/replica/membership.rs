@@ -365,6 +365,14 @@ impl Replica {
         self.roster.present().filter(mine).filter(has_twin).map(|(other, _)| *other).collect()
     }
 
+    /// True if this node and the members that it hears are a majority without `node`. Else its eviction could not be completed, and
+    /// the evicted node could not come back either.
+    pub(super) fn leaves_majority(&self, node: NodeId) -> bool {
+        let (own, now_ms) = (self.config.node, self.now.mono_ms);
+        let speaks = |other: &NodeId| *other != node && (*other == own || self.is_heard(*other, now_ms));
+        self.roster.are_majority(speaks, self.reach())
+    }
+
     /// Ends the links with those whom the pool goes on without.
     pub(super) fn part_from_evicted(&mut self) {
         let gone: Vec<(LinkId, (Why, String))> =
@@ -394,7 +402,7 @@ mod tests {
         op::Op,
         record::Record,
         replica::{
-            Config, Recovery,
+            Config, Draft, Event, Recovery,
             transfer::tests::{Pool, config},
         },
     };
@@ -479,6 +487,26 @@ mod tests {
                 assert!(problems.is_empty() == goes && problems.iter().all(|it| it.0 == url && it.1.ends_with(&why)));
             }
         }
+    }
+
+    #[test]
+    fn an_eviction_that_those_who_are_heard_could_not_complete_is_refused() {
+        let (mut pool, nodes, c) = with_one_at_c(4);
+        let away: Vec<usize> = nodes[2..].iter().copied().chain([c]).collect();
+        away.iter().for_each(|gone| nodes.iter().for_each(|other| pool.part(*other, *gone)));
+        pool.part(nodes[2], c);
+        pool.pass(40_000);
+        let evict = |pool: &mut Pool| {
+            let commands = vec![Command::Evict(Eviction { node: node(10), force: false })];
+            let draft = Draft { key: None, guards: Vec::new(), commands, present: false };
+            let before = evictions(pool, nodes[0]).len();
+            pool.give(nodes[0], Event::Submit(1, draft));
+            evictions(pool, nodes[0]).len() > before
+        };
+        assert!(!evict(&mut pool), "two of five are heard");
+        pool.link(nodes[0], nodes[2]);
+        pool.pass(2_000);
+        assert!(evict(&mut pool), "three of five are");
     }
 
     #[test]

@@ -292,7 +292,7 @@ pub enum Unfit {
     Oneself,
     /// The member was heard of a moment ago.
     Alive,
-    /// Those who would remain are no majority.
+    /// The members that would remain and are heard, with this node, are no majority.
     NoMajority,
     /// The last member does not leave: the pool would go with it.
     Last,
@@ -676,7 +676,7 @@ impl Replica {
             Unfit::Oneself
         } else if !forced && !self.roster.is_gone(node) && self.is_heard(node, self.now.mono_ms) {
             Unfit::Alive
-        } else if !forced && !self.roster.leaves_majority(node, self.reach()) {
+        } else if !forced && !self.leaves_majority(node) {
             Unfit::NoMajority
         } else {
             return Ok(());

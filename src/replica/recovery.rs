@@ -31,6 +31,8 @@ pub struct Recovery {
 #[derive(Debug)]
 struct Making {
     replica: Replica,
+    /// The id that no node has had.
+    fresh: NodeId,
     batch: Vec<Op>,
     frontier: u64,
     /// Up to where it has announced to be complete, as far as that counts.
@@ -102,6 +104,7 @@ impl Recovery {
         match part {
             Part::Base(base) => {
                 let mut next = Making::new(self.made.replica.config.clone());
+                next.fresh = self.made.fresh;
                 next.ids.clone_from(&self.made.ids);
                 next.ceded.clone_from(&self.made.ceded);
                 next.replica.rebase(&base);
@@ -147,10 +150,12 @@ impl Recovery {
 
 impl Making {
     fn new(config: Config) -> Making {
+        let fresh = config.node;
         let mut replica = Replica::new(config);
         replica.takes_back = true;
         Making {
             replica,
+            fresh,
             batch: Vec::with_capacity(BATCH),
             frontier: 0,
             promised: None,
@@ -192,6 +197,8 @@ impl Making {
                 (self.frontier, self.promised) = (0, None);
                 self.replica.forget();
                 self.replica.takes_back = true;
+                // Its next identity may be lost: under the old id it would issue other ops in the places of those it has forgotten.
+                self.replica.config.node = self.fresh;
             }
             Record::Snapshot(_) => {}
         }
@@ -383,6 +390,22 @@ mod tests {
         let again = recovery.finish(None);
         let there = |id: &str| again.state().get("c", id).is_some();
         assert_eq!((again.node(), there("1"), there("2")), (NodeId(Uuid::from_u128(2)), false, true));
+    }
+
+    #[test]
+    fn a_journal_that_ends_where_its_node_gave_an_id_up_does_not_bring_that_id_back() {
+        let mut node = Replica::new(config());
+        let record = |effect| if let Effect::Store(record) = effect { Some(record) } else { None };
+        let records: Vec<Record> = node.handle(Now::default(), Event::Tick).into_iter().filter_map(record).collect();
+        let fresh = NodeId(Uuid::from_u128(9));
+        let come_back = |end: Option<Record>| {
+            let mut recovery = Recovery::new(Config { node: fresh, ..config() });
+            records.iter().cloned().chain(end).for_each(|record| recovery.take(record));
+            recovery.finish(None)
+        };
+        assert_eq!(come_back(None).node(), node.node());
+        let again = come_back(Some(Record::Forget));
+        assert_eq!((again.node(), again.former().contains(&node.node()), again.log().len()), (fresh, true, 0));
     }
 
     /// A lone node that starts over and over, from its journal.

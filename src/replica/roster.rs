@@ -372,11 +372,6 @@ impl Roster {
         self.is_majority(|node| !self.is_gone(*node) && speaks(node), reach)
     }
 
-    /// Whether those who would remain without `node` too are a majority.
-    pub(super) fn leaves_majority(&self, node: NodeId, reach: Reach<'_>) -> bool {
-        self.is_majority(|other| *other != node && !self.is_gone(*other), reach)
-    }
-
     /// Whether a member began with what others held behind their fences: it need not answer itself.
     fn came_after(&self, node: NodeId, exit: &Exit) -> bool {
         let behind = |add: &OpId| exit.fences.get(&add.origin).is_some_and(|(fence, _)| *fence < add.seq);

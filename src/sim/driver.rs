@@ -64,8 +64,8 @@ pub(super) enum Due {
     Bury,
     /// An operator evicts the members on these machines.
     Oust(Vec<usize>),
-    /// An operator at one machine evicts the member on another.
-    Cross(usize, usize),
+    /// An operator at one machine evicts the member on another, and asks again until a time if that is refused.
+    Cross(usize, usize, u64),
     /// A client writes at this machine, or sends again what it sent before.
     WriteAt(usize, Option<Draft>),
     /// The node of this machine vanishes.
@@ -308,7 +308,7 @@ impl<'e> Driver<'e> {
             Due::Die => self.die()?,
             Due::Bury => self.bury()?,
             Due::Oust(machines) => self.oust(&machines)?,
-            Due::Cross(by, evicted) => self.cross(by, evicted)?,
+            Due::Cross(by, evicted, until_ms) => self.cross((by, evicted), until_ms)?,
             Due::WriteAt(machine, again) => self.write_at(machine, again)?,
             Due::Kill(machine) => self.kill_at(machine)?,
             Due::Gone(node) => self.gone(node)?,

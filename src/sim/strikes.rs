@@ -10,8 +10,11 @@ use super::{
 };
 use crate::{
     op::{Command, Eviction, NodeId},
-    replica::{Draft, Standing},
+    replica::{Draft, Standing, TICK_MS},
 };
+
+/// How long after a cut operators ask for evictions that cross.
+const CROSS_MS: u64 = 13_000;
 
 impl Driver<'_> {
     /// Deals out a fault and puts the next of its kind on the calendar.
@@ -215,9 +218,9 @@ impl Driver<'_> {
             evictions.extend((0..machines).map(|by| (by, (by + step) % machines)));
         }
         for (by, evicted) in evictions {
-            // Long enough after the cut that nobody beyond it is heard any more.
-            let wait_ms = self.rng.u64(9_500..13_000);
-            self.after(wait_ms, Due::Cross(by, evicted));
+            // An eviction is taken once its member is silent, while those that make a majority are heard: often for a moment only.
+            let wait_ms = self.rng.u64(6_000..8_000);
+            self.after(wait_ms, Due::Cross(by, evicted, self.now_ms + CROSS_MS));
         }
         if self.rng.u32(..if circle { 8 } else { 3 }) == 0 {
             let (wait_ms, machine) = (self.rng.u64(9_500..15_000), self.rng.usize(..machines));
@@ -228,14 +231,21 @@ impl Driver<'_> {
     }
 
     /// An operator at the node of one machine evicts the node of another.
-    pub(super) fn cross(&mut self, by: usize, evicted: usize) -> Result<(), Violation> {
-        let node = |machine: usize| self.world.at_url(&self.urls[machine]);
-        let (Some(by), Some(evicted)) = (node(by), node(evicted)) else { return Ok(()) };
-        let Some(evicted) = self.world.nodes()[evicted].replica.as_ref().map(crate::replica::Replica::node) else {
-            return Ok(());
+    pub(super) fn cross(&mut self, (by, evicted): (usize, usize), until_ms: u64) -> Result<(), Violation> {
+        let running = |machine: usize| {
+            let node = self.world.at_url(&self.urls[machine])?;
+            Some((node, self.world.nodes()[node].replica.as_ref()?))
         };
-        *self.tally.fired.entry(Fault::Evict).or_default() += 1;
-        self.act(&Action::Submit(by, eviction(evicted, false)))
+        let (Some((node, operator)), Some((_, member))) = (running(by), running(evicted)) else { return Ok(()) };
+        let (member, before) = (member.node(), operator.log().len());
+        self.act(&Action::Submit(node, eviction(member, false)))?;
+        let taken = self.world.nodes()[node].replica.as_ref().is_none_or(|replica| replica.log().len() > before);
+        if taken {
+            *self.tally.fired.entry(Fault::Evict).or_default() += 1;
+        } else if self.now_ms < until_ms {
+            self.after(TICK_MS, Due::Cross(by, evicted, until_ms));
+        }
+        Ok(())
     }
 
     /// An operator among the others evicts the members on these machines.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A black-box checker of a pool, in the manner of Jepsen: real processes, faults, random clients, and what the documents promise.
 
-    python3 tests/checker [--program target/debug/lamplight] [--minutes 1] [--seed N] [--nemesis partition,kill,…] [--waiting]
+    python3 tests/checker [--program target/debug/lamplight] [--minutes 1] [--seed N] [--nemesis partition,kill,…]
     python3 tests/checker --check DIRECTORY      checks a recorded round again
 
 It is written from README.md and docs/ alone. A round is a fresh pool of three to five nodes on loopback, clients that write
@@ -85,7 +85,7 @@ class Round:
         self.options, self.seed, self.directory = options, seed, directory
         chance = random.Random(seed)
         size = chance.choice([3, 3, 4, 5])
-        self.kinds, self.seconds, self.strikes = nemesis.plan(chance, options.nemesis, options.waiting)
+        self.kinds, self.seconds, self.strikes = nemesis.plan(chance, options.nemesis)
         print(f"round of seed {seed}: {size} nodes, {', '.join(self.kinds)}; {len(self.strikes)} strikes in {self.seconds:.0f} s", flush=True)
         self.history = history.History(os.path.join(directory, "history.jsonl"))
         self.cluster = cluster.Cluster(options.program, directory, size)
@@ -93,7 +93,7 @@ class Round:
     def run(self):
         """The violations of the round; its records and its outcome are then in `history` and `outcome`."""
         self.outcome = None
-        shared = workload.Shared(self.cluster, self.history, self.set_up(), self.options.waiting)
+        shared = workload.Shared(self.cluster, self.history, self.set_up())
         clients = [workload.Client(index, self.seed, shared) for index in range(CLIENTS)]
         faults = nemesis.Nemesis(self.cluster, shared, self.kinds, self.strikes, self.seconds)
         feeds = FeedReader(shared)
@@ -259,7 +259,6 @@ def main():
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--seed", type=int, help="seed of the first round; each next round has the next one")
     parser.add_argument("--nemesis", default=",".join(nemesis.KINDS), help="kinds of faults, with commas")
-    parser.add_argument("--waiting", action="store_true", help="also crossings whose mend is awaited (WAITING in nemesis.py)")
     parser.add_argument("--patience", type=float, default=30, help="seconds after the last fault in which all becomes final")
     parser.add_argument("--directory", help="where the files of rounds are kept that have a violation")
     parser.add_argument("--keep", action="store_true", help="keep the files of all rounds")
@@ -288,7 +287,7 @@ def campaign(options):
             violations = one.run()
             if violations:
                 failed += 1
-                again = f"python3 tests/checker --minutes 0 --seed {seed} --nemesis {','.join(options.nemesis)}{' --waiting' * options.waiting}"
+                again = f"python3 tests/checker --minutes 0 --seed {seed} --nemesis {','.join(options.nemesis)}"
                 show(violations, one.history.records, directory, again)
         finally:
             one.close()

@@ -17,37 +17,12 @@ KINDS = {
 LOSSES = {"wipe", "gone", "oldcopy"}
 NODES_MAX = 6
 
-# Crossings whose promises do not hold yet: no round has both kinds, unless it is asked for with --waiting. Each waits for
-# the mend of one row of the table of faults; take it out of here with that mend.
-WAITING = [
-    ("evict", "join", "a newcomer whose Add is not final counts in the majority, but has no voice: finality ends for good"),
-    ("gone", "join", "a newcomer whose Add is not final counts in the majority, but has no voice: finality ends for good"),
-    ("gone", "retire", "where a member retires while another is dead, nobody is left who may evict that one"),
-    ("gone", "leave", "where a member retires while another is dead, nobody is left who may evict that one"),
-    ("evict", "kill", "a restart soon after a newcomer's Add ends finality for good"),
-    ("evict", "restart", "a restart soon after a newcomer's Add ends finality for good"),
-    ("gone", "kill", "a restart soon after a newcomer's Add ends finality for good"),
-    ("gone", "restart", "a restart soon after a newcomer's Add ends finality for good"),
-    ("evict", "wipe", "the live node is evicted in favour of an id that it gave up"),
-    ("evict", "gone", "two holders of a write with wait=2, one evicted and one lost"),
-    ("evict", "retire", "a node that retires before it has issued its work again loses it"),
-    ("evict", "leave", "a node that retires before it has issued its work again loses it"),
-    ("leave", "leave", "a retirement that nobody has heard loses what was acknowledged"),
-    ("evict", "rejoin", "a node that retires before it has issued its work again loses it"),
-    ("gone", "rejoin", "where a member retires while another is dead, nobody is left who may evict that one"),
-    ("rejoin", "rejoin", "a directory whose node has retired stays retired"),
-    ("twin", "twin", "two processes with one id stay beside each other"),
-    ("oldcopy", "oldcopy", "an old copy that writes before it hears its peers changes a final verdict"),
-]
-
 # A member counts as alive for some seconds after it was heard of last; only then it can be evicted.
 EVICT_PATIENCE_S = 15
 # After the last fault, the time in which a majority replaces a member whose disk was lost.
 REPLACED_S = 18
 # How long a node that was started is of more interest to clients than others.
 FRESH_S = 1.5
-# How long an eviction takes to be settled once the evicted node is there again.
-SETTLED_S = 4
 EVICTIONS = {"evict", "gone"}
 # How long the faults of a round go on: longer where members are evicted.
 SHORT_S, LONG_S = (8, 18), (18, 28)
@@ -60,19 +35,13 @@ class Strike:
         self.target = None
 
 
-def waits(kinds):
-    """The crossings among these kinds whose promises do not hold yet."""
-    return [(one, two, why) for one, two, why in WAITING if {one, two} <= set(kinds)]
-
-
-def plan(chance, kinds, with_waiting):
+def plan(chance, kinds):
     """Kinds that may cross, how long their faults go on, and the strikes."""
     pool, chosen = [kind for kind in KINDS if kind in kinds], []
     for _ in range(chance.randint(3, 5)):
         fitting = [
             kind for kind in pool
             if kind not in chosen
-            and (with_waiting or not waits([*chosen, kind]))
             and not (kind in LOSSES and LOSSES & set(chosen))
         ]  # fmt: skip
         if fitting:
@@ -100,8 +69,6 @@ class Nemesis:
         # The ids that went with a disk, by the node that came back without it.
         self.wiped = {}
         self.healed = 0
-        # How many evictions are under way.
-        self.evicting = 0
         # The directions that each strike blocks at the moment.
         self.partitions = {}
         for strike in strikes:
@@ -246,12 +213,7 @@ class Nemesis:
             self.cluster.start(node)
 
     def evict(self, strike):
-        """A node that is away is evicted, and comes back.
-
-        Another one during that time waits for a mend, like those in WAITING: who comes back counts as a newcomer for the other.
-        """
-        if self.evicting and not self.shared.literal:
-            return
+        """A node that is away is evicted, and comes back."""
         if node := self.victim(strike, 3):
             way = strike.chance.choice(["partition", "pause", "kill"])
             pool = node.pool()
@@ -259,7 +221,6 @@ class Nemesis:
                 node.strike = None
                 return
             self.tell("evict", node=node.name, id=pool["node"], way=way)
-            self.evicting += 1
             if way == "partition":
                 self.isolate(strike, node)
             elif way == "pause":
@@ -292,7 +253,6 @@ class Nemesis:
 
     def come_back(self, strike, node):
         """The evicted node is there again; at once, or a little later, it or another is struck anew."""
-        self.later(self.elapsed + SETTLED_S, self.eviction_over)
         if strike in self.partitions:
             self.heal(strike)
         if not node.running:
@@ -304,9 +264,6 @@ class Nemesis:
             again = Strike(None, kind, strike.duration, random.Random(strike.chance.random()))
             again.target = node if kind in ("retire", "leave") else None
             self.later(self.elapsed + strike.chance.choice([0, 0.2, 0.5, 1, 2, 3]), self.begin, again)
-
-    def eviction_over(self):
-        self.evicting -= 1
 
     def gone(self, strike):
         """A node is lost with its disk, and evicted; a fresh one takes its place."""

@@ -34,8 +34,8 @@ def setup_commands():
 class Shared:
     """What all clients of a round have in common."""
 
-    def __init__(self, cluster, history, setup_time, literal):
-        self.cluster, self.history, self.setup_time, self.literal = cluster, history, setup_time, literal
+    def __init__(self, cluster, history, setup_time):
+        self.cluster, self.history, self.setup_time = cluster, history, setup_time
         self.stopped = threading.Event()
         # Rises when a disk loses what it held: what a session saw before may be gone, so all begin new ones.
         self.epoch = 0
@@ -253,9 +253,7 @@ class Client(threading.Thread):
             record["error"] = answer.error
         self.last_clock = answer.headers.get("lamplight-clock") or self.last_clock
         self.refusals = self.refusals + 1 if answer.problem == "session-not-here" else 0
-        # A node that refuses a session signs its refusal with a session of its own, in which what the client has seen is not.
-        # Until that is mended, only a client that is told to (--waiting) takes it, as docs/API.md would have it.
-        if answer.session and (answer.status < 500 or shared.literal):
+        if answer.session:
             self.session = answer.session
         return answer, record
 
