@@ -258,7 +258,9 @@ impl<N: Network> Task<N> {
             tracing::error!(node = %self.replica.node(), "the pool goes on without this node's id, or other ops were issued under it, by an old copy of its disk or a second node: it comes back under this new id");
         }
         if now.merged > before.merged && self.meters.said.is_news("merged") {
-            tracing::warn!("this node's pool was empty, and is given up for one that it was to look for: it joins that one under a new id");
+            tracing::warn!(
+                "this node's pool was empty, and is given up for one that it was to look for: it joins that one under a new id"
+            );
         }
         if now.mended > before.mended {
             tracing::error!(

@@ -408,6 +408,19 @@ mod tests {
         link
     }
 
+    /// The peer says that it is a member now.
+    fn gets_in(replica: &mut Replica, link: LinkId) {
+        let newcomer = Hello::newcomer(NodeId(uuid::Uuid::from_u128(2)), "b", replica.pool().cloned());
+        let hello = Hello { member: true, ..newcomer };
+        replica.handle(Now::default(), Event::Heard(link, Message::Hello(hello)));
+    }
+
+    /// The peer says that it holds other ops of this node than the node does.
+    fn tells_of_another_past(replica: &mut Replica, link: LinkId) {
+        let other_past = (replica.node(), Head { seq: 1_000, hash: Hash::default() });
+        replica.handle(Now::default(), Event::Heard(link, Message::Heads(vec![other_past])));
+    }
+
     /// A peer with the same log says the sum over its documents.
     fn beat(replica: &mut Replica, state: u64) {
         let link = greet(replica);
@@ -436,8 +449,8 @@ mod tests {
         let (link, before) = (greet(&mut replica), replica.node());
         // It is made a member once it is known what it holds.
         replica.handle(Now::default(), Event::Heard(link, Message::Heads(Vec::new())));
-        let other_past = (before, Head { seq: 1_000, hash: Hash::default() });
-        replica.handle(Now::default(), Event::Heard(link, Message::Heads(vec![other_past])));
+        gets_in(&mut replica, link);
+        tells_of_another_past(&mut replica, link);
         assert_ne!(replica.node(), before);
         for mono_ms in [1_000, 10_000, 60_000] {
             replica.handle(Now { mono_ms, wall_ms: 0 }, Event::Tick);
@@ -446,12 +459,22 @@ mod tests {
     }
 
     #[test]
+    fn the_word_of_a_peer_that_has_not_got_in_yet_does_not_make_a_member_give_its_id_up() {
+        let mut replica = founder();
+        let (link, before) = (greet(&mut replica), replica.node());
+        assert_eq!(replica.roster().len(), 2, "the peer has been let in, and does not know it");
+        tells_of_another_past(&mut replica, link);
+        replica.handle(Now::default(), Event::Heard(link, Message::Promised(0, 1_000)));
+        assert_eq!((replica.node(), replica.standing()), (before, Standing::Member));
+    }
+
+    #[test]
     fn one_who_holds_nothing_yet_believes_anyone_that_its_id_is_evicted() {
         let mut replica = founder();
         let link = greet(&mut replica);
         let before = replica.node();
-        let other_past = (before, Head { seq: 1_000, hash: Hash::default() });
-        replica.handle(Now::default(), Event::Heard(link, Message::Heads(vec![other_past])));
+        gets_in(&mut replica, link);
+        tells_of_another_past(&mut replica, link);
         let newcomer = replica.node();
         assert_ne!(newcomer, before);
         replica.handle(Now::default(), Event::Opened(LinkId(2), Some("http://x:1".into())));

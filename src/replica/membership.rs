@@ -103,24 +103,27 @@ impl Replica {
             }
             () => return None,
         };
-        // One who has left itself does not speak for the pool: nobody is to give up anything on its word.
-        let why = if self.roster.is_retired(self.config.node) { Why::Busy } else { Why::Evicted };
+        // Who has left, or has yet to get in, does not speak for the pool: nobody is to give up anything on its word.
+        let speaks = self.ready && !self.roster.is_retired(self.config.node);
+        let why = if speaks { Why::Evicted } else { Why::Busy };
         Some((why, detail))
     }
 
     /// Whether the word of this peer, that the pool goes on without this node, is to be believed: unless this side has
     /// evicted it in turn; then an operator says which side gives way, by telling it to join the other.
     pub(super) fn believes(&self, link: LinkId) -> bool {
-        let told = self.is_told_to_join(link);
+        if self.is_told_to_join(link) {
+            return true;
+        }
         let Some(link) = self.links.get(&link) else { return false };
+        if let Some(peer) = &link.peer {
+            // An old copy of a disk may be from before it knew the peer. Who is no member yet speaks for no pool: the one that let
+            // it in may have given way itself, and then nobody would remain.
+            return peer.member && !self.roster.is_gone(peer.node);
+        }
         // Who has not said hello yet has a URL that a member has.
-        let peer = link.peer.as_ref().map(|peer| peer.node).or_else(|| {
-            let url = &link.dialled.as_ref()?.url;
-            self.roster.present().find(|(_, member)| member.urls.contains(url)).map(|(node, _)| *node)
-        });
-        // An old copy of a disk may be from before it knew the peer.
-        let says = link.peer.as_ref().is_some_and(|peer| peer.member && !self.roster.knows(peer.node));
-        told || says || peer.is_some_and(|peer| self.roster.knows(peer) && !self.roster.is_gone(peer))
+        let has_url = |url: &String| self.roster.present().any(|(_, member)| member.urls.contains(url));
+        link.dialled.as_ref().is_some_and(|endpoint| has_url(&endpoint.url))
     }
 
     /// Whether an operator has told this node to join one whom it had evicted: of two sides that evict each other, it is
