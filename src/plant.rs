@@ -108,11 +108,13 @@ pub enum Rule {
     Proof,
     /// Where every member is evicted, a node at which an operator evicts another by force goes on.
     TakeOver,
+    /// An eviction without force asks for a majority that is heard.
+    HeardMajority,
 }
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 47] = [
+    pub const ALL: [Rule; 48] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -160,6 +162,7 @@ impl Rule {
         Rule::Dispute,
         Rule::Proof,
         Rule::TakeOver,
+        Rule::HeardMajority,
     ];
 }
 

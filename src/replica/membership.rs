@@ -372,7 +372,8 @@ impl Replica {
     /// the evicted node could not come back either.
     pub(super) fn leaves_majority(&self, node: NodeId) -> bool {
         let (own, now_ms) = (self.config.node, self.now.mono_ms);
-        let speaks = |other: &NodeId| *other != node && (*other == own || self.is_heard(*other, now_ms));
+        let heard = |other: &NodeId| self.is_heard(*other, now_ms) || left_out(Rule::HeardMajority);
+        let speaks = |other: &NodeId| *other != node && (*other == own || heard(other));
         self.roster.are_majority(speaks, self.reach())
     }
 
