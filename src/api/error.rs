@@ -320,8 +320,9 @@ fn membership(node: NodeId, unfit: Unfit) -> Problem {
         }
         Unfit::Needed => conflict(
             "no-majority",
-            "some members are silent, and without this node those that are heard are no majority: they could not evict them. \
-             Start the silent members, or evict them first, then retire. GET /v1/pool lists them"
+            "some members are silent, or are to be evicted, and without this node those that are heard are no majority: they could \
+             not evict them. Start the silent members, or evict them and wait until that is final, then retire. GET /v1/pool \
+             lists them, and who holds back what is final"
                 .to_string(),
         ),
         Unfit::NotForClients => Problem::bad("bad-request", "only nodes make members"),

@@ -70,12 +70,11 @@ impl Replica {
         Err(Refused::Membership(self.config.node, unfit))
     }
 
-    /// True if no other member is silent, or more are heard than are silent. Else nobody could evict the silent members once this
-    /// node has retired, and nothing more would become final.
+    /// True if the others that are heard are a majority without this node: so they can evict members that are silent, and complete
+    /// evictions that are under way.
     fn leaves_heard_majority(&self) -> bool {
-        let others = self.roster.present().map(|(other, _)| *other).filter(|other| *other != self.config.node);
-        let (heard, silent): (Vec<_>, Vec<_>) = others.partition(|other| self.is_heard(*other, self.now.mono_ms));
-        silent.is_empty() || heard.len() > silent.len()
+        let heard = |other: &NodeId| self.is_heard(*other, self.now.mono_ms);
+        self.roster.are_majority_without(self.config.node, heard, self.reach())
     }
 
     /// Whether this node has retired, and is to stay what it is.

@@ -406,7 +406,7 @@ mod tests {
         op::Op,
         record::Record,
         replica::{
-            Config, Draft, Event, Recovery,
+            Config, Draft, Event, Recovery, Standing,
             transfer::tests::{Pool, config},
         },
     };
@@ -511,6 +511,29 @@ mod tests {
         pool.link(nodes[0], nodes[2]);
         pool.pass(2_000);
         assert!(evict(&mut pool), "three of five are");
+    }
+
+    #[test]
+    fn a_node_that_the_others_need_to_complete_an_eviction_does_not_retire_before_that_is_done() {
+        let (mut pool, nodes, c) = with_one_at_c(4);
+        let draft = |command| Draft { key: None, guards: Vec::new(), commands: vec![command], present: false };
+        vanishes(&mut pool, &nodes, c);
+        pool.pass(20_000);
+        nodes[..3].iter().for_each(|other| pool.part(*other, nodes[3]));
+        pool.give(nodes[0], Event::Submit(1, draft(Command::Evict(Eviction { node: node(10), force: false }))));
+        assert_eq!(evictions(&pool, nodes[0]), [(10, false)]);
+        pool.pass(20_000);
+        let retires = |pool: &mut Pool| {
+            pool.give(nodes[1], Event::Submit(2, draft(Command::Retire)));
+            pool.nodes[nodes[1]].standing() == Standing::Retired
+        };
+        // Two of the four others are heard: of the others one is silent, and one is evicted without effect.
+        assert!(!retires(&mut pool));
+        pool.link(nodes[0], nodes[3]);
+        pool.pass(5_000);
+        assert!(retires(&mut pool));
+        pool.pass(3_000);
+        assert!(is_final(&mut pool, nodes[0]));
     }
 
     #[test]

@@ -352,7 +352,15 @@ impl Roster {
     /// comes of it with one more `Add` that this node has promised to be complete up to. Of two sides that evict each other
     /// both have a majority of the list that is final where less is; so somebody is in both, and at most one side is one.
     fn is_majority(&self, speaks: impl Fn(&NodeId) -> bool, reach: Reach<'_>) -> bool {
+        self.is_majority_without(None, speaks, reach)
+    }
+
+    /// The same of the lists that there would be if a member had left.
+    fn is_majority_without(&self, leaving: Option<NodeId>, speaks: impl Fn(&NodeId) -> bool, reach: Reach<'_>) -> bool {
         let left = |node: &NodeId| {
+            if leaving == Some(*node) {
+                return true;
+            }
             self.exits.get(node).is_some_and(|exit| exit.retired || exit.removed || exit.is_settled(reach.frontier))
         };
         let mut list: Vec<(u64, bool)> = self
@@ -370,6 +378,17 @@ impl Roster {
     /// Whether those of the present members who speak are a majority.
     pub(super) fn are_majority(&self, speaks: impl Fn(&NodeId) -> bool, reach: Reach<'_>) -> bool {
         self.is_majority(|node| !self.is_gone(*node) && speaks(node), reach)
+    }
+
+    /// True if those of the present members who speak would be a majority once this one has retired. Else the others could neither
+    /// evict a silent member nor complete an eviction that is under way.
+    pub(super) fn are_majority_without(
+        &self,
+        node: NodeId,
+        speaks: impl Fn(&NodeId) -> bool,
+        reach: Reach<'_>,
+    ) -> bool {
+        self.is_majority_without(Some(node), |other| !self.is_gone(*other) && speaks(other), reach)
     }
 
     /// Whether a member began with what others held behind their fences: it need not answer itself.

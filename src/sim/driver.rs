@@ -28,8 +28,9 @@ const NAME: &str = "http://pool:1";
 /// So long after its addresses are published everywhere, those who looked for each other are one pool.
 const UNITED_MS: u64 = 8_000;
 /// The calm ends at the latest after this.
-const CALM_MS: u64 = 90_000;
-/// So long a pool is left to itself before an operator sees to it.
+const CALM_MS: u64 = 150_000;
+/// So long a pool is left to itself before an operator sees to it, the first time; each further time twice as long, for what he
+/// does takes the nodes some time.
 const ALONE_MS: u64 = 10_000;
 /// A pool that has come to rest is looked at again after this.
 const SETTLE_MS: u64 = 2_000;
@@ -632,7 +633,7 @@ impl<'e> Driver<'e> {
             && self.world.is_final()
             && self.world.is_connected()
             && self.world.rooms_agree().is_ok();
-        if !rests && self.starts == 0 && self.now_ms > self.calm_ms + ALONE_MS * (self.seen_to + 1) {
+        if !rests && self.starts == 0 && self.now_ms > self.calm_ms + (ALONE_MS << self.seen_to) {
             self.seen_to += 1;
             if self.seen_to > 2 {
                 self.world.successors_are_alone()?;
