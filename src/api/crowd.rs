@@ -7,34 +7,16 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{Limits, Problem};
+use crate::node::Whence;
 
 /// Connections beyond the limits that are heard at once, in all and of one address. Further ones are closed without an
 /// answer.
 const ASIDE_MAX: usize = 512;
 const ASIDE_PER_ADDRESS_MAX: usize = 64;
-
-/// Where a connection comes from: an IPv4 address, or the 64 bits of an IPv6 address that name a network, for whoever has one
-/// of its addresses has all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Whence(IpAddr);
-
-impl Whence {
-    /// Of an address.
-    pub fn of(address: IpAddr) -> Whence {
-        Whence(match address.to_canonical() {
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-            }
-            address @ IpAddr::V4(_) => address,
-        })
-    }
-}
 
 /// All connections of a listener.
 #[derive(Debug)]
@@ -141,6 +123,8 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     fn whence(text: &str) -> Whence {

@@ -1,7 +1,6 @@
 //! Single documents: PUT, PATCH, DELETE, POST, GET.
 
 use axum::{
-    Extension,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
@@ -17,7 +16,6 @@ use super::{
     past::When,
     query::Query,
     rates::Caller,
-    server::Hold,
     shape, text_docs,
     texts::is_text,
     wait::{Patience, Waited},
@@ -109,7 +107,7 @@ pub async fn post(
     State(api): State<Api>,
     CollectionPath(collection): CollectionPath,
     pass: Pass,
-    hold: Option<Extension<Hold>>,
+    caller: Caller,
     request: Request,
 ) -> Result<Response, Problem> {
     let (Parts { headers, uri, .. }, body) = request.into_parts();
@@ -120,7 +118,6 @@ pub async fn post(
                           GET /v1/ops/{op}?wait=final";
             return Err(Problem::bad("bad-query", detail));
         }
-        let caller = Caller::of(&pass, hold.map(|Extension(hold)| hold.whence()));
         return bulk::load(api, collection, caller, &headers, body);
     }
     json_only(&headers)?;
@@ -139,7 +136,13 @@ pub async fn post(
 }
 
 /// `GET /v1/docs/{collection}/{id}`.
-pub async fn get(State(api): State<Api>, doc: DocPath, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn get(
+    State(api): State<Api>,
+    doc: DocPath,
+    caller: Caller,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let when = When::of(&mut Query::of(&uri, &["view", "at"])?)?;
     let DocPath { collection, id } = doc.clone();
     let look = move |replica: &Replica| when.get(replica, &collection, &id).map(|found| (found, replica.frontier()));
@@ -153,7 +156,7 @@ pub async fn get(State(api): State<Api>, doc: DocPath, uri: Uri, headers: Header
         return Ok((StatusCode::NOT_MODIFIED, described).into_response());
     }
     if is_prose(&view.text) {
-        return text_docs::get(&api, doc.key(), when, &headers, (view, frontier)).await;
+        return text_docs::get(&api, (doc.key(), &caller), when, &headers, (view, frontier)).await;
     }
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((described, json, view.text.as_str().to_string()).into_response())

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Member, and header, that says after how many seconds to try again.
-const RETRY_AFTER: &str = "retry_after";
+pub(super) const RETRY_AFTER: &str = "retry_after";
 
 /// A problem document. The `type` is `urn:lamplight:problem:<slug>`; slugs are stable.
 #[derive(Clone, Debug, PartialEq)]

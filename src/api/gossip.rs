@@ -34,7 +34,8 @@ pub async fn accept(State(api): State<Api>, mut request: Request) -> Result<Resp
             .into_response()
     })?;
     let challenge = headers.get(CHALLENGE).map(|value| value.to_str().unwrap_or_default());
-    let admission = api.node.admit(challenge).map_err(refused)?;
+    let from = request.extensions().get::<PeerAddress>().map(|address| address.0);
+    let admission = api.node.admit(challenge, from).map_err(refused)?;
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let said = answer.headers_mut();
@@ -44,7 +45,6 @@ pub async fn accept(State(api): State<Api>, mut request: Request) -> Result<Resp
     if let Some(challenge) = admission.challenge().and_then(|challenge| HeaderValue::from_str(challenge).ok()) {
         said.insert(HeaderName::from_static(CHALLENGE), challenge);
     }
-    let from = request.extensions().get::<PeerAddress>().map(|address| address.0);
     let opening = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let opening = async { opening.await.map(TokioIo::new).map_err(|error| error.to_string()) };

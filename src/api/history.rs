@@ -1,7 +1,7 @@
 //! `GET /v1/docs/{collection}/{id}/history`: the ops of a document, what each made of it, and what was lost to it.
 //!
 //! The node's task copies out the ops of the page, with others on either side to compare them with, and then reads the log
-//! in steps for what they had seen of each other. The comparing is done here.
+//! in steps for what they had seen of each other. The comparing is done on a worker thread.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +20,7 @@ use super::{
     log::{ANSWER_BYTES, CommandBody, FIRST, GuardBody, LAST, command, guard, rfc3339},
     past,
     query::Query,
+    rates::Caller,
     shape,
 };
 use crate::{
@@ -86,7 +87,13 @@ struct Window {
 }
 
 /// `GET /v1/docs/{collection}/{id}/history`.
-pub async fn show(State(api): State<Api>, doc: DocPath, pass: Pass, uri: Uri) -> Result<Json<Page>, Problem> {
+pub async fn show(
+    State(api): State<Api>,
+    doc: DocPath,
+    pass: Pass,
+    caller: Caller,
+    uri: Uri,
+) -> Result<Json<Page>, Problem> {
     let wanted = Wanted::parse(doc.key(), &uri)?;
     let asked = wanted.clone();
     let Some(mut window) = api.read(move |replica| asked.look(replica)).await?? else {
@@ -94,26 +101,30 @@ pub async fn show(State(api): State<Api>, doc: DocPath, pass: Pass, uri: Uri) ->
     };
     let texts = wanted.texts(&api, &mut window).await?;
     let causality = causality(&api, &window).await?;
-    let mut kinship = causality.as_ref().map(|causality| Kinship::new(&window, causality, &wanted.doc));
-    let mut ops = Vec::with_capacity(texts.len());
-    for (at, text) in window.page.clone().zip(&texts) {
-        let (concurrent, overwrote) = match &mut kinship {
-            Some(kinship) => (Some(kinship.concurrent(at)), Some(kinship.overwrote(at))),
-            None => (None, None),
-        };
-        let shown = (window.frontier, pass.covers_op(&window.members[at].op.body()));
-        ops.push(wanted.to_json(&window.members[at], shown, concurrent, overwrote, text.as_ref()));
-        tokio::task::yield_now().await;
-    }
-    let last = if wanted.newest_first { window.page.start } else { window.page.end.saturating_sub(1) };
-    let next = window.members.get(last).filter(|_| window.more).map(|member| member.op.stamp().to_string());
-    if wanted.newest_first {
-        ops.reverse();
-    }
-    Ok(Json(Page { ops, next, since: Since { time: window.horizon.to_string() } }))
+    Ok(Json(api.workers.run(&caller, move || wanted.compose(&window, &texts, causality.as_ref(), &pass)).await?))
 }
 
 impl Wanted {
+    /// The page, of what was copied out for it.
+    fn compose(&self, window: &Window, texts: &[Option<Text>], causality: Option<&Causality>, pass: &Pass) -> Page {
+        let mut kinship = causality.map(|causality| Kinship::new(window, causality, &self.doc));
+        let mut ops = Vec::with_capacity(texts.len());
+        for (at, text) in window.page.clone().zip(texts) {
+            let (concurrent, overwrote) = match &mut kinship {
+                Some(kinship) => (Some(kinship.concurrent(at)), Some(kinship.overwrote(at))),
+                None => (None, None),
+            };
+            let shown = (window.frontier, pass.covers_op(&window.members[at].op.body()));
+            ops.push(self.to_json(&window.members[at], shown, concurrent, overwrote, text.as_ref()));
+        }
+        let last = if self.newest_first { window.page.start } else { window.page.end.saturating_sub(1) };
+        let next = window.members.get(last).filter(|_| window.more).map(|member| member.op.stamp().to_string());
+        if self.newest_first {
+            ops.reverse();
+        }
+        Page { ops, next, since: Since { time: window.horizon.to_string() } }
+    }
+
     fn parse(doc: DocKey<'static>, uri: &Uri) -> Result<Wanted, Problem> {
         let mut query = Query::of(uri, &["since", "limit", "order", "values"])?;
         let limit = query.limit()?;

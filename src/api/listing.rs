@@ -1,7 +1,7 @@
 //! Listings: `GET /v1/docs/{collection}` and `GET /v1/collections`.
 //!
-//! A listing walks the collection in chunks: the node's task only copies references out, and the filtering, sorting and
-//! writing of JSON happen here. There are no indexes, so a filter or a sort looks at every document; what is kept
+//! A listing walks the collection in chunks: the node's task only copies references out. Filters and sorts, which parse every
+//! document, run on worker threads. There are no indexes, so a filter or a sort looks at every document; what is kept
 //! meanwhile is a page at the most. The chunks are read one after the other, so a page is not one moment of the
 //! collection: a document that changes meanwhile is shown as it was when its chunk was read.
 
@@ -19,7 +19,9 @@ use super::{
     extract::CollectionPath,
     past::When,
     query::Query,
+    rates::Caller,
     shape::DocBody,
+    workers::TURN_BYTES,
 };
 use crate::document::{
     View,
@@ -32,8 +34,6 @@ const CHUNK: usize = 1000;
 /// Bytes of documents after which a page ends, though it has not reached its limit: a thousand documents of 1 MiB are
 /// more than a client or this node wants at once.
 const PAGE_BYTES_MAX: usize = 8 << 20;
-/// Bytes of documents that are parsed before others on this thread get a turn.
-const TURN_BYTES: usize = 256 << 10;
 /// Longest sort key that a cursor holds, in bytes: cursors travel in URLs.
 const CURSOR_KEY_BYTES_MAX: usize = 4 << 10;
 
@@ -82,14 +82,15 @@ pub async fn collections(State(api): State<Api>, pass: Pass, uri: Uri) -> Result
 pub async fn docs(
     State(api): State<Api>,
     CollectionPath(collection): CollectionPath,
+    caller: Caller,
     uri: Uri,
 ) -> Result<Json<Page>, Problem> {
-    let wanted = Wanted::parse(collection, &uri)?;
+    let wanted = Arc::new(Wanted::parse(collection, &uri)?);
     let mut found = Found::new(wanted.limit);
     // In the order of ids nothing before the cursor needs to be looked at.
     let mut behind = wanted.after.as_ref().filter(|_| wanted.sort.is_none()).map(|(_, id)| id.clone());
     let most = if wanted.reads_values() { CHUNK } else { CHUNK.min(wanted.limit + 1) };
-    let (when, mut bytes) = (wanted.when, 0);
+    let when = wanted.when;
     loop {
         let (collection, after) = (wanted.collection.clone(), behind.take());
         let chunk = api.read(move |replica| {
@@ -101,13 +102,8 @@ pub async fn docs(
             Ok::<_, Problem>((found, replica.frontier()))
         });
         let ((views, rest), frontier) = chunk.await??;
-        for view in views.into_iter().map(|view| when.dated(view)) {
-            bytes += view.text.len();
-            if wanted.reads_values() && bytes > TURN_BYTES {
-                tokio::task::yield_now().await;
-                bytes = 0;
-            }
-            if let Some(place) = wanted.place(&view) {
+        for portion in portions(views.into_iter().map(|view| when.dated(view))) {
+            for (place, view) in wanted.places(&api, &caller, portion).await? {
                 found.offer(place, view, frontier);
             }
         }
@@ -123,6 +119,20 @@ pub async fn docs(
     let next = if found.more { found.places.last_key_value().map(|(place, _)| wanted.cursor(place)) } else { None };
     let docs = found.places.values().map(|(view, frontier)| DocBody::new(view, *frontier, false)).collect();
     Ok(Json(Page { docs, next: next.transpose()? }))
+}
+
+/// The documents in portions that one turn of a worker bears.
+fn portions(views: impl Iterator<Item = View>) -> Vec<Vec<View>> {
+    let (mut portions, mut bytes) = (vec![Vec::new()], 0);
+    for view in views {
+        if bytes >= TURN_BYTES {
+            portions.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += view.text.len();
+        portions.last_mut().expect("there is one from the beginning").push(view);
+    }
+    portions
 }
 
 /// A document's place in a listing: by its sort key, if there is a sort, then by its id.
@@ -170,6 +180,18 @@ impl Wanted {
 
     fn reads_values(&self) -> bool {
         self.filter.is_some() || self.sort.is_some()
+    }
+
+    /// The documents that this page may show, with their places. They are parsed on a worker, if they must be.
+    async fn places(
+        self: &Arc<Self>,
+        api: &Api,
+        caller: &Caller,
+        views: Vec<View>,
+    ) -> Result<Vec<(Place, View)>, Problem> {
+        let wanted = Arc::clone(self);
+        let places = move || views.into_iter().filter_map(|view| Some((wanted.place(&view)?, view))).collect();
+        if self.reads_values() { api.workers.run(caller, places).await } else { Ok(places()) }
     }
 
     /// The place of a document that this page may show.

@@ -48,6 +48,7 @@ mod trace;
 mod tx;
 mod wait;
 mod watched;
+mod workers;
 mod ws;
 mod yjs;
 
@@ -76,6 +77,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 // For the echo that the suite of WebSocket cases talks to, which has no other way to the settings of ours.
 #[doc(hidden)]
+use workers::Workers;
 pub use ws::bounded;
 
 use crate::{
@@ -110,6 +112,7 @@ pub struct Api {
     limits: Arc<Limits>,
     rates: Arc<Rates>,
     texts: Arc<Texts>,
+    workers: Workers,
     meters: Arc<Meters>,
 }
 
@@ -118,7 +121,8 @@ impl Api {
     pub fn new(node: Node, stop: CancellationToken) -> Api {
         process::start();
         let (texts, meters, access) = (Texts::new(node.clone()), Arc::default(), Access::default());
-        Api { node, stop, access, limits: Arc::default(), rates: Arc::default(), texts, meters }
+        let workers = Workers::default();
+        Api { node, stop, access, limits: Arc::default(), rates: Arc::default(), texts, workers, meters }
     }
 
     /// The same, which lets in whom `access` does.

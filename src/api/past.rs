@@ -4,9 +4,9 @@ use axum::{Json, extract::State, http::StatusCode, http::Uri};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Api, Problem, extract::DocPath, query::Query, shape};
+use super::{Api, Problem, extract::DocPath, query::Query, rates::Caller, shape};
 use crate::{
-    document::{View, diff, json},
+    document::{Text, View, diff, json},
     replica::Replica,
     version::Version,
 };
@@ -130,7 +130,12 @@ struct Side {
 }
 
 /// `GET /v1/docs/{collection}/{id}/diff`.
-pub async fn difference(State(api): State<Api>, doc: DocPath, uri: Uri) -> Result<Json<Difference>, Problem> {
+pub async fn difference(
+    State(api): State<Api>,
+    doc: DocPath,
+    caller: Caller,
+    uri: Uri,
+) -> Result<Json<Difference>, Problem> {
     let mut query = Query::of(&uri, &["from", "to"])?;
     let missing =
         || Problem::bad("bad-query", "diff needs from=<time>: the time to compare with now, or with to=<time>");
@@ -143,23 +148,30 @@ pub async fn difference(State(api): State<Api>, doc: DocPath, uri: Uri) -> Resul
         Ok::<_, Problem>(([at(from)?, at(to)?], replica.frontier()))
     };
     let ([from, to], frontier) = api.read(look).await??;
-    let value = |text: &Option<_>| {
-        let text: &crate::document::Text = text.as_ref()?;
+    let times = [from.0, to.0];
+    let compared = api.workers.run(&caller, move || compare(from, to, frontier)).await?;
+    compared.map(Json).ok_or_else(|| {
+        let when = format!("at time {} or {}", times[0], times[1]);
+        no_document_at(&doc.collection, &doc.id, &when)
+    })
+}
+
+/// The difference between a document at two times; none if it does not exist at either.
+fn compare(from: (u64, Option<Text>), to: (u64, Option<Text>), frontier: u64) -> Option<Difference> {
+    let value = |text: &Option<Text>| {
+        let text = text.as_ref()?;
         Some(json::parse(text.json().as_bytes()).expect("documents are JSON"))
     };
     let patch = match (value(&from.1), value(&to.1)) {
         (Some(from), Some(to)) => diff(&from, &to),
         (None, Some(to)) => serde_json::json!([{ "op": "add", "path": "", "value": to }]),
         (Some(_), None) => serde_json::json!([{ "op": "remove", "path": "" }]),
-        (None, None) => {
-            let when = format!("at time {} or {}", from.0, to.0);
-            return Err(no_document_at(&doc.collection, &doc.id, &when));
-        }
+        (None, None) => return None,
     };
-    let side = |(time, text): (u64, Option<crate::document::Text>)| Side {
+    let side = |(time, text): (u64, Option<Text>)| Side {
         time: time.to_string(),
         version: text.map(|text| Version::of(text.as_str()).to_string()),
         status: shape::status(time <= frontier),
     };
-    Ok(Json(Difference { from: side(from), to: side(to), patch }))
+    Some(Difference { from: side(from), to: side(to), patch })
 }

@@ -11,12 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::{extract::FromRequestParts, http::request::Parts};
+
 use super::{
-    Problem,
+    Api, Problem,
     access::{Pass, Principal},
-    crowd::Whence,
     limits::Rate,
+    server::Hold,
 };
+use crate::node::Whence;
 
 /// Clients of which something is remembered at once. Those beyond share one limit, until others can be forgotten.
 const CALLERS_MAX: usize = 16_384;
@@ -32,6 +35,15 @@ pub enum Caller {
     Address(Whence),
     /// One of too many.
     Other,
+}
+
+impl FromRequestParts<Api> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Caller, Problem> {
+        let pass = Pass::from_request_parts(parts, api).await?;
+        Ok(Caller::of(&pass, parts.extensions.get().map(Hold::whence)))
+    }
 }
 
 impl Caller {

@@ -25,9 +25,10 @@ use tower::{Service, ServiceExt};
 
 use super::{
     Limits, Tls,
-    crowd::{Beyond, Crowd, Seat, Whence},
+    crowd::{Beyond, Crowd, Seat},
     patience::{Patient, Thrift},
 };
+use crate::node::Whence;
 
 /// How long a client may take for what it is to be refused for.
 const ASIDE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{
     Api, Problem, docs, extract,
     past::When,
+    rates::Caller,
     shape,
     texts::{Edition, Live, Refusal, is_text},
     wait::Patience,
@@ -35,7 +36,7 @@ const SHOWN_BYTES_MAX: usize = 64 << 10;
 /// Answers a read of a text document; what is known of it otherwise is in `view`.
 pub async fn get(
     api: &Api,
-    doc: DocKey<'static>,
+    (doc, caller): (DocKey<'static>, &Caller),
     when: When,
     headers: &HeaderMap,
     (view, frontier): (View, u64),
@@ -59,9 +60,8 @@ pub async fn get(
             };
             let source = api.read(look).await?;
             let source = source?.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
-            let worked_out = tokio::task::spawn_blocking(move || reading(&source.prose(&doc).ok_or(Unfit::Broken)?));
-            let text = worked_out.await.unwrap_or(Err(Unfit::Broken)).map_err(|unfit| unread(&unfit))?;
-            (text, view)
+            let read = move || reading(&source.prose(&doc).ok_or(Unfit::Broken)?);
+            (api.workers.run(caller, read).await?.map_err(|unfit| unread(&unfit))?, view)
         }
     };
     let kind = if as_delta { "application/json" } else { "text/plain; charset=utf-8" };

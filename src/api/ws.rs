@@ -27,7 +27,6 @@ use tokio_tungstenite::tungstenite;
 use super::{
     Api, Problem,
     access::{self, Pass, Reach, SUBPROTOCOL, UNAUTHORIZED},
-    crowd::Whence,
     feed::{Feed, Item, Scope, Step},
     herald::{Ear, Herald},
     query::Query,
@@ -39,7 +38,11 @@ use super::{
     steps::{self, Fields},
     wait::{self, ASK_EVERY},
 };
-use crate::{document::json as strict, meter::Head, node::Published};
+use crate::{
+    document::json as strict,
+    meter::Head,
+    node::{Published, Whence},
+};
 
 /// Longest message of a client: an op of the largest size.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;

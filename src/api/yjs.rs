@@ -27,7 +27,6 @@ use super::{
     Api, Problem,
     access::{Pass, Role, UNAUTHORIZED},
     awareness::{Awareness, Fault},
-    crowd::Whence,
     extract::DocPath,
     query::Query,
     rates::Caller,
@@ -38,6 +37,7 @@ use super::{
 };
 use crate::{
     document::prose::{TEXT_BYTES_MAX, Unfit},
+    node::Whence,
     op::DocKey,
     replica::{Receipt, Refused},
 };

@@ -1,12 +1,14 @@
 //! The door of a node: which of those who open a link are let on to it.
 //!
 //! Where the pool has a secret, a link is nothing to the node's task before its peer has proved that. Until then a peer
-//! costs one small place here, for a few seconds at most; when all places are taken the one who came first gives way,
-//! so that many who prove nothing do not keep out one who can, and links that are proved are no matter of this door.
+//! costs one small place here, for a few seconds at most. Where an address has taken its share, its oldest peer gives way, and where
+//! all places are taken, the oldest of the address that has the most. So whoever opens many connections from a few addresses does
+//! not keep out a node at another one. Links that are proved are no matter of this door.
 
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -20,10 +22,12 @@ use tokio::{
 use super::{
     handshake::{Challenge, Met, Seals, Unproved},
     secret::{Key, PoolSecret},
+    whence::Whence,
 };
 
-/// Peers that have proved nothing yet, at once. One that can proves it within the time of two messages.
+/// Peers that have proved nothing yet, at once, and those of one address. One that can proves it within the time of two messages.
 const UNPROVED_MAX: usize = 64;
+const UNPROVED_EACH_MAX: usize = 8;
 /// How long a peer may take for the proof.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the log says that peers know another secret: they dial again and again.
@@ -70,8 +74,31 @@ pub(super) struct Door {
 #[derive(Default)]
 struct Hall {
     /// From the first who came; dropping one sends that peer away.
-    unproved: VecDeque<oneshot::Sender<Infallible>>,
+    unproved: VecDeque<(Whence, oneshot::Sender<Infallible>)>,
     complained: Option<Instant>,
+}
+
+impl Hall {
+    /// A place for one more peer; it ends when the peer has to give way.
+    fn enter(&mut self, whence: Whence) -> oneshot::Receiver<Infallible> {
+        self.unproved.retain(|(_, place)| !place.is_closed());
+        let full = if self.places_of(whence) >= UNPROVED_EACH_MAX {
+            Some(whence)
+        } else {
+            let all = (self.unproved.len() >= UNPROVED_MAX).then(|| self.unproved.iter().map(|(other, _)| *other));
+            all.and_then(|all| all.max_by_key(|other| self.places_of(*other)))
+        };
+        if let Some(oldest) = full.and_then(|full| self.unproved.iter().position(|(other, _)| *other == full)) {
+            self.unproved.remove(oldest);
+        }
+        let (giving_way, place) = oneshot::channel();
+        self.unproved.push_back((whence, giving_way));
+        place
+    }
+
+    fn places_of(&self, whence: Whence) -> usize {
+        self.unproved.iter().filter(|(other, _)| *other == whence).count()
+    }
 }
 
 /// A peer that may go on to the proof, if there is to be one.
@@ -101,8 +128,8 @@ impl Door {
         &self.secret
     }
 
-    /// Lets a peer that brings this challenge, or none, go on to the proof.
-    pub(super) fn admit(&self, challenge: Option<&str>) -> Result<Admission, NotAdmitted> {
+    /// Lets a peer that brings this challenge, or none, go on to the proof. Peers of unknown addresses count as one.
+    pub(super) fn admit(&self, challenge: Option<&str>, from: Option<IpAddr>) -> Result<Admission, NotAdmitted> {
         let challenge = match (challenge, self.secret.is_set()) {
             (None, false) => None,
             (None, true) => return Err(NotAdmitted::SecretNeeded),
@@ -112,14 +139,7 @@ impl Door {
                 Some((ours.shown(), ours.answers(theirs).map_err(NotAdmitted::Failed)?))
             }
         };
-        let (giving_way, place) = oneshot::channel();
-        self.hall(|hall| {
-            hall.unproved.retain(|other| !other.is_closed());
-            if hall.unproved.len() >= UNPROVED_MAX {
-                hall.unproved.pop_front();
-            }
-            hall.unproved.push_back(giving_way);
-        });
+        let place = self.hall(|hall| hall.enter(Whence::of(from.unwrap_or(IpAddr::from([0; 4])))));
         Ok(Admission { challenge, until: Instant::now() + PROOF_TIMEOUT, place })
     }
 
@@ -171,5 +191,41 @@ impl Door {
 
     fn hall<T>(&self, change: impl FnOnce(&mut Hall) -> T) -> T {
         change(&mut self.hall.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enter(hall: &mut Hall, peer: u8) -> oneshot::Receiver<Infallible> {
+        hall.enter(Whence::of(IpAddr::from([10, 0, 0, peer])))
+    }
+
+    fn stays(place: &mut oneshot::Receiver<Infallible>) -> bool {
+        place.try_recv() == Err(oneshot::error::TryRecvError::Empty)
+    }
+
+    #[test]
+    fn however_many_come_from_one_address_one_of_another_keeps_its_place() {
+        let mut hall = Hall::default();
+        let mut node = enter(&mut hall, 1);
+        let mut crowd: Vec<_> = (0..1_000).map(|_| enter(&mut hall, 2)).collect();
+        assert!(stays(&mut node));
+        assert_eq!(crowd.iter_mut().filter_map(|place| stays(place).then_some(())).count(), UNPROVED_EACH_MAX);
+    }
+
+    #[test]
+    fn of_few_addresses_that_take_all_places_the_one_with_the_most_gives_way() {
+        let mut hall = Hall::default();
+        let mut node = enter(&mut hall, 1);
+        let crowd: Vec<_> = (0..1_000).map(|n| enter(&mut hall, 2 + (n % 50) as u8)).collect();
+        assert!(stays(&mut node));
+        assert_eq!(hall.unproved.len(), UNPROVED_MAX);
+        let mut late = enter(&mut hall, 200);
+        assert!(stays(&mut late) && stays(&mut node));
+        drop(crowd);
+        let _alone = enter(&mut hall, 3);
+        assert_eq!(hall.unproved.len(), 3, "places of those who have gone are free");
     }
 }

@@ -249,9 +249,10 @@ impl Node {
         self.0.requests.send(Request::Command(Event::Tight(tight))).await.map_err(|_| Stopped)
     }
 
-    /// Whether a peer that opens a link may go on to the proof of the pool's secret; `challenge` is the one it brings.
-    pub fn admit(&self, challenge: Option<&str>) -> Result<Admission, NotAdmitted> {
-        self.0.links.admit(challenge)
+    /// Whether a peer that opens a link may go on to the proof of the pool's secret; `challenge` is the one it brings, and
+    /// `from` its address, if it is known.
+    pub fn admit(&self, challenge: Option<&str>, from: Option<IpAddr>) -> Result<Admission, NotAdmitted> {
+        self.0.links.admit(challenge, from)
     }
 
     /// Runs a link that an admitted peer opens, until it ends. The connection is that of the WebSocket, of which nothing

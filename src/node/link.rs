@@ -149,9 +149,10 @@ impl Links {
         super::queue(&self.inputs)
     }
 
-    /// Whether a peer that opens a link may go on to the proof; `challenge` is the one it brings.
-    pub(super) fn admit(&self, challenge: Option<&str>) -> Result<Admission, NotAdmitted> {
-        self.door.admit(challenge).inspect_err(|_| self.meters.links_refused.count())
+    /// Whether a peer that opens a link may go on to the proof; `challenge` is the one it brings, and
+    /// `from` its address.
+    pub(super) fn admit(&self, challenge: Option<&str>, from: Option<IpAddr>) -> Result<Admission, NotAdmitted> {
+        self.door.admit(challenge, from).inspect_err(|_| self.meters.links_refused.count())
     }
 
     /// Dials a place and runs the link until it ends. A name that is yet to be looked up is looked up, and no more.

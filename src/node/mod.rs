@@ -17,6 +17,7 @@ mod published;
 mod said;
 mod secret;
 mod trust;
+mod whence;
 
 use std::{
     collections::BTreeMap,
@@ -41,6 +42,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 pub use trust::{Trust, system_roots, tls_client};
+pub use whence::Whence;
 
 use self::{
     journal::Journal,

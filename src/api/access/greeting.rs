@@ -10,12 +10,12 @@ use super::{Access, Pass};
 use crate::{
     api::{
         Problem,
-        crowd::Whence,
         rates::Caller,
         shares::{Beyond, Share, Shares},
         steps::Fields,
     },
     document::json,
+    node::Whence,
 };
 
 /// How long a stranger may take for its first message.

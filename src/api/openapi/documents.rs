@@ -82,7 +82,15 @@ fn get() -> Operation {
         .answers(200, "The document.", &described, body)
         .answers(304, "The client holds it.", &described, json!({}))
         .refuses(&DATA)
-        .refuses(&["bad-name", "not-found", "past-forgotten", "too-large", "unreadable-text", "not-a-text"])
+        .refuses(&[
+            "bad-name",
+            "not-found",
+            "past-forgotten",
+            "overloaded",
+            "too-large",
+            "unreadable-text",
+            "not-a-text",
+        ])
 }
 
 fn patch() -> Operation {
@@ -165,7 +173,7 @@ fn list() -> Operation {
         .takes(&["collection", "filter", "sort", "limit", "after", "view", "at", "session"])
         .answers(200, "A page.", &[], as_json("Listing", json!({ "docs": [document], "next": null })))
         .refuses(&DATA)
-        .refuses(&["bad-name", "bad-filter", "bad-cursor", "past-forgotten"])
+        .refuses(&["bad-name", "bad-filter", "bad-cursor", "past-forgotten", "overloaded"])
 }
 
 fn history() -> Operation {
@@ -174,7 +182,7 @@ fn history() -> Operation {
         .takes(&["collection", "document", "since-stamp", "limit", "order", "values", "session"])
         .answers(200, "Its ops, oldest first.", &[], json!({ JSON: { "schema": schema("History") } }))
         .refuses(&DATA)
-        .refuses(&["bad-name", "bad-cursor", "not-found", "past-forgotten"])
+        .refuses(&["bad-name", "bad-cursor", "not-found", "past-forgotten", "overloaded"])
 }
 
 fn diff() -> Operation {
@@ -189,7 +197,7 @@ fn diff() -> Operation {
         .takes(&["collection", "document", "from", "to", "session"])
         .answers(200, "The difference.", &[], as_json("Difference", example))
         .refuses(&DATA)
-        .refuses(&["bad-name", "not-found", "past-forgotten"])
+        .refuses(&["bad-name", "not-found", "past-forgotten", "overloaded"])
 }
 
 fn collections() -> Operation {

@@ -34,10 +34,10 @@ pub fn proof(input: &[u8]) {
     let (challenge, said) = halves(input);
     on(Asks::Secret, |running| {
         if let Ok(challenge) = str::from_utf8(challenge) {
-            drop(running.node.admit(Some(challenge)));
+            drop(running.node.admit(Some(challenge), None));
         }
         running.runtime.block_on(async {
-            let admission = running.node.admit(Some(SOUND)).unwrap_or_else(|why| panic!("{}", why.word()));
+            let admission = running.node.admit(Some(SOUND), None).unwrap_or_else(|why| panic!("{}", why.word()));
             let (mut near, far) = duplex(WAY_BYTES);
             let spoken = async {
                 // It may hang up before all is said.
@@ -115,7 +115,8 @@ pub fn sealed(input: &[u8]) {
         let sent = running.runtime.block_on(async {
             let pool = running.node.read(|replica, _| replica.pool().cloned()).await.expect("it runs");
             let challenge = Challenge::new();
-            let admission = running.node.admit(Some(&challenge.shown())).unwrap_or_else(|why| panic!("{}", why.word()));
+            let admission =
+                running.node.admit(Some(&challenge.shown()), None).unwrap_or_else(|why| panic!("{}", why.word()));
             let (mut peer, hello) = (
                 challenge.answered(admission.challenge().expect("there is a secret")),
                 wire::encode(&Message::Hello(hello(pool))),
