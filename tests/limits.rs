@@ -8,7 +8,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use futures_util::{SinkExt, StreamExt, future::join_all};
+use futures_util::{
+    SinkExt, StreamExt,
+    future::{join_all, select_all},
+};
 use hyper::Method;
 use lamplight::api::{Access, Limits, Rate, Site};
 use serde_json::{Value, json};
@@ -443,6 +446,82 @@ async fn what_one_token_shows_is_bounded_in_bytes() {
         all.push(ws);
     }
     assert!((500..540).contains(&shown), "2 MiB are {shown} states");
+}
+
+#[tokio::test]
+async fn what_the_filters_of_one_token_take_is_bounded_and_given_back() {
+    let node = start_for(&["greedy", "other"]).await;
+    let connect = async |name: &str| {
+        let token = format!("Bearer {}", token_of(name));
+        Ws::connect_with(&node, &[("authorization", &token)]).await.unwrap().0
+    };
+    let filter = |values: usize| json!({ "a": vec!["0123456"; values] });
+    let ask = async |ws: &mut Ws, id: String, filter: Value| {
+        ws.send(json!({ "type": "subscribe", "id": id, "collection": "c", "filter": filter })).await;
+        ws.next().await
+    };
+    let mut ws = connect("greedy").await;
+    let refused = ask(&mut ws, "large".into(), filter(4_096)).await;
+    assert_eq!(refused["problem"]["type"], "urn:lamplight:problem:bad-filter", "{refused}");
+    let mut taken = 0;
+    let refusal = loop {
+        let answer = ask(&mut ws, taken.to_string(), filter(4_000)).await;
+        if answer["type"] == "error" {
+            break answer;
+        }
+        taken += 1;
+    };
+    // Each takes some 550 KB of the 8 MiB.
+    assert!((14..17).contains(&taken), "{taken} filters were taken");
+    assert_eq!(refusal["problem"]["type"], "urn:lamplight:problem:overloaded", "{refusal}");
+    let mut other = connect("other").await;
+    assert_eq!(ask(&mut other, "o".into(), filter(4_000)).await["type"], "snapshot");
+    ws.send(json!({ "type": "unsubscribe", "id": "0" })).await;
+    assert_eq!(ws.next().await["type"], "unsubscribed");
+    assert_eq!(ask(&mut ws, "again".into(), filter(4_000)).await["type"], "snapshot");
+}
+
+#[tokio::test]
+async fn unfinished_bodies_of_one_token_are_bounded_and_others_write_on() {
+    const LENGTH: usize = 4 << 20;
+    let node = start_for(&["greedy", "other"]).await;
+    let begin = async |n: usize| {
+        let mut socket = dial(&node).await;
+        let token = token_of("greedy");
+        let head = format!(
+            "PUT /v1/docs/c/{n} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
+             Content-Length: {LENGTH}\r\n\r\n"
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket.write_all(&vec![b' '; LENGTH - 10]).await.unwrap();
+        socket
+    };
+    let mut held = Vec::new();
+    for n in 0..17 {
+        held.push(begin(n).await);
+    }
+    // One too many; which of them it is depends on how fast the node reads each.
+    let (_, refused, _) = select_all(held.iter().map(|socket| Box::pin(socket.readable()))).await;
+    let mut one_more = held.swap_remove(refused);
+    let mut said = Vec::new();
+    while !String::from_utf8_lossy(&said).contains("bodies that are not here whole") {
+        assert!(one_more.read_buf(&mut said).await.unwrap() > 0, "{}", String::from_utf8_lossy(&said));
+    }
+    assert!(said.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&said));
+    let text = format!("\"{}\"", "x".repeat(1 << 19));
+    let write = async |name: &str| {
+        let token = format!("Bearer {}", token_of(name));
+        node.call(Method::PUT, "/v1/docs/c/other").json(&text).header("authorization", &token).send().await
+    };
+    write("other").await.expect(201);
+    drop(held);
+    for attempt in 0.. {
+        if write("greedy").await.status.is_success() {
+            break;
+        }
+        assert!(attempt < 1000, "what is given up is given back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -28,18 +28,19 @@ use crate::{
 
 /// `PUT /v1/docs/{collection}/{id}`.
 pub async fn put(State(api): State<Api>, doc: DocPath, pass: Pass, request: Request) -> Result<Response, Problem> {
-    let (Parts { headers, uri, .. }, body) = request.into_parts();
-    let patience = api.patience(&uri).await?;
-    if extract::media_type(&headers) == "text/plain" {
-        let body = extract::body(&api, &headers, body).await?;
-        return text_docs::put(&api, doc.key(), &headers, &body, patience).await;
+    let (parts, body) = request.into_parts();
+    let headers = &parts.headers;
+    let patience = api.patience(&parts.uri).await?;
+    if extract::media_type(headers) == "text/plain" {
+        let body = extract::body(&api, &parts, body).await?;
+        return text_docs::put(&api, doc.key(), headers, &body, patience).await;
     }
-    json_only(&headers)?;
-    let value = json::canonical(&extract::body(&api, &headers, body).await?)?;
+    json_only(headers)?;
+    let value = json::canonical(&extract::body(&api, &parts, body).await?)?;
     let doc = doc.key();
     let draft = Draft {
-        key: own_key(&pass, &headers)?,
-        guards: conditions(&headers, &doc)?,
+        key: own_key(&pass, headers)?,
+        guards: conditions(headers, &doc)?,
         commands: vec![Command::Put(doc, value.into())],
         present: false,
     };
@@ -50,9 +51,10 @@ pub async fn put(State(api): State<Api>, doc: DocPath, pass: Pass, request: Requ
 
 /// `PATCH /v1/docs/{collection}/{id}`: a merge patch (RFC 7396) or a JSON Patch (RFC 6902).
 pub async fn patch(State(api): State<Api>, doc: DocPath, pass: Pass, request: Request) -> Result<Response, Problem> {
-    let (Parts { headers, uri, .. }, body) = request.into_parts();
-    let patience = api.patience(&uri).await?;
-    let media = extract::media_type(&headers);
+    let (parts, body) = request.into_parts();
+    let headers = &parts.headers;
+    let patience = api.patience(&parts.uri).await?;
+    let media = extract::media_type(headers);
     let command: fn(DocKey<'static>, String) -> Command<'static> = match media.as_str() {
         "application/merge-patch+json" | "application/json" => |doc, text| Command::Merge(doc, text.into()),
         "application/json-patch+json" => |doc, text| Command::Patch(doc, text.into()),
@@ -62,7 +64,7 @@ pub async fn patch(State(api): State<Api>, doc: DocPath, pass: Pass, request: Re
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", detail));
         }
     };
-    let text = json::canonical(&extract::body(&api, &headers, body).await?)?;
+    let text = json::canonical(&extract::body(&api, &parts, body).await?)?;
     if media == "application/json-patch+json" {
         Patch::parse(&text)?;
     }
@@ -71,13 +73,13 @@ pub async fn patch(State(api): State<Api>, doc: DocPath, pass: Pass, request: Re
         && let Some(delta) = json::parse(text.as_bytes()).ok().filter(text_docs::looks_like_delta)
         && is_text(&api, &doc).await? == Some(true)
     {
-        return text_docs::patch(&api, doc, &headers, &delta, patience).await;
+        return text_docs::patch(&api, doc, headers, &delta, patience).await;
     }
-    let mut guards = conditions(&headers, &doc)?;
+    let mut guards = conditions(headers, &doc)?;
     // A patch says what to change, so at its place there must be something to change: without this guard, a merge that
     // comes after another node's deletion would leave a fragment.
     guards.push(Guard::Exists(doc.clone()));
-    let draft = Draft { key: own_key(&pass, &headers)?, guards, commands: vec![command(doc, text)], present: true };
+    let draft = Draft { key: own_key(&pass, headers)?, guards, commands: vec![command(doc, text)], present: true };
     let waited = write(&api, draft, patience).await?;
     Ok(waited.answer(|waited| shape::written(StatusCode::OK, waited)))
 }
@@ -110,19 +112,20 @@ pub async fn post(
     caller: Caller,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (Parts { headers, uri, .. }, body) = request.into_parts();
-    let patience = api.patience(&uri).await?;
-    if extract::media_type(&headers) == "application/x-ndjson" {
+    let (parts, body) = request.into_parts();
+    let headers = &parts.headers;
+    let patience = api.patience(&parts.uri).await?;
+    if extract::media_type(headers) == "application/x-ndjson" {
         if patience.waits() {
             let detail = "a bulk load does not wait, its lines are answered as they come: ask for the last of them, \
                           GET /v1/ops/{op}?wait=final";
             return Err(Problem::bad("bad-query", detail));
         }
-        return bulk::load(api, collection, caller, &headers, body);
+        return bulk::load(api, collection, caller, headers, body);
     }
-    json_only(&headers)?;
-    let value = json::canonical(&extract::body(&api, &headers, body).await?)?;
-    let key = own_key(&pass, &headers)?;
+    json_only(headers)?;
+    let value = json::canonical(&extract::body(&api, &parts, body).await?)?;
+    let key = own_key(&pass, headers)?;
     let id = new_id(&collection, key.as_deref());
     let doc = DocKey::new(collection.clone(), id.clone());
     let draft = Draft { key, guards: Vec::new(), commands: vec![Command::Put(doc, value.into())], present: false };

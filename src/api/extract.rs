@@ -5,12 +5,13 @@ use std::time::Duration;
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{FromRequestParts, Path},
-    http::{HeaderMap, HeaderName, header, request::Parts},
+    http::{HeaderMap, HeaderName, StatusCode, header, request::Parts},
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::BytesMut;
+use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::{Api, BODY_BYTES_MAX, Problem, access::Pass};
+use super::{Api, BODY_BYTES_MAX, Problem, access::Pass, error::RETRY_AFTER, rates::Caller, shares::Share};
 use crate::{
     document::{check_collection, check_id},
     op::{DocKey, Guard, NodeId, OpId},
@@ -24,6 +25,11 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 /// a body some times too large, not for one without end.
 const LINGER_FRAMES_MAX: usize = 4096;
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Bytes of bodies that are not here whole yet, those of all clients and of one; a body up to the last of these does not count.
+pub const BODIES_BYTES_MAX: usize = 256 << 20;
+pub const BODIES_PER_CALLER_BYTES_MAX: usize = 64 << 20;
+const BODY_BYTES_FREE: usize = 16 << 10;
 
 /// A collection named in the path, which the client's token is for.
 pub struct CollectionPath(pub String);
@@ -102,12 +108,13 @@ fn not_utf8() -> Problem {
     Problem::bad("bad-name", "a name in the path must be percent-encoded UTF-8")
 }
 
-/// The body of a request, whole, within its bound and in time; `headers` are those of the request.
-pub async fn body(api: &Api, headers: &HeaderMap, mut body: Body) -> Result<Bytes, Problem> {
-    let asks_first = headers.contains_key(header::EXPECT);
+/// The body of a request, whole, within its bound, its client's share and in time.
+pub async fn body(api: &Api, parts: &Parts, mut body: Body) -> Result<Bytes, Problem> {
+    let asks_first = parts.headers.contains_key(header::EXPECT);
     if body.size_hint().lower() <= BODY_BYTES_MAX as u64 {
+        let mut share = api.bodies.take(Caller::of_request(parts, api), 0).map_err(|_| too_many_bodies())?;
         let within = api.limits.body_timeout;
-        match timeout(within, Limited::new(&mut body, BODY_BYTES_MAX).collect()).await {
+        match timeout(within, collect(&mut body, &mut share)).await {
             Err(_) => {
                 let detail = format!(
                     "the body was not here whole after {} s: send it faster, or in parts, as a bulk load",
@@ -115,9 +122,15 @@ pub async fn body(api: &Api, headers: &HeaderMap, mut body: Body) -> Result<Byte
                 );
                 return Err(Problem::too_slow(detail));
             }
-            Ok(Ok(whole)) => return Ok(whole.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {}
-            Ok(Err(_)) => return Err(Problem::bad("bad-request", "the body broke off: send it again, whole")),
+            Ok(Ok(whole)) => return Ok(whole),
+            Ok(Err(Uncollected::TooLong)) => {}
+            Ok(Err(Uncollected::TooMany)) => {
+                linger(&mut body).await;
+                return Err(too_many_bodies());
+            }
+            Ok(Err(Uncollected::Broken)) => {
+                return Err(Problem::bad("bad-request", "the body broke off: send it again, whole"));
+            }
         }
     } else if asks_first {
         // It is told before it sends a byte, for nothing was read: that would have been "100 Continue".
@@ -125,6 +138,45 @@ pub async fn body(api: &Api, headers: &HeaderMap, mut body: Body) -> Result<Byte
     }
     linger(&mut body).await;
     Err(body_too_large())
+}
+
+/// Why a body is not whole.
+enum Uncollected {
+    /// It is longer than a body may be.
+    TooLong,
+    /// Its client, or all clients, have too much of bodies on the way.
+    TooMany,
+    /// The connection ended.
+    Broken,
+}
+
+/// Reads a body; what is on the way of a long one counts for its client.
+async fn collect(body: &mut Body, share: &mut Share) -> Result<Bytes, Uncollected> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Uncollected::Broken)?.into_data() else { continue };
+        let length = whole.len() + data.len();
+        if length > BODY_BYTES_MAX {
+            return Err(Uncollected::TooLong);
+        }
+        if length > BODY_BYTES_FREE {
+            share.resize(length).map_err(|_| Uncollected::TooMany)?;
+        }
+        // Most bodies come in one piece.
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
+}
+
+fn too_many_bodies() -> Problem {
+    let detail = format!(
+        "bodies that are not here whole yet take at most {BODIES_PER_CALLER_BYTES_MAX} bytes of a node for one token (or one \
+         address, where no tokens are asked for), and {BODIES_BYTES_MAX} for all clients: send fewer at once"
+    );
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).with(RETRY_AFTER, 1)
 }
 
 fn body_too_large() -> Problem {

@@ -70,14 +70,15 @@ use meters::Meters;
 use rates::{Caller, Rates};
 use server::{HEAD_BYTES_MAX, Hold};
 pub use server::{serve, serve_with};
+use shares::Shares;
 use texts::Texts;
 pub use tls::{Tls, trust};
 use tokio::time::{Duration, Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
+use workers::Workers;
 // For the echo that the suite of WebSocket cases talks to, which has no other way to the settings of ours.
 #[doc(hidden)]
-use workers::Workers;
 pub use ws::bounded;
 
 use crate::{
@@ -113,6 +114,9 @@ pub struct Api {
     rates: Arc<Rates>,
     texts: Arc<Texts>,
     workers: Workers,
+    /// Memory for the filters of subscriptions, and for bodies that are on the way.
+    filters: Arc<Shares>,
+    bodies: Arc<Shares>,
     meters: Arc<Meters>,
 }
 
@@ -121,8 +125,20 @@ impl Api {
     pub fn new(node: Node, stop: CancellationToken) -> Api {
         process::start();
         let (texts, meters, access) = (Texts::new(node.clone()), Arc::default(), Access::default());
-        let workers = Workers::default();
-        Api { node, stop, access, limits: Arc::default(), rates: Arc::default(), texts, workers, meters }
+        let filters = Shares::new(ws::FILTERS_BYTES_MAX, ws::FILTERS_PER_CALLER_BYTES_MAX);
+        let bodies = Shares::new(extract::BODIES_BYTES_MAX, extract::BODIES_PER_CALLER_BYTES_MAX);
+        Api {
+            node,
+            stop,
+            access,
+            limits: Arc::default(),
+            rates: Arc::default(),
+            texts,
+            workers: Workers::default(),
+            filters,
+            bodies,
+            meters,
+        }
     }
 
     /// The same, which lets in whom `access` does.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::{
     Json,
     extract::{Request, State},
-    http::{StatusCode, Uri, request::Parts},
+    http::{StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
@@ -128,10 +128,10 @@ pub async fn ready(State(api): State<Api>) -> Result<Json<Value>, Problem> {
 }
 
 async fn body(api: &Api, request: Request, known: &[&str]) -> Result<Fields, Problem> {
-    let (Parts { headers, uri, .. }, body) = request.into_parts();
-    Query::of(&uri, &[])?;
-    json_only(&headers)?;
-    Fields::open("the body", strict::parse(&extract::body(api, &headers, body).await?)?, known)
+    let (parts, body) = request.into_parts();
+    Query::of(&parts.uri, &[])?;
+    json_only(&parts.headers)?;
+    Fields::open("the body", strict::parse(&extract::body(api, &parts, body).await?)?, known)
 }
 
 /// What `GET /v1/pool` tells, taken out of the replica in one turn; the JSON is made outside of it.

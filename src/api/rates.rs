@@ -41,12 +41,16 @@ impl FromRequestParts<Api> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Caller, Problem> {
-        let pass = Pass::from_request_parts(parts, api).await?;
-        Ok(Caller::of(&pass, parts.extensions.get().map(Hold::whence)))
+        Ok(Caller::of_request(parts, api))
     }
 }
 
 impl Caller {
+    /// Who sends a request.
+    pub fn of_request(parts: &Parts, api: &Api) -> Caller {
+        Caller::of(&Pass::of_request(parts, api), parts.extensions.get().map(Hold::whence))
+    }
+
     /// Who comes with a pass, from an address.
     pub fn of(pass: &Pass, whence: Option<Whence>) -> Caller {
         match pass {

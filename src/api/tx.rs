@@ -5,7 +5,7 @@
 use axum::{
     Json,
     extract::{Request, State},
-    http::{StatusCode, Uri, request::Parts},
+    http::{StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use serde_json::Value;
@@ -23,16 +23,16 @@ use crate::{document::json, op::OpId, replica::Replica};
 
 /// `POST /v1/tx`: one op over many documents.
 pub async fn post(State(api): State<Api>, pass: Pass, request: Request) -> Result<Response, Problem> {
-    let (Parts { headers, uri, .. }, body) = request.into_parts();
-    docs::json_only(&headers)?;
-    let patience = api.patience(&uri).await?;
-    let Value::Object(members) = json::parse_within(&extract::body(&api, &headers, body).await?, steps::LEVELS_MAX)?
+    let (parts, body) = request.into_parts();
+    docs::json_only(&parts.headers)?;
+    let patience = api.patience(&parts.uri).await?;
+    let Value::Object(members) = json::parse_within(&extract::body(&api, &parts, body).await?, steps::LEVELS_MAX)?
     else {
         return Err(Problem::bad("bad-request", "a transaction is an object: {\"guards\":[…],\"commands\":[…]}"));
     };
     let mut draft = steps::parse(members)?;
     pass.check_write(&draft)?;
-    let key = extract::idempotency_key(&headers)?;
+    let key = extract::idempotency_key(&parts.headers)?;
     if key.is_some() && draft.key.is_some() && key != draft.key {
         return Err(Problem::bad("bad-request", "\"key\" and the header Idempotency-Key differ: send one of them"));
     }

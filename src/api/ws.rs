@@ -35,11 +35,12 @@ use super::{
     rooms::Rooms,
     seats::Seats,
     server::Hold,
+    shares::Share,
     steps::{self, Fields},
     wait::{self, ASK_EVERY},
 };
 use crate::{
-    document::json as strict,
+    document::json::{self as strict, Size},
     meter::Head,
     node::{Published, Whence},
 };
@@ -164,6 +165,12 @@ fn authenticated(id: Option<&str>) -> String {
     answer.to_string()
 }
 
+/// Bytes that the filters of subscriptions take, those of all clients and of one; and what a value in a filter counts beside
+/// its text.
+pub(super) const FILTERS_BYTES_MAX: usize = 64 << 20;
+pub(super) const FILTERS_PER_CALLER_BYTES_MAX: usize = 8 << 20;
+const FILTER_VALUE_BYTES: usize = 128;
+
 struct Connection {
     api: Api,
     herald: Arc<Herald>,
@@ -182,12 +189,29 @@ struct Connection {
     heard: bool,
 }
 
+/// About what a filter takes of memory while it is subscribed to.
+fn filter_bytes(filter: &Value) -> usize {
+    let Size { bytes, values } = Size::of(filter);
+    bytes + FILTER_VALUE_BYTES * values
+}
+
+fn too_many_filters() -> Problem {
+    let detail = format!(
+        "the filters of all subscriptions of one token (or of one address, where no tokens are asked for) take at most \
+         {FILTERS_PER_CALLER_BYTES_MAX} bytes of a node, and those of all clients {FILTERS_BYTES_MAX}: unsubscribe some, use \
+         smaller ones, or ask another node of the pool"
+    );
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
+}
+
 struct Subscription {
     id: String,
     feed: Feed,
     /// A message to send before anything of the feed.
     first: Option<String>,
     _counted: Head,
+    /// What its filter takes of its client's share.
+    _filter: Option<Share>,
 }
 
 /// Why a connection ends: what its close frame says.
@@ -355,7 +379,10 @@ impl Connection {
         }
         let reach = Reach::new(&self.pass, collection)?;
         self.api.read(|_| ()).await?;
-        let mut feed = Feed::new(&self.herald, Scope::new(reach, filter.as_ref())?).heralded(&self.ear);
+        let scope = Scope::new(reach, filter.as_ref())?;
+        let share = filter.as_ref().map(|filter| self.api.filters.take(self.caller.clone(), filter_bytes(filter)));
+        let share = share.transpose().map_err(|_| too_many_filters())?;
+        let mut feed = Feed::new(&self.herald, scope).heralded(&self.ear);
         let first = match since {
             Some(cursor) if !feed.resume(&cursor)? => Some(resync(id)),
             _ => None,
@@ -365,6 +392,7 @@ impl Connection {
             feed,
             first,
             _counted: self.api.meters.subscriptions.enter(),
+            _filter: share,
         });
         Ok(())
     }

@@ -13,13 +13,17 @@ use std::fmt;
 
 use serde_json::{Number, Value};
 
-use super::json::{self, DEPTH_MAX};
+use super::json::{self, DEPTH_MAX, Size};
 
 /// Most levels of `$and`, `$or`, `$not` and field conditions within one another.
 pub const SELECTOR_DEPTH_MAX: usize = 16;
 
 /// Most parts of one selector: operators, field conditions and values of `$in`. It bounds the work for each document.
 pub const SELECTOR_NODES_MAX: usize = 256;
+
+/// Most bytes of a selector's canonical text, and values within it at every depth. They bound what it takes of memory.
+pub const SELECTOR_BYTES_MAX: usize = 64 << 10;
+pub const SELECTOR_VALUES_MAX: usize = 4_096;
 
 const SELECTOR_OPERATORS: &str = "$and, $or, $not";
 const FIELD_OPERATORS: &str = "$gt, $gte, $lt, $lte, $ne, $in, $exists, $not";
@@ -51,6 +55,10 @@ impl Selector {
     /// # Errors
     /// See [`SelectorError`].
     pub fn parse(selector: &Value) -> Result<Self, SelectorError> {
+        let size = Size::of(selector);
+        if size.bytes > SELECTOR_BYTES_MAX || size.values > SELECTOR_VALUES_MAX {
+            return Err(SelectorError::TooLarge);
+        }
         Node::parse(selector, &mut Reading { depth: 0, nodes: 0 }).map(Self)
     }
 
@@ -78,6 +86,8 @@ pub enum SelectorError {
     TooDeep,
     /// More than [`SELECTOR_NODES_MAX`] parts.
     TooMany,
+    /// More than [`SELECTOR_BYTES_MAX`] bytes, or [`SELECTOR_VALUES_MAX`] values.
+    TooLarge,
 }
 
 impl fmt::Display for SelectorError {
@@ -101,6 +111,12 @@ impl fmt::Display for SelectorError {
             }
             Self::TooMany => {
                 write!(f, "more than {SELECTOR_NODES_MAX} conditions; ask in several filters")
+            }
+            Self::TooLarge => {
+                write!(
+                    f,
+                    "more than {SELECTOR_BYTES_MAX} bytes or {SELECTOR_VALUES_MAX} values; ask in several filters"
+                )
             }
         }
     }
@@ -459,6 +475,16 @@ mod tests {
 
     fn check_refused(selector: &str, error: SelectorError) {
         assert_eq!(Selector::parse(&value(selector)), Err(error), "{selector}");
+    }
+
+    #[test]
+    fn a_selector_that_would_take_much_memory_is_refused() {
+        let text = |bytes| format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes));
+        check_refused(&text(SELECTOR_BYTES_MAX), SelectorError::TooLarge);
+        check(&text(SELECTOR_BYTES_MAX - 10), "{}", false);
+        let list = |values| format!(r#"{{"a":[{}]}}"#, vec!["0"; values].join(","));
+        check_refused(&list(SELECTOR_VALUES_MAX), SelectorError::TooLarge);
+        check(&list(SELECTOR_VALUES_MAX - 3), "{}", false);
     }
 
     #[test]

@@ -103,16 +103,20 @@ pub enum Pass {
 impl FromRequestParts<Api> for Pass {
     type Rejection = Problem;
 
-    /// Where the node asks for tokens, the door has put a pass there; if it has not, there is none.
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Pass, Problem> {
-        if !api.access.asks() {
-            return Ok(Pass::Open);
-        }
-        Ok(parts.extensions.get().cloned().unwrap_or(Pass::Stranger))
+        Ok(Pass::of_request(parts, api))
     }
 }
 
 impl Pass {
+    /// That of a request. Where the node asks for tokens, the door has put a pass there; if it has not, there is none.
+    pub fn of_request(parts: &Parts, api: &Api) -> Pass {
+        if !api.access.asks() {
+            return Pass::Open;
+        }
+        parts.extensions.get().cloned().unwrap_or(Pass::Stranger)
+    }
+
     /// Refuses what needs a greater role.
     pub fn check_role(&self, needed: Role) -> Result<(), Problem> {
         match self {
