@@ -1,6 +1,8 @@
 //! The fold, given ops directly: a million in random order, and its rules one by one.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
+use std::collections::BTreeSet;
+
 use lamplight::{
     document::{Reason, State, json},
     op::{Body, Command, DocKey, Guard, NodeId, Op, OpId},
@@ -280,6 +282,56 @@ fn a_document_at_a_time_is_what_the_ops_up_to_it_alone_make_of_it() {
         }
         assert!(ids.iter().all(|id| whole.get_at("c", id, 0).is_none()));
     }
+}
+
+#[test]
+fn an_op_that_was_prepared_comes_to_the_same_as_one_that_is_inserted() {
+    let mut rng = fastrand::Rng::with_seed(3);
+    let (mut prepared, mut inserted) = (State::default(), State::default());
+    let names = ["a", "b", "c"];
+    let random = |time: u64, rng: &mut fastrand::Rng| {
+        let (one, other) = (names[rng.usize(..3)], names[rng.usize(..3)]);
+        let (number, key) = (rng.u32(..5).to_string(), format!("k{}", rng.u32(..40)));
+        let key = rng.bool().then_some(&*key);
+        let merged = format!("{{\"n\":{number}}}");
+        let guards = match rng.u32(..3) {
+            0 => vec![Guard::Exists(doc(other))],
+            1 => vec![Guard::Absent(doc(other))],
+            _ => Vec::new(),
+        };
+        let commands = match rng.u32(..5) {
+            0 => vec![put(one, &number)],
+            1 => vec![Command::Delete(doc(one))],
+            2 => vec![patch(one, r#"[{"op":"add","path":"/p","value":1}]"#), merge(other, &merged)],
+            _ => vec![merge(one, &merged)],
+        };
+        keyed(time, rng.u128(1..3), key, guards, commands)
+    };
+    let (mut once, mut late) = (0, BTreeSet::new());
+    for time in (10..4_000).step_by(10) {
+        let op = random(time, &mut rng);
+        match prepared.prepare(&op) {
+            Ok(ready) => {
+                prepared.insert_prepared(&op, ready);
+                once += 1;
+            }
+            Err(_) => prepared.insert(std::slice::from_ref(&op)),
+        }
+        inserted.insert(std::slice::from_ref(&op));
+        let late_time = rng.u64(1..time) / 10 * 10 + 5;
+        if rng.u32(..5) == 0 && late.insert(late_time) {
+            // Checkpoints and links are the same, too, or a late op comes to something else.
+            let late = random(late_time, &mut rng);
+            for state in [&mut prepared, &mut inserted] {
+                state.insert(std::slice::from_ref(&late));
+            }
+        }
+        assert_eq!(documents(&prepared), documents(&inserted), "at {time}");
+        assert_eq!((prepared.digest(), prepared.count()), (inserted.digest(), inserted.count()));
+        assert_eq!(prepared.changes().end(), inserted.changes().end());
+    }
+    assert!(once > 100, "{once} ops were prepared");
+    assert_eq!(prepared.rejected().collect::<Vec<_>>(), inserted.rejected().collect::<Vec<_>>());
 }
 
 /// A document of half a mebibyte whose parsing costs much, and a patch that copies half of that 32 times.

@@ -92,6 +92,10 @@ struct Changed<'k> {
     settled: Option<usize>,
 }
 
+/// What the documents of an op become by it, in the order of their keys.
+#[derive(Debug)]
+pub struct Prepared(Vec<Option<Text>>);
+
 impl State {
     /// Puts ops to their places in the order and brings every document they can reach up to date. `batch` must hold
     /// no op twice and none that is in the state; its order does not matter.
@@ -127,13 +131,43 @@ impl State {
 
     /// What the verdict of `op` would be if it were inserted now and its stamp were past all others.
     pub fn judge(&self, op: &Op) -> Verdict {
+        self.prepare(op).map(drop)
+    }
+
+    /// The same, with what its documents would become: so the op is carried out once, not judged first and then replayed.
+    pub fn prepare(&self, op: &Op) -> Result<Prepared, Reason> {
         let body = op.body();
         let keys: BTreeSet<DocKey<'_>> = touched(&body).collect();
+        let count = keys.len();
         let mut bench = Workbench::new(keys.into_iter().map(|key| {
             let text = self.document(&key.collection, &key.id).and_then(|document| document.text.clone());
             (key, text)
         }));
-        bench.judge(op, &body)
+        bench.judge(op, &body)?;
+        Ok(Prepared((0..count).map(|at| bench.text(at)).collect()))
+    }
+
+    /// Inserts an op that was prepared, if nothing was inserted since.
+    pub fn insert_prepared(&mut self, op: &Op, Prepared(texts): Prepared) {
+        let body = op.body();
+        let (batch, bodies) = (std::slice::from_ref(op), std::slice::from_ref(&body));
+        let groups = grouped(batch, bodies);
+        let last = |key: &DocKey<'_>| self.document(&key.collection, &key.id).and_then(|document| document.ops.last());
+        if groups.iter().any(|(key, _)| last(key).is_some_and(|last| last >= op)) {
+            // It is late in one of them.
+            return self.insert(batch);
+        }
+        self.work.judged += 1;
+        for ((key, parts), text) in groups.into_iter().zip(texts) {
+            let (collection, id) = (self.collection(&key.collection), CompactString::new(&key.id));
+            let collection = self.collections.get_mut(&collection).expect("made above");
+            let document = collection.documents.entry(id).or_default();
+            document.insert(&key, &parts);
+            document.checkpoint(document.ops.len(), || text.clone());
+            let before = mem::replace(&mut document.text, text);
+            let new = if document.is_linked() { &[] } else { &parts[..] };
+            self.note(&key, before, new);
+        }
     }
 
     /// The verdict of an op that was inserted, as it stands.

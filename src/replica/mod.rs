@@ -647,10 +647,13 @@ impl Replica {
         if op.bytes().len() > DRAFT_BYTES_MAX {
             return Err(Refused::Op(OpError::TooLong));
         }
-        if !body.is_unconditional() {
-            self.state.judge(&op).map_err(Refused::Rejected)?;
+        if body.is_unconditional() {
+            self.issue(&op);
+        } else {
+            let prepared = self.state.prepare(&op).map_err(Refused::Rejected)?;
+            self.log_own(&op);
+            self.state.insert_prepared(&op, prepared);
         }
-        self.issue(&op);
         self.advance();
         let receipt = self.receipt(op.id()).expect("issued just now");
         Ok(Receipt { created, ..receipt })
@@ -712,10 +715,15 @@ impl Replica {
 
     /// Takes an own op into the log and the documents.
     fn issue(&mut self, op: &Op) {
+        self.log_own(op);
+        self.state.insert(std::slice::from_ref(op));
+    }
+
+    /// Takes an own op into the log.
+    fn log_own(&mut self, op: &Op) {
         self.mark_resumption();
         self.takes_back = false;
         self.append(op, None, self.log.head(op.origin()).extended(op));
-        self.state.insert(std::slice::from_ref(op));
     }
 
     /// Whether it is to found a pool if there is none. Not with the ops of a pool whose name a damaged journal has lost:

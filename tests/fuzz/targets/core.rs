@@ -108,12 +108,16 @@ fn check_fold(before: &str, command: Command<'_>, after: Option<&Value>) {
     let mut state = State::default();
     state.insert(&[op(1, vec![Command::Put(DOC, before.into())])]);
     let once = op(2, vec![command]);
-    let verdict = state.judge(&once);
+    let prepared = state.prepare(&once);
+    let verdict = prepared.as_ref().map(|_| ()).map_err(Clone::clone);
     if verdict == Err(Reason::TooCostly) {
         return;
     }
     assert_eq!(verdict.is_ok(), after.is_some(), "{verdict:?}");
-    state.insert(&[once]);
+    match prepared {
+        Ok(prepared) => state.insert_prepared(&once, prepared),
+        Err(_) => state.insert(&[once]),
+    }
     assert_eq!(state.verdict(Stamp { time: 2, origin: NodeId(Uuid::from_u128(1)) }), verdict);
     let text = after.map_or(before.to_string(), |value| json::write(value).expect("within its bounds"));
     assert_eq!(state.text("c", "a").map(Text::as_str), Some(&*text));
