@@ -48,6 +48,8 @@ enum Command {
         #[arg(long, default_value_t = 1_000)]
         cap: u64,
     },
+    /// Run pools in which one member sends what no honest one would; --seeds, --from and --threads before the word.
+    Malice,
     /// Form large pools, follow ops through them, cut them in halves and heal them.
     Scale {
         /// Nodes; several pools one after the other.
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let passed = match (&args.command, &args.replay, args.seed) {
         (Some(Command::Plants { cap }), ..) => plants(*cap),
+        (Some(Command::Malice), ..) => malice(args.from..args.from + args.seeds, args.threads),
         (Some(Command::Scale { nodes, ops, cut }), ..) => nodes.iter().all(|nodes| scale(*nodes, *ops, *cut)),
         (None, Some(file), _) => replay(file),
         (None, None, Some(seed)) => one(seed, &args),
@@ -96,6 +99,17 @@ fn many(seeds: Range<u64>, args: &Args) -> bool {
         println!("void: these never occurred: {}", lacking.join(", "));
     }
     campaign.failures.is_empty() && lacking.is_empty()
+}
+
+fn malice(seeds: Range<u64>, threads: usize) -> bool {
+    let bar = bar(seeds.end - seeds.start, "seeds");
+    let (total, failures) = sim::malicious_seeds(seeds, threads, &|| bar.inc(1));
+    bar.finish_and_clear();
+    println!("{:>12} frames forged", total.forged);
+    println!("{:>12} writes acknowledged by honest nodes", total.acknowledged);
+    println!("{:>12} times that an honest node came back as another", total.reborn);
+    failures.iter().for_each(|failure| println!("seed {}: {}", failure.seed, failure.violation));
+    failures.is_empty()
 }
 
 fn one(seed: u64, args: &Args) -> bool {

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    ops::Range,
     panic::{self, AssertUnwindSafe},
     str::FromStr,
     sync::{
@@ -14,6 +15,7 @@ use super::{
     Violation,
     action::{Action, BadLine},
     driver::{Driver, Report},
+    malice::{Malice, malice},
     plan::Plan,
     tally::Tally,
     world::World,
@@ -64,9 +66,41 @@ pub fn run_seed(seed: u64, left_out: Option<Rule>, events: Option<&mut Vec<Strin
 }
 
 /// Runs seeds on so many threads; `progress` is called after each.
-pub fn run_seeds(seeds: std::ops::Range<u64>, threads: usize, progress: &(dyn Fn() + Sync)) -> Campaign {
-    let next = AtomicU64::new(seeds.start);
+pub fn run_seeds(seeds: Range<u64>, threads: usize, progress: &(dyn Fn() + Sync)) -> Campaign {
     let campaign = Mutex::new(Campaign::default());
+    on_threads(seeds, threads, &|seed| {
+        let report = run_seed(seed, None, None);
+        let mut campaign = campaign.lock().expect("no thread panics while it holds the lock");
+        campaign.tally.add(&Tally { seeds: 1, ..report.tally });
+        campaign.failures.extend(report.broken.map(|(at_ms, violation)| Failure { seed, at_ms, violation }));
+        drop(campaign);
+        progress();
+    });
+    let mut campaign = campaign.into_inner().expect("all threads are joined");
+    campaign.failures.sort_by_key(|failure| failure.seed);
+    campaign
+}
+
+/// Runs seeds in which one member is malicious: what they come to together, and those that failed.
+pub fn malicious_seeds(seeds: Range<u64>, threads: usize, progress: &(dyn Fn() + Sync)) -> (Malice, Vec<Failure>) {
+    let all = Mutex::new((Malice::default(), Vec::new()));
+    on_threads(seeds, threads, &|seed| {
+        let run = without_panic(|| malice(seed)).and_then(|run| run);
+        let mut all = all.lock().expect("no thread panics while it holds the lock");
+        match run {
+            Ok(run) => all.0.add(run),
+            Err(violation) => all.1.push(Failure { seed, at_ms: 0, violation }),
+        }
+        drop(all);
+        progress();
+    });
+    let (total, mut failures) = all.into_inner().expect("all threads are joined");
+    failures.sort_by_key(|failure| failure.seed);
+    (total, failures)
+}
+
+fn on_threads(seeds: Range<u64>, threads: usize, run: &(dyn Fn(u64) + Sync)) {
+    let next = AtomicU64::new(seeds.start);
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
@@ -75,23 +109,11 @@ pub fn run_seeds(seeds: std::ops::Range<u64>, threads: usize, progress: &(dyn Fn
                     if seed >= seeds.end {
                         return;
                     }
-                    let report = run_seed(seed, None, None);
-                    let mut campaign = campaign.lock().expect("no thread panics while it holds the lock");
-                    campaign.tally.add(&Tally { seeds: 1, ..report.tally });
-                    campaign.failures.extend(report.broken.map(|(at_ms, violation)| Failure {
-                        seed,
-                        at_ms,
-                        violation,
-                    }));
-                    drop(campaign);
-                    progress();
+                    run(seed);
                 }
             });
         }
     });
-    let mut campaign = campaign.into_inner().expect("all threads are joined");
-    campaign.failures.sort_by_key(|failure| failure.seed);
-    campaign
 }
 
 /// The first seed below `cap` that finds a planted bug, and what it breaks.

@@ -19,6 +19,7 @@ use crate::{
     op::NodeId,
     plant::Rule,
     replica::{Draft, Standing, TICK_MS},
+    wire::Message,
 };
 
 /// With many founders the storm begins when they have had time to agree: a cut before would make two pools of one.
@@ -393,6 +394,18 @@ impl<'e> Driver<'e> {
                 self.at(again_ms, Due::Carry(Action::Deliver(end, number), parked));
             }
         }
+    }
+
+    /// Sends a frame that the node of this end would not send.
+    pub(super) fn send_forged(&mut self, end: usize, message: Message) -> Result<(), Violation> {
+        for outcome in self.world.forge(end, message)? {
+            match outcome {
+                Outcome::Sent { end, number, ops, close } => self.sent(end, number, ops, close),
+                Outcome::Showed { end, number } => self.showed(end, number),
+                Outcome::Storing(..) | Outcome::Dialled(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// What was held back comes now, in its order.

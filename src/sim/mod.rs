@@ -12,6 +12,7 @@ mod campaign;
 mod driver;
 mod ledger;
 mod loss;
+mod malice;
 mod model;
 mod network;
 mod plan;
@@ -25,8 +26,9 @@ mod world;
 use std::fmt;
 
 pub use action::{Action, BadLine, Birth, rule};
-pub use campaign::{Campaign, Failure, event_file, replay, run_seed, run_seeds, seeds_to_find};
+pub use campaign::{Campaign, Failure, event_file, malicious_seeds, replay, run_seed, run_seeds, seeds_to_find};
 pub use driver::{Driver, Report};
+pub use malice::{Malice, malice};
 pub use model::Model;
 pub use plan::{Fault, Mix, Plan};
 pub use scale::{Scale, scale};

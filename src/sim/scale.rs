@@ -94,7 +94,7 @@ pub fn scale(nodes: usize, ops: usize, cut_ms: u64, seed: u64) -> Result<Scale, 
 
 impl Driver<'_> {
     /// Waits until all nodes are one pool; returns how long that took.
-    fn until_converged(&mut self, nodes: usize) -> Result<u64, Violation> {
+    pub(super) fn until_converged(&mut self, nodes: usize) -> Result<u64, Violation> {
         let start_ms = self.now_ms;
         while self.world.live().count() < nodes || !self.world.converged() {
             if self.now_ms > start_ms + PATIENCE_MS {
@@ -159,7 +159,7 @@ impl Driver<'_> {
     }
 }
 
-fn plan(nodes: usize, seed: u64) -> Plan {
+pub(super) fn plan(nodes: usize, seed: u64) -> Plan {
     Plan {
         seed,
         machines: nodes,

@@ -281,7 +281,7 @@ impl Driver<'_> {
     }
 
     /// Ends a node; its peers mostly learn of it, and it may come back later.
-    fn kill(&mut self, node: usize) -> Result<(), Violation> {
+    pub(super) fn kill(&mut self, node: usize) -> Result<(), Violation> {
         self.end(node)?;
         if self.plan.has(Fault::Restart) {
             let wait_ms = self.rng.u64(10..5_000);

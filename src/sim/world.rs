@@ -331,6 +331,32 @@ impl World {
         endpoint.address.as_ref().map_or_else(|| self.at_url(&endpoint.url), |at| self.at_url(&format!("http://{at}")))
     }
 
+    /// Puts a frame on its way that the node of this end did not send. Who is to receive it reads what its frame says.
+    pub(super) fn forge(&mut self, end: usize, message: Message) -> Result<Vec<Outcome>, Violation> {
+        let mut outcomes = Vec::new();
+        // Not every message that can be put together is one: the receiver drops the frame, and the link.
+        if wire::decode(&wire::encode(&message)).is_ok_and(|heard| heard == message) {
+            send(&mut self.ends, &mut self.trace, end, message, &mut outcomes)?;
+        }
+        Ok(outcomes)
+    }
+
+    /// Whose the other end of a link is.
+    pub(super) fn peer_of(&self, end: usize) -> usize {
+        self.ends[self.ends[end].peer].node
+    }
+
+    /// The time as a node has it.
+    pub(super) fn now_of(&self, node: usize) -> Now {
+        let mono_ms = self.now_ms - self.nodes[node].start_ms;
+        Now { mono_ms, wall_ms: self.nodes[node].birth.wall_ms + mono_ms }
+    }
+
+    /// What each live node makes of the pool.
+    pub(super) fn views(&self) -> String {
+        self.live().map(|(node, replica)| view(node, replica)).collect()
+    }
+
     /// The open link ends of a node.
     pub fn open_ends(&self, node: usize) -> impl Iterator<Item = usize> {
         let open = move |(_, end): &(usize, &End)| end.node == node && end.stage == Stage::Open;
