@@ -5,7 +5,7 @@
 use lamplight::{
     plant::Rule,
     replica::LINKS_MAX,
-    sim::{event_file, replay, run_seed, run_seeds, scale, seeds_to_find},
+    sim::{event_file, malicious_seeds, replay, run_seed, run_seeds, scale, seeds_to_find},
 };
 
 const SEEDS: u64 = 2_000;
@@ -72,4 +72,13 @@ fn twelve_nodes_form_one_pool_and_heal() {
     let scale = scale(12, 50, 60_000, 7).unwrap_or_else(|violation| panic!("{violation}"));
     assert!(scale.links.2 <= LINKS_MAX, "a node with {} links", scale.links.2);
     assert!(scale.healed_ms <= 10_000, "healed after {} ms of virtual time", scale.healed_ms);
+}
+
+#[test]
+fn honest_nodes_keep_what_they_have_beside_a_member_that_sends_anything() {
+    let (total, failures) = malicious_seeds(0..100, 2, &|| ());
+    let told: Vec<String> =
+        failures.iter().map(|failure| format!("seed {}: {}", failure.seed, failure.violation)).collect();
+    assert!(failures.is_empty(), "{}", told.join("\n"));
+    assert!(total.forged > 10_000 && total.acknowledged > 1_000 && total.reborn > 100, "{total:?}");
 }

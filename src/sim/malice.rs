@@ -1,17 +1,16 @@
-//! A member that sends whatever its key lets it send: what the others must keep up all the same.
+//! A member that sends whatever its key lets it send: what each of the others keeps up all the same.
 //!
-//! Its machine runs an honest node, so its links come about and stay known; between the frames of that node go others, which no
-//! honest node would send: ops under ids of others, promises and clocks that are not so, disputes, snapshots, refusals. What such a
-//! member writes nobody can tell from what an honest one does, and it can evict anyone. So what members agree on is not asked for here.
-//! What is, for each honest node by itself:
+//! Its machine runs an honest node, so its links come about and stay known. Between the frames of that node go others, which no
+//! honest node sends: ops under ids of others, promises and clocks that are not so, disputes, snapshots, refusals. Nobody can tell
+//! what such a member writes from what an honest one does, and it can evict anyone: that members agree, and that finality goes on, is
+//! not asked for here. The invariants are of each honest node by itself:
 //!
-//! - nothing panics;
-//! - its clock stays within the bound that its wall clock sets;
-//! - it holds back no more ops than it may;
-//! - its own ops stay where they are, as long as it keeps its id;
-//! - its documents are what its log makes of them;
-//! - what it has acknowledged it holds, under whatever id;
-//! - once that member is gone, a pool comes about again in which all honest nodes take writes.
+//! - Nothing panics.
+//! - Its clock stays within the bound that its wall clock sets.
+//! - It holds back no more ops than it may.
+//! - Its own ops stay where they are, as long as it keeps its id.
+//! - Its documents are what its log makes of them.
+//! - What it has acknowledged it holds, or has yet to issue again, also some time after that member is gone.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +27,7 @@ use super::{
 use crate::{
     document::check,
     op::{Addresses, Body, Command, DocKey, Eviction, Hash, Head, Newcomer, NodeId, Op, OpId, PoolId, Stamp, TIME_MAX},
-    replica::{Draft, EARLY_OPS_MAX, Replica, Standing},
+    replica::{Draft, EARLY_OPS_MAX, Replica},
     snapshot::{Base, BaseDocument, Part, Slice, Whole},
     wire::{Announcement, Attendance, Beat, Begun, Dispute, Hello, Message, Present, Pulse, Refusal, Stand, Why},
 };
@@ -37,9 +36,8 @@ use crate::{
 const ATTACK_MS: u64 = 20_000;
 /// Between two looks at the nodes, and two turns of that member.
 const TURN_MS: u64 = 50;
-/// How long the others have to come together once it is gone, and how often an operator sees to them.
-const PATIENCE_MS: u64 = 240_000;
-const OPERATE_EVERY_MS: u64 = 10_000;
+/// How long the others go on after it is gone.
+const AFTER_MS: u64 = 60_000;
 /// A stamp before all others.
 const FIRST: Stamp = Stamp { time: 0, origin: NodeId(Uuid::nil()) };
 
@@ -75,7 +73,7 @@ pub fn malice(seed: u64) -> Result<Malice, Violation> {
     let mut run =
         Run { driver, rng, told: vec![BTreeSet::new(); nodes], heads: vec![None; nodes], result: Malice::default() };
     run.attack()?;
-    run.recover()?;
+    run.outlive()?;
     Ok(run.result)
 }
 
@@ -170,34 +168,23 @@ impl Run<'_> {
             .try_for_each(|(_, replica)| Model::fold(replica.log().after(FIRST, None)).compare(replica))
     }
 
-    /// That member is gone for good, and an operator sees to the rest.
-    fn recover(&mut self) -> Result<(), Violation> {
+    /// That member is gone for good; what the others have acknowledged they still have.
+    fn outlive(&mut self) -> Result<(), Violation> {
         self.driver.kill(FORGER)?;
-        let end_ms = self.driver.now_ms + PATIENCE_MS;
-        while !self.is_well() {
-            if self.driver.now_ms > end_ms {
-                let views = self.driver.world.views();
-                return Err(Violation { invariant: "honest nodes are one pool again", detail: views });
-            }
-            self.driver.run_to(self.driver.now_ms + OPERATE_EVERY_MS)?;
+        let end_ms = self.driver.now_ms + AFTER_MS;
+        while self.driver.now_ms < end_ms {
+            self.driver.run_to(self.driver.now_ms + 1_000)?;
             self.look()?;
-            self.driver.operate()?;
         }
         self.audit()?;
-        let told: BTreeSet<&String> = self.told.iter().flatten().collect();
         for (node, replica) in self.driver.world.live() {
-            if let Some(lost) = told.iter().find(|id| replica.state().text("kept", id).is_none()) {
-                let detail = format!("node {node} lacks {lost}");
-                return Err(Violation { invariant: "what an honest node has acknowledged is there", detail });
+            let lacks = |id: &&String| replica.state().text("kept", id).is_none() && !replica.has_orphans();
+            if let Some(lost) = self.told[node].iter().find(lacks) {
+                let detail = format!("node {node} ({:?}) lacks {lost}", replica.standing());
+                return Err(Violation { invariant: "an honest node has what it has acknowledged", detail });
             }
         }
         Ok(())
-    }
-
-    /// Whether all honest nodes are members that hold the same.
-    fn is_well(&self) -> bool {
-        let member = |(_, replica): (usize, &Replica)| replica.standing() == Standing::Member;
-        self.driver.world.live().all(member) && self.driver.world.converged()
     }
 }
 

@@ -352,11 +352,6 @@ impl World {
         Now { mono_ms, wall_ms: self.nodes[node].birth.wall_ms + mono_ms }
     }
 
-    /// What each live node makes of the pool.
-    pub(super) fn views(&self) -> String {
-        self.live().map(|(node, replica)| view(node, replica)).collect()
-    }
-
     /// The open link ends of a node.
     pub fn open_ends(&self, node: usize) -> impl Iterator<Item = usize> {
         let open = move |(_, end): &(usize, &End)| end.node == node && end.stage == Stage::Open;
