@@ -219,15 +219,21 @@ impl Replica {
                 continue;
             }
             let OpId { origin, seq } = op.id();
+            // What it issued again under an id that it gave up since may be here as it was first.
+            let first = body.key.as_deref().and_then(first_of);
+            if let Some((first, _)) = first.as_ref().filter(|(first, hash)| self.holds_as(*first, hash)) {
+                self.reissued.insert(op.id(), *first);
+                continue;
+            }
             let rests_on = |(other, seen): &(NodeId, u64)| waiting.get(other).is_some_and(|first| first <= seen);
             let rests = rests_on(&(origin, seq)) || body.seen.iter().any(rests_on);
-            if rests || !self.is_settled(op) {
+            let may_come = || first.as_ref().is_some_and(|(first, _)| !self.is_settled(*first, op.time()));
+            if rests || !self.is_settled(op.id(), op.time()) || may_come() {
                 waiting.entry(origin).or_insert(seq);
                 self.orphans.push(orphan);
                 continue;
             }
-            let again = || format!("again:{}", blake3::hash(op.bytes()).to_hex());
-            let key = body.key.as_ref().map_or_else(again, ToString::to_string);
+            let key = body.key.as_ref().map_or_else(|| again_key(op), ToString::to_string);
             if let Some(claim) = self.state.claim(&key) {
                 self.reissued.insert(op.id(), claim.op);
                 continue;
@@ -244,16 +250,75 @@ impl Replica {
         self.orphans.iter().any(|orphan| orphan.op.id() == id)
     }
 
-    /// Whether an op that is not held here will never be: another has its place, or its origin has left and all that
-    /// anyone holds of it is here.
-    fn is_settled(&self, op: &Op) -> bool {
-        let (id, origin) = (op.id(), op.origin());
+    /// True if the log has this op, with these bytes.
+    fn holds_as(&self, id: OpId, hash: &str) -> bool {
+        self.log.get(id).is_some_and(|held| blake3::hash(held.bytes()).to_hex().as_str() == hash)
+    }
+
+    /// Whether an op of a time up to this one that is not held here will never be: another has its place, or its origin has left and
+    /// all that anyone holds of it is here.
+    fn is_settled(&self, id: OpId, time: u64) -> bool {
+        let origin = id.origin;
         if self.log.head(origin).seq >= id.seq {
             return true;
         }
         let left = self.roster.is_gone(origin) || !self.roster.knows(origin);
         // Another process goes on under that id, and all its ops up to here are held.
-        let passed = !left && self.ready && op.time() <= self.finality.frontier;
+        let passed = !left && self.ready && time <= self.finality.frontier;
         left && self.finality.assembly.pending.is_empty() || passed
+    }
+}
+
+/// Begins the keys of ops that are issued again.
+const AGAIN: &str = "again:";
+
+/// The key of an op that is issued again, which had none: whoever issues it again uses the same, so it counts once. It names the
+/// op that was first, which may be held elsewhere.
+fn again_key(first: &Op) -> String {
+    format!("{AGAIN}{}:{}", first.id(), blake3::hash(first.bytes()).to_hex())
+}
+
+/// The op that such a key names, and the hash of its bytes.
+fn first_of(key: &str) -> Option<(OpId, String)> {
+    let (id, hash) = key.strip_prefix(AGAIN)?.split_once(':')?;
+    Some((id.parse().ok()?, hash.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        op::{Body, DocKey},
+        replica::{
+            Replica,
+            transfer::tests::{Pool, config},
+        },
+    };
+
+    /// An op of an id that nobody has any more, by which `first` was issued again.
+    fn again(first: &Op, time: u64) -> Orphan {
+        let origin = NodeId(uuid::Uuid::from_u128(99));
+        let commands = vec![Command::Put(DocKey::new("c", "x"), "2".into())];
+        let body =
+            Body { wall_ms: 0, seen: Vec::new(), key: Some(again_key(first).into()), guards: Vec::new(), commands };
+        Orphan::of(Op::encode(OpId { origin, seq: 1 }, time, &body).expect("it is sound"))
+    }
+
+    #[test]
+    fn what_was_issued_again_under_an_id_that_was_given_up_is_not_issued_where_the_first_is_held() {
+        let mut pool = Pool::default();
+        let a = pool.add(Replica::new(config(1, true)));
+        pool.pass(100);
+        let first = pool.put(a, "x", 1).op;
+        let held = pool.nodes[a].log.get(first).expect("issued just now").clone();
+        pool.nodes[a].orphans.push(again(&held, 50));
+        pool.pass(1_000);
+        let length = pool.nodes[a].log.len();
+        assert_eq!((pool.nodes[a].orphans.len(), pool.nodes[a].log.head(pool.nodes[a].node()).seq), (0, first.seq));
+        // Another op of the same id is not it.
+        let other = Op::encode(first, held.time() + 1, &held.body()).expect("it is sound");
+        pool.nodes[a].orphans.push(again(&other, 50));
+        pool.pass(1_000);
+        assert_eq!(pool.nodes[a].log.len(), length + 1);
     }
 }

@@ -68,6 +68,8 @@ class Nemesis:
         self.lost, self.evictions, self.retiring, self.refusals = [], {}, set(), {}
         # The ids that went with a disk, by the node that came back without it.
         self.wiped = {}
+        # The ids of nodes when an old copy took the place of their disk.
+        self.copied = {}
         self.healed = 0
         # The directions that each strike blocks at the moment.
         self.partitions = {}
@@ -382,6 +384,9 @@ class Nemesis:
             self.end_after(strike, self.put_back, strike, node, since)
 
     def put_back(self, strike, node, since):
+        if pool := node.pool():
+            # It may come back as another, and leave before it has replaced the member that it was.
+            self.copied[node.name] = pool["node"]
         self.cluster.kill(node)
         self.cluster.put_back(node)
         node.shunned = False
@@ -421,6 +426,8 @@ class Nemesis:
         for node in self.cluster.nodes:
             if node.name in self.wiped and (late or node.gone or self.retired(node)):
                 self.evictions[self.wiped.pop(node.name)] = node
+            if node.name in self.copied and (node.gone or self.retired(node)):
+                self.evictions[self.copied.pop(node.name)] = node
         taken = {member for member, node in self.evictions.items() if self.eviction_taken(node, member, chance, sure=True)}
         self.evictions = {member: node for member, node in self.evictions.items() if member not in taken}
         return not self.evictions
