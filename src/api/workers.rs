@@ -209,7 +209,7 @@ mod tests {
     async fn a_panic_of_a_read_ends_the_read_and_not_the_thread() {
         let workers = Workers::new(1);
         let failing = workers.clone();
-        let read = tokio::spawn(async move { failing.run(&client("ada"), || panic!("on purpose")).await.map(|()| ()) });
+        let read = tokio::spawn(async move { failing.run(&client("ada"), || panic!("on purpose")).await });
         assert!(read.await.unwrap_err().is_panic());
         assert_eq!(workers.run(&client("ada"), || 7).await.expect("there is a thread"), 7);
     }
