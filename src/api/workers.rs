@@ -187,7 +187,8 @@ mod tests {
             read.await.unwrap();
         }
         assert_eq!(*order.lock().unwrap(), ["ada", "ben", "ada", "ada"]);
-        assert_eq!((workers.queue().free, workers.queue().waiting, workers.queue().clients.len()), (1, 0, 0));
+        let queue = workers.queue();
+        assert_eq!((queue.free, queue.waiting, queue.clients.len()), (1, 0, 0));
     }
 
     #[tokio::test]
@@ -202,7 +203,8 @@ mod tests {
         drop(ask("ada").expect("there is room again"));
         drop(end);
         drop(other.await.expect("it comes to its turn"));
-        assert_eq!((workers.queue().free, workers.queue().waiting), (1, 0));
+        let queue = workers.queue();
+        assert_eq!((queue.free, queue.waiting), (1, 0));
     }
 
     #[tokio::test]

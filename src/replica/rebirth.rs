@@ -290,7 +290,7 @@ mod tests {
     use crate::{
         op::{Body, DocKey},
         replica::{
-            Replica,
+            Config, Replica, Retention,
             transfer::tests::{Pool, config},
         },
     };
@@ -307,7 +307,8 @@ mod tests {
     #[test]
     fn what_was_issued_again_under_an_id_that_was_given_up_is_not_issued_where_the_first_is_held() {
         let mut pool = Pool::default();
-        let a = pool.add(Replica::new(config(1, true)));
+        // It has to remember the op: of one that it has forgotten it knows no bytes.
+        let a = pool.add(Replica::new(Config { retention: Retention::default(), ..config(1, true) }));
         pool.pass(100);
         let first = pool.put(a, "x", 1).op;
         let held = pool.nodes[a].log.get(first).expect("issued just now").clone();
