@@ -254,8 +254,10 @@ async fn a_node_that_hears_of_another_past_of_its_own_comes_back_under_a_new_id_
     scene.a.put("/v1/docs/c/unshared", "2").await.expect(201);
     let origin = scene.a.node.id();
     let mut peer = Peer::greeted(&scene.a).await;
-    // With this it is made a member, whose word counts.
+    // With this it is made a member; once it says that it is one, its word counts.
     peer.send(&Message::Heads(Vec::new())).await;
+    let hello = Hello { member: true, ..peer.hello() };
+    peer.send(&Message::Hello(hello)).await;
     peer.send(&Message::Heads(vec![(origin, Head { seq: 1_000, hash: Hash([7; 16]) })])).await;
     peer.expect_refused(Why::Fork, &origin.to_string()).await;
     scene.b.node.cut(false).await.unwrap();
