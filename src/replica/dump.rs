@@ -83,7 +83,8 @@ impl Pieces {
 
 /// Adds documents to what is to be told, or was, of the whole.
 pub(super) fn add(whole: &mut Whole, documents: &[BaseDocument]) {
-    whole.documents += documents.len() as u64;
+    // Where a peer says how far it has come, that is any number.
+    whole.documents = whole.documents.wrapping_add(documents.len() as u64);
     whole.digest = documents.iter().map(State::mark_of).fold(whole.digest, u64::wrapping_add);
 }
 
