@@ -376,8 +376,7 @@ impl Ledger {
                 .skip(held)
                 .filter(|issued| !issued.op.body().commands.iter().any(crate::op::Command::is_membership));
             for Issued { op, .. } in beyond {
-                let again = || format!("again:{}", blake3::hash(op.bytes()).to_hex());
-                let key = op.body().key.as_ref().map_or_else(again, ToString::to_string);
+                let key = key_again(op);
                 if others.iter().all(|other| other.state().claim(&key).is_none()) {
                     let detail = format!("{} was acknowledged, and {} retires with it", op.id(), replica.node());
                     return violated("a node retires once others have what it has acknowledged", detail);
@@ -571,10 +570,15 @@ impl Watch {
     }
 }
 
+/// The key under which an op is issued again.
+fn key_again(op: &Op) -> String {
+    let again = || format!("again:{}:{}", op.id(), blake3::hash(op.bytes()).to_hex());
+    op.body().key.as_ref().map_or_else(again, ToString::to_string)
+}
+
 /// Where an op has its effect that was issued again.
 fn come_again(replica: &Replica, op: &Op) -> Option<Stamp> {
-    let again = || format!("again:{}", blake3::hash(op.bytes()).to_hex());
-    let key = op.body().key.as_ref().map_or_else(again, ToString::to_string);
+    let key = key_again(op);
     replica.state().claim(&key).map(|claim| claim.stamp())
 }
 
