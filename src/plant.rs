@@ -106,7 +106,8 @@ pub enum Rule {
     SameHistory,
     /// A member is evicted by force only where its successor knows that it was that member.
     Proof,
-    /// Where every member is evicted, a node at which an operator evicts another by force goes on.
+    /// Where every member is evicted, a node at which an operator evicts another by force goes on. Not among `ALL`: since evictions ask
+    /// for a majority that is heard, 1,000 seeds show no such pool (52 of 50,000 do); `tests/simulation.rs` has a seed of its own for it.
     TakeOver,
     /// An eviction without force asks for a majority that is heard.
     HeardMajority,
@@ -114,7 +115,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 48] = [
+    pub const ALL: [Rule; 47] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -161,7 +162,6 @@ impl Rule {
         Rule::Moves,
         Rule::Dispute,
         Rule::Proof,
-        Rule::TakeOver,
         Rule::HeardMajority,
     ];
 }
