@@ -15,6 +15,7 @@ use axum::http::StatusCode;
 use tokio::{sync::oneshot, task::spawn_blocking};
 
 use super::{Problem, error::RETRY_AFTER, rates::Caller};
+use crate::node::Stopped;
 
 /// Reads that wait for their turn, of all clients together and of one.
 const WAITING_MAX: usize = 1_024;
@@ -64,7 +65,11 @@ impl Workers {
             drop(turn);
             value
         });
-        Ok(done.await.unwrap_or_else(|failed| resume_unwind(failed.into_panic())))
+        done.await.map_err(|failed| match failed.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends.
+            Err(_) => Stopped.into(),
+        })
     }
 
     async fn turn(&self, caller: &Caller) -> Result<Turn, Problem> {
