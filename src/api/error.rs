@@ -309,6 +309,11 @@ fn membership(node: NodeId, unfit: Unfit) -> Problem {
             ),
         ),
         Unfit::Last => conflict("last-member", "this is the last member: its pool would go with it".to_string()),
+        Unfit::Unshared(Unshared { own: 0, orphans: 0, unheard: false, .. }) => {
+            let detail = "this node was another member before, which it has yet to evict: it does so within about 15 seconds. Ask \
+                          again then";
+            conflict("not-shared", detail.to_string()).with(RETRY_AFTER, 1)
+        }
         Unfit::Unshared(Unshared { own, orphans, .. }) => {
             let operations = own + orphans as u64;
             let detail = format!(

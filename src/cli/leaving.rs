@@ -25,6 +25,12 @@ pub async fn leave(node: &Node) {
     let op = match retire(node, end).await {
         Ok(op) => op,
         Err(Stays::Because(why)) => return tracing::warn!("it has not left the pool: {why}"),
+        Err(Stays::Unshared(Unshared { own: 0, orphans: 0, unheard: false, .. })) => {
+            return tracing::warn!(
+                "it has not left the pool: it was another member before, which it has yet to evict. Start it again, or evict both \
+                 on another member (lamplight members lists them)"
+            );
+        }
         Err(Stays::Unshared(Unshared { own, orphans, .. })) => {
             return tracing::warn!(
                 operations = own + orphans as u64,

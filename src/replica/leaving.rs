@@ -20,6 +20,8 @@ pub struct Unshared {
     pub own: u64,
     /// How many ops of ids that it had to give up it has yet to issue again.
     pub orphans: usize,
+    /// How many members that were this node itself, under ids that it gave up, it has yet to evict. No other node does.
+    pub predecessors: usize,
     /// Whether no other member is linked to it, so that nobody would hear what it does.
     pub unheard: bool,
 }
@@ -38,7 +40,7 @@ impl Replica {
         let held = self.held_elsewhere().min(head);
         let member = |(peer, _): (NodeId, LinkId)| self.roster.knows(peer) && !self.roster.is_gone(peer);
         let unheard = !self.linked().any(member);
-        Unshared { own: head - held, orphans: self.orphans.len(), unheard }
+        Unshared { own: head - held, orphans: self.orphans.len(), predecessors: self.predecessors_to_evict(), unheard }
     }
 
     /// How many of this node's ops another member is known to hold. What is final all members hold.

@@ -338,7 +338,7 @@ impl Replica {
         // all that it held.
         let (stays, rejoins) = (self.stays_retired(), self.rejoins);
         // Who holds nothing yet has nothing to lose by it, and knows nobody whom to believe.
-        if refusal.why == Why::Evicted && !stays && (rejoins || self.log.is_empty() || self.believes(link)) {
+        if refusal.why == Why::Evicted && !stays && (rejoins || self.log.is_empty() || self.is_cast_out_by(link)) {
             let why = format!("the pool goes on without {}, which comes back as another", self.config.node);
             return self.be_reborn(why, Loss::CutOff);
         }

@@ -133,6 +133,12 @@ impl Replica {
         self.is_told_to_join(link) && same_pool && hello.member && self.gives_way_for(hello.node)
     }
 
+    /// True if a member's word that the pool goes on without this node is enough for it to come back as another. If nobody remains in
+    /// its own eyes, it believes any of them: those who say so have members who remain.
+    pub(super) fn is_cast_out_by(&self, link: LinkId) -> bool {
+        self.nobody_remains() || self.believes(link)
+    }
+
     /// True if this node gives up its id when an operator tells it to join that member: it has evicted the member, or evictions
     /// have crossed and it does not know the member. If no member remains, there is no pool to join.
     pub(super) fn gives_way_for(&self, node: NodeId) -> bool {
@@ -249,20 +255,17 @@ impl Replica {
     /// that a newcomer merely shares an address with goes if a majority hears nothing of it, as without a newcomer.
     pub(super) fn replace_predecessors(&mut self) {
         let (node, now_ms) = (self.config.node, self.now.mono_ms);
-        // A node that has just come up has not had the time to hear of anyone.
-        let silent_after_ms = self.silent_after_ms();
-        let listened = now_ms >= *self.listens_since_ms.get_or_insert(now_ms) + silent_after_ms;
+        self.listens_since_ms.get_or_insert(now_ms);
         // Where all others are this node itself, under ids that it had, there is nobody to hear of.
         let alone = self.roster.present().all(|(other, _)| *other == node || self.gave_up.contains(other));
-        if !self.ready || !listened && !alone {
+        if !self.ready || !self.has_listened() && !alone {
             return;
         }
         let (superseded, twins) = (self.superseded(), self.idle_twins());
-        let proved =
-            |other: &NodeId| self.gave_up.contains(other) || left_out(Rule::Proof) && superseded.contains(other);
-        let present = self.roster.present().map(|(other, _)| *other).filter(proved);
-        let gone: BTreeSet<NodeId> =
-            present.chain(self.never_came()).filter(|other| *other != node && !self.is_heard(*other, now_ms)).collect();
+        let silent = |other: &NodeId| *other != node && !self.is_heard(*other, now_ms);
+        let unproved = superseded.iter().copied().filter(|_| left_out(Rule::Proof));
+        let other_gone = self.never_came().into_iter().chain(unproved).filter(silent);
+        let gone: BTreeSet<NodeId> = self.predecessors().filter(silent).chain(other_gone).collect();
         for node in gone {
             self.issue_alone(Command::Evict(Eviction { node, force: true }));
         }
@@ -273,6 +276,23 @@ impl Replica {
                 self.issue_alone(Command::Evict(Eviction { node, force: false }));
             }
         }
+    }
+
+    /// The members that were this node itself, as it knows.
+    fn predecessors(&self) -> impl Iterator<Item = NodeId> {
+        let present = self.roster.present().map(|(other, _)| *other);
+        present.filter(|other| *other != self.config.node && self.gave_up.contains(other))
+    }
+
+    /// The predecessors that this node has yet to evict. One that is heard after a while is another process.
+    pub(super) fn predecessors_to_evict(&self) -> usize {
+        let other_process = |it: &NodeId| self.has_listened() && self.is_heard(*it, self.now.mono_ms);
+        self.predecessors().filter(|it| !other_process(it)).count()
+    }
+
+    /// True once a member that is alive would have been heard. A node that has just come up has not had the time.
+    fn has_listened(&self) -> bool {
+        self.listens_since_ms.is_some_and(|since_ms| self.now.mono_ms >= since_ms + self.silent_after_ms())
     }
 
     /// The members that were there before this node, or one that it let in, and have the same address.
@@ -470,6 +490,26 @@ mod tests {
         pool.pass(14_000);
         assert_eq!((present(&pool, nodes[0]), evictions(&pool, again)), (vec![1, 12], vec![(10, true)]));
         assert!(evictions(&pool, nodes[0]).is_empty() && is_final(&mut pool, nodes[0]));
+    }
+
+    #[test]
+    fn a_newcomer_that_knows_that_it_was_a_member_does_not_retire_before_it_has_replaced_it() {
+        let (mut pool, nodes, c) = with_one_at_c(1);
+        vanishes(&mut pool, &nodes, c);
+        let again = pool.add(Replica::new(config(12, false)).with_ids([node(10)], Vec::new()));
+        pool.link(nodes[0], again);
+        pool.pass(2_000);
+        let retires = |pool: &mut Pool| {
+            let draft = Draft { key: None, guards: Vec::new(), commands: vec![Command::Retire], present: false };
+            pool.give(again, Event::Submit(2, draft));
+            pool.nodes[again].standing() == Standing::Retired
+        };
+        assert!(!retires(&mut pool) && pool.nodes[again].unshared().predecessors == 1);
+        pool.pass(14_000);
+        assert!(retires(&mut pool));
+        pool.pass(3_000);
+        assert_eq!(present(&pool, nodes[0]), [1]);
+        assert!(is_final(&mut pool, nodes[0]), "nobody is left who holds it back");
     }
 
     #[test]
