@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{
     Api, Problem,
@@ -31,6 +31,8 @@ use crate::{
 
 /// How long a node that is to retire waits until another member holds what it has.
 const SHARE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it waits before it asks again whether the others are enough without it.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// `GET /v1/pool`.
 pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<Value>, Problem> {
@@ -103,10 +105,14 @@ async fn retire(api: &Api) -> Result<Receipt, Problem> {
         let draft = Draft { key: None, guards: Vec::new(), commands: vec![Command::Retire], present: false };
         let answer = api.node.submit(draft).await?;
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || !matches!(answer, Err(Refused::Membership(_, Unfit::Unshared(_)))) {
+        if left.is_zero() || !matches!(answer, Err(Refused::Membership(_, Unfit::Unshared(_) | Unfit::Needed))) {
             return Ok(answer?);
         }
         api.node.share(left).await?;
+        if matches!(answer, Err(Refused::Membership(_, Unfit::Needed))) {
+            // A sign of life of another member may have come late.
+            sleep(left.min(ASK_AGAIN)).await;
+        }
     }
 }
 

@@ -60,14 +60,12 @@ async fn retire(node: &Node, end: Instant) -> Result<Option<OpId>, Stays> {
             Ok(receipt) => return Ok(Some(receipt.op)),
             Err(refused) => refused,
         };
+        let needed = matches!(refused, Refused::Membership(_, Unfit::Needed));
         match refused {
             Refused::Retired => return Ok(None),
             Refused::NotReady => return because("it has not become a member"),
             Refused::Membership(_, Unfit::Last) => return because("it is the last member"),
-            Refused::Membership(_, Unfit::Needed) => {
-                return because("members are silent, and without this one the others could not evict them");
-            }
-            Refused::Membership(_, Unfit::Unshared(_)) => {}
+            Refused::Membership(_, Unfit::Needed | Unfit::Unshared(_)) => {}
             Refused::DiskFull => return because("its disk has no room to note it"),
             refused => return because(&format!("it was refused: {refused:?}")),
         }
@@ -75,6 +73,13 @@ async fn retire(node: &Node, end: Instant) -> Result<Option<OpId>, Stays> {
         let unshared = node.share(left).await.map_err(stopped)?;
         if !unshared.is_nothing() {
             return Err(Stays::Unshared(unshared));
+        }
+        if needed && left.is_zero() {
+            return because("members are silent, and without this one the others could not evict them");
+        }
+        if needed {
+            // A sign of life of another member may have come late.
+            sleep(left.min(ASK_EVERY)).await;
         }
     }
 }

@@ -75,7 +75,7 @@ impl Replica {
     /// True if the others that are heard are a majority without this node: so they can evict members that are silent, and complete
     /// evictions that are under way.
     fn leaves_heard_majority(&self) -> bool {
-        let heard = |other: &NodeId| self.is_heard(*other, self.now.mono_ms);
+        let heard = |other: &NodeId| self.is_heard_just_now(*other);
         self.roster.are_majority_without(self.config.node, heard, self.reach())
     }
 

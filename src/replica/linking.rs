@@ -235,9 +235,8 @@ impl Replica {
         if let Some(objection) = self.goes_on_without(hello.node) {
             return Some(objection);
         }
-        // Who begins with what such a node holds is left behind itself.
-        if !hello.member && !self.roster.knows(hello.node) && self.is_left_behind() {
-            return Some((Why::Busy, "evictions have crossed here, and nobody is left who lets others in".into()));
+        if !hello.member && !self.roster.knows(hello.node) && self.lets_nobody_in() {
+            return Some((Why::Busy, "this member is being evicted itself: join at another".into()));
         }
         let name = |pool: &Option<(crate::op::PoolId, String)>| pool.as_ref().map(|(_, name)| name.clone());
         let wrong_name = |wanted: &Option<String>, offered: Option<String>| matches!((wanted, offered), (Some(wanted), Some(offered)) if *wanted != offered);
@@ -361,7 +360,7 @@ impl Replica {
             greeted.into_iter().for_each(|link| self.say_hello(link));
         }
         // One who says it is a member has an `Add`, which comes, or hangs on someone who was cut off.
-        let lets_in = self.ready && !self.is_left_behind();
+        let lets_in = self.ready && !self.lets_nobody_in();
         let outside = |peer: &&Hello| lets_in && !peer.member && !self.roster.knows(peer.node);
         let newcomers: Vec<Newcomer<'static>> = self
             .links

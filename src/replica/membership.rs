@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Assembly, Effect, LinkId, Replica, gossip::SILENCE_MS, rebirth::Loss};
+use super::{Assembly, Effect, LinkId, Replica, gossip::SILENCE_MS, pulse::BEAT_MS, rebirth::Loss};
 use crate::{
     op::{Command, Eviction, Head, NodeId},
     plant::{Rule, left_out},
@@ -163,6 +163,12 @@ impl Replica {
         let (remaining, now_ms) = (&self.finality.assembly.remaining, self.now.mono_ms);
         let unheard = || remaining.iter().all(|member| !self.is_heard(*member, now_ms));
         self.ready && !remaining.contains(&self.config.node) && unheard()
+    }
+
+    /// Whether this node is left behind, or is being evicted: who begins with what it holds would be refused by the others, and
+    /// would begin anew for ever.
+    pub(super) fn lets_nobody_in(&self) -> bool {
+        self.is_left_behind() || self.finality.assembly.pending.contains(&self.config.node)
     }
 
     /// Whether evictions have crossed so that every member is evicted, and nobody is left who could answer any of them.
@@ -391,8 +397,8 @@ impl Replica {
     /// True if this node and the members that it hears are a majority without `node`. Else its eviction could not be completed, and
     /// the evicted node could not come back either.
     pub(super) fn leaves_majority(&self, node: NodeId) -> bool {
-        let (own, now_ms) = (self.config.node, self.now.mono_ms);
-        let heard = |other: &NodeId| self.is_heard(*other, now_ms) || left_out(Rule::HeardMajority);
+        let own = self.config.node;
+        let heard = |other: &NodeId| self.is_heard_just_now(*other) || left_out(Rule::HeardMajority);
         let speaks = |other: &NodeId| *other != node && (*other == own || heard(other));
         self.roster.are_majority(speaks, self.reach())
     }
@@ -409,6 +415,14 @@ impl Replica {
         let (pulse, heard_ms) = self.pulses.get(&node).copied().unwrap_or_default();
         let lately = pulse.count > (0, 0) && mono_ms.saturating_sub(heard_ms) < self.silent_after_ms();
         lately || self.linked_to(node).is_some()
+    }
+
+    /// Whether a member was heard of just now: a decision that needs it would else be stuck if it has died within the time in which a
+    /// member is not silent yet.
+    pub(super) fn is_heard_just_now(&self, node: NodeId) -> bool {
+        let heard_ms = self.pulses.get(&node).filter(|(pulse, _)| pulse.count > (0, 0)).map(|(_, heard_ms)| *heard_ms);
+        let lately = |heard_ms| self.now.mono_ms.saturating_sub(heard_ms) < 2 * self.pulse_every() + BEAT_MS;
+        heard_ms.map_or_else(|| self.linked_to(node).is_some(), lately)
     }
 
     /// How long nothing was heard of a member that counts as silent.
@@ -551,6 +565,46 @@ mod tests {
         pool.link(nodes[0], nodes[2]);
         pool.pass(2_000);
         assert!(evict(&mut pool), "three of five are");
+    }
+
+    fn evict(pool: &mut Pool, at: usize, gone: u128) {
+        let commands = vec![Command::Evict(Eviction { node: node(gone), force: false })];
+        pool.give(at, Event::Submit(1, Draft { key: None, guards: Vec::new(), commands, present: false }));
+    }
+
+    #[test]
+    fn a_member_that_has_died_a_moment_ago_does_not_count_for_an_eviction() {
+        let (mut pool, nodes, c) = with_one_at_c(3);
+        vanishes(&mut pool, &nodes, c);
+        pool.pass(20_000);
+        vanishes(&mut pool, &nodes[..2], nodes[2]);
+        pool.pass(4_000);
+        evict(&mut pool, nodes[0], 10);
+        assert!(evictions(&pool, nodes[0]).is_empty(), "two of four cannot complete it");
+        nodes[..2].iter().for_each(|other| pool.link(*other, nodes[2]));
+        pool.pass(2_000);
+        evict(&mut pool, nodes[0], 10);
+        assert_eq!(evictions(&pool, nodes[0]), [(10, false)]);
+    }
+
+    #[test]
+    fn a_member_that_is_being_evicted_lets_nobody_in() {
+        let (mut pool, nodes, c) = with_one_at_c(3);
+        vanishes(&mut pool, &nodes, c);
+        pool.pass(20_000);
+        vanishes(&mut pool, &nodes[..2], nodes[2]);
+        evict(&mut pool, nodes[0], 10);
+        assert_eq!(evictions(&pool, nodes[0]), [(10, false)]);
+        pool.link(nodes[0], c);
+        pool.pass(2_000);
+        let newcomer = pool.add(Replica::new(config(50, false)));
+        pool.link(c, newcomer);
+        pool.pass(10_000);
+        assert_eq!(present(&pool, c), [1, 2, 3], "who is being evicted counts no more");
+        assert_eq!(pool.nodes[newcomer].standing(), Standing::Joining);
+        pool.link(nodes[1], newcomer);
+        pool.pass(5_000);
+        assert_eq!(pool.nodes[newcomer].standing(), Standing::Member);
     }
 
     #[test]
