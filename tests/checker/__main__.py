@@ -144,6 +144,7 @@ class Round:
             pools = {node.name: node.pool() for node in self.cluster.present() if not faults.retired(node)}
             if evicted and settled(pools.values()):
                 return None
+            faults.follow_advice(pools)
             if time.monotonic() > end:
                 with open(os.path.join(self.directory, "stuck.json"), "w") as file:
                     json.dump({"pools": pools, "logs": {node.name: membership(node) for node in self.cluster.present()}}, file, indent=1)
@@ -259,7 +260,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--seed", type=int, help="seed of the first round; each next round has the next one")
     parser.add_argument("--nemesis", default=",".join(nemesis.KINDS), help="kinds of faults, with commas")
-    parser.add_argument("--patience", type=float, default=30, help="seconds after the last fault in which all becomes final")
+    parser.add_argument("--patience", type=float, default=60, help="seconds after the last fault in which all becomes final")
     parser.add_argument("--directory", help="where the files of rounds are kept that have a violation")
     parser.add_argument("--keep", action="store_true", help="keep the files of all rounds")
     parser.add_argument("--check", metavar="DIRECTORY", help="check a round again that was recorded there")

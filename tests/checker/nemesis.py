@@ -21,6 +21,9 @@ NODES_MAX = 6
 EVICT_PATIENCE_S = 15
 # After the last fault, the time in which a majority replaces a member whose disk was lost.
 REPLACED_S = 18
+# Seconds after the last fault from which an operator does what the problems of /v1/pool say, and between two such looks.
+ADVICE_S = 22
+ADVICE_EVERY_S = 10
 # How long a node that was started is of more interest to clients than others.
 FRESH_S = 1.5
 EVICTIONS = {"evict", "gone"}
@@ -70,6 +73,7 @@ class Nemesis:
         self.wiped = {}
         # The ids of nodes when an old copy took the place of their disk.
         self.copied = {}
+        self.advised = 0
         self.healed = 0
         # The directions that each strike blocks at the moment.
         self.partitions = {}
@@ -431,6 +435,23 @@ class Nemesis:
         taken = {member for member, node in self.evictions.items() if self.eviction_taken(node, member, chance, sure=True)}
         self.evictions = {member: node for member, node in self.evictions.items() if member not in taken}
         return not self.evictions
+
+    def follow_advice(self, pools):
+        """What an operator does where finality stands still long after all faults, by docs/operations.md: at one node that is not being
+        evicted, evict by force whoever holds finality back and does not run, and whoever is being evicted."""
+        if time.monotonic() < self.healed + ADVICE_S or time.monotonic() < self.advised + ADVICE_EVERY_S:
+            return
+        running = {pool["node"] for pool in pools.values() if pool}
+        held = {name: pool["held_back_by"] for name, pool in pools.items() if pool and pool["state"] == "member"}
+        evicted = {one["member"] for holdups in held.values() for one in holdups if one["why"] == "eviction"}
+        remaining = [name for name in held if pools[name]["node"] not in evicted]
+        for name in remaining[:1]:
+            at = next(node for node in self.cluster.nodes if node.name == name)
+            gone = {one["member"] for one in held[name] if one["member"] not in running or one["why"] == "eviction"}
+            for member in gone:
+                answer = at.ask("DELETE", f"/v1/pool/members/{member}?force=true", timeout=3)
+                self.tell("advice", node=name, id=member, status=answer.status)
+            self.advised = time.monotonic()
 
     def retired(self, node):
         """Whether the node was asked to retire, and stays up as one that has."""
