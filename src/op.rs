@@ -27,6 +27,8 @@ pub const OP_BYTES_MAX: usize = 4 << 20;
 pub const DRAFT_BYTES_MAX: usize = OP_BYTES_MAX - (64 << 10);
 /// Most guards and commands in one op, together. Part of the protocol.
 pub const OP_STEPS_MAX: usize = 1000;
+/// How many times of the Lamport clock an idempotency key is remembered at most, which is about as many ops of the pool.
+pub const KEY_SPAN: u64 = 1 << 22;
 /// Largest Lamport time: the largest integer that every JSON reader holds exactly.
 pub const TIME_MAX: u64 = (1 << 53) - 1;
 
@@ -195,15 +197,68 @@ pub struct Body<'a> {
     pub wall_ms: u64,
     /// The seqs held of other origins when the op was issued, as the difference to the origin's previous op.
     pub seen: Vec<(NodeId, u64)>,
-    /// Idempotency key: of all ops with one key, only the first in the order has an effect.
-    #[serde(borrow)]
-    pub key: Option<Cow<'a, str>>,
+    /// Of all ops with one key, only the first in the order has an effect.
+    #[serde(borrow, with = "encoded_key")]
+    pub key: Option<IdempotencyKey<'a>>,
     /// All must hold at the op's place, or the op has no effect.
     #[serde(borrow)]
     pub guards: Vec<Guard<'a>>,
     /// Carried out in this order, wholly or not at all.
     #[serde(borrow)]
     pub commands: Vec<Command<'a>>,
+}
+
+/// Names a request, so that it takes effect once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey<'a> {
+    /// 1 to 255 visible ASCII characters.
+    pub text: Cow<'a, str>,
+    /// How many times of the Lamport clock it is remembered, at most [`KEY_SPAN`]. The origin says so, since its memory bounds it;
+    /// all nodes hold to it.
+    pub span: u64,
+}
+
+impl IdempotencyKey<'_> {
+    /// A key that is remembered for the longest time.
+    pub fn new(text: String) -> IdempotencyKey<'static> {
+        IdempotencyKey { text: text.into(), span: KEY_SPAN }
+    }
+}
+
+/// How a key stands in an op. A key that is remembered for the longest time has the form that all keys had at first.
+mod encoded_key {
+    use std::borrow::Cow;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    use super::{IdempotencyKey, KEY_SPAN};
+
+    #[derive(Serialize, Deserialize)]
+    enum Encoded<'a> {
+        None,
+        #[serde(borrow)]
+        Longest(Cow<'a, str>),
+        Spanned(#[serde(borrow)] Cow<'a, str>, u64),
+    }
+
+    #[expect(clippy::ref_option, reason = "serde gives the field so")]
+    pub fn serialize<S: Serializer>(key: &Option<IdempotencyKey<'_>>, serializer: S) -> Result<S::Ok, S::Error> {
+        let encoded = match key {
+            None => Encoded::None,
+            Some(IdempotencyKey { text, span }) if *span >= KEY_SPAN => Encoded::Longest(Cow::Borrowed(text)),
+            Some(IdempotencyKey { text, span }) => Encoded::Spanned(Cow::Borrowed(text), *span),
+        };
+        encoded.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IdempotencyKey<'de>>, D::Error> {
+        Ok(match Encoded::deserialize(deserializer)? {
+            Encoded::None => None,
+            Encoded::Longest(text) => Some(IdempotencyKey { text, span: KEY_SPAN }),
+            Encoded::Spanned(text, span) if span < KEY_SPAN => Some(IdempotencyKey { text, span }),
+            Encoded::Spanned(..) => return Err(D::Error::custom("a key with a span past the longest")),
+        })
+    }
 }
 
 /// One atomic step of one node, encoded. Cheap to clone; equal bytes are equal ops.
@@ -327,6 +382,11 @@ impl Op {
 }
 
 impl Body<'_> {
+    /// The text of its idempotency key.
+    pub fn key_text(&self) -> Option<&str> {
+        self.key.as_ref().map(|key| &*key.text)
+    }
+
     /// What [`Op::is_unconditional`] says of an op with this body.
     pub fn is_unconditional(&self) -> bool {
         self.key.is_none()

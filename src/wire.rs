@@ -17,7 +17,7 @@ use crate::{
 
 /// The protocol version this node speaks. Version 1, without snapshots, was never released; version 3 has edits of texts among
 /// the commands of an op, and presence; version 4 names the process in the hello; in version 5 an op has a bounded cost.
-pub const VERSION: u8 = 5;
+pub const VERSION: u8 = 6;
 /// Longest frame: one op of the largest size, and what goes with it.
 pub const FRAME_BYTES_MAX: usize = OP_BYTES_MAX + (1 << 20);
 /// A sender of ops ends its batch when it passes this, so that a frame is some milliseconds of work for its receiver.

@@ -44,7 +44,7 @@ export class Dial {
   state = "connecting";
 
   /// `options` has the class `WebSocket`, `fetch`, `parse` and `authorization()`, the headers that show a token; handlers are
-  /// `onstate(state)`, `onwelcome(clock)`, `onmessage(message)` and `onrefused(reason)`.
+  /// `onstate(state)`, `onwelcome(clock, keySpan)`, `onmessage(message)` and `onrefused(reason)`.
   constructor(urls, options, handlers) {
     this.#urls = urls;
     this.#options = options;
@@ -148,7 +148,7 @@ export class Dial {
       clearTimeout(this.#waiting);
       this.#online = true;
       this.#tell("online");
-      return this.#handlers.onwelcome(message.clock);
+      return this.#handlers.onwelcome(message.clock, message.key_span);
     }
     if (message.type !== "pong" && message.type !== "error") {
       // Only data shows that a node is of use: one that is not ready opens its socket and answers pings.

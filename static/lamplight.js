@@ -85,7 +85,7 @@ export class Pool {
     this.#dial = new Dial(nodes, { WebSocket, fetch, parse, authorization }, {
       onrefused: (reason) => this.onrefused?.(reason),
       onstate: (state) => this.#onState(state),
-      onwelcome: (clock) => this.#onWelcome(clock),
+      onwelcome: (clock, keySpan) => this.#onWelcome(clock, keySpan),
       onmessage: (message) => this.#onMessage(message),
     });
     if (place.isShared) {
@@ -236,8 +236,8 @@ export class Pool {
   }
 
   /// The writes go first, so that the documents that come then have them.
-  #onWelcome(clock) {
-    this.#queue.onwelcome(clock);
+  #onWelcome(clock, keySpan) {
+    this.#queue.onwelcome(clock, keySpan);
     for (const query of this.#queries.values()) query.subscribe();
     for (const room of this.#rooms.values()) room.enter();
     this.#queue.look();

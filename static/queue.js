@@ -6,7 +6,7 @@
 // receipt comes, and a node that has not heard of it learns of it, even if the first has gone for good.
 import { MemoryStorage } from "./storage.js";
 import { LamplightError } from "./problem.js";
-import { Write, closed, newKey } from "./write.js";
+import { KEY_SPAN_MAX, Write, closed, newKey } from "./write.js";
 
 /// Writes that wait for their receipts at once. A node takes them one after the other; more would only fill its socket.
 const IN_FLIGHT_MAX = 64;
@@ -26,6 +26,7 @@ export class Queue {
   #parse;
   #max;
   #handlers;
+  #keySpan = KEY_SPAN_MAX;
   #isLoaded = false;
   #isOpen = false;
   #isClosed = false;
@@ -115,8 +116,9 @@ export class Queue {
   }
 
   /// A node has answered on a new connection: what it has not answered goes again, in order.
-  onwelcome(clock) {
+  onwelcome(clock, keySpan) {
     this.#isOpen = true;
+    this.#keySpan = keySpan === undefined ? KEY_SPAN_MAX : BigInt(keySpan);
     this.#inFlight = 0;
     this.#barrier = null;
     this.#resume();
@@ -169,6 +171,7 @@ export class Queue {
     const write = this.#known.get(key);
     if (!write) return;
     if (write.state !== "accepted") {
+      write.keySpan = this.#keySpan;
       this.#leave(write);
       write.state = "accepted";
       this.#pauses = 0;

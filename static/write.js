@@ -4,14 +4,16 @@ import { LamplightError } from "./problem.js";
 /// Longest message that a node takes, in bytes.
 const MESSAGE_BYTES_MAX = 4 << 20;
 
-/// What a Lamplight node remembers a key for, in Lamport times, less a margin: past it, sending again would write again.
-const KEY_SPAN = 1n << 21n;
+/// How long a node remembers a key at most, in Lamport times.
+export const KEY_SPAN_MAX = 1n << 22n;
 
 export class Write {
   /// "storing", "queued", "sent", "accepted" (a node has it), "over" (final, refused, or given up).
   state = "storing";
   /// The last receipt, once there is one.
   receipt = null;
+  /// For how many Lamport times the node that it was accepted by remembers its key.
+  keySpan = KEY_SPAN_MAX;
   /// Whether it went to a node that never answered.
   isUncertain = false;
   accepted = deferred();
@@ -63,9 +65,10 @@ export class Write {
     this.final.reject(error);
   }
 
-  /// Whether its key, which a node has seen at the time of its receipt, is still remembered at this clock.
+  /// Whether its key, which a node has seen at the time of its receipt, is still remembered at this clock, with a margin: past it,
+  /// sending again would write again.
   isRemembered(clock) {
-    return BigInt(clock) - BigInt(this.receipt.stamp.split("@")[0]) < KEY_SPAN;
+    return BigInt(clock) - BigInt(this.receipt.stamp.split("@")[0]) < this.keySpan / 2n;
   }
 }
 

@@ -45,9 +45,9 @@ async function watching(docs, options, query = {}) {
 const brief = (docs) => Object.fromEntries(docs.map(({ id, value, pending }) => [pending ? `${id}…` : id, value]));
 
 /// Lets the next connection come, and answers it.
-function comeBack(clock) {
+function comeBack(clock, keySpan) {
   mock.timers.tick(20_000);
-  return net.last.welcome(clock);
+  return net.last.welcome(clock, keySpan);
 }
 
 /// The node accepts a write that it was sent, and tells what came of it.
@@ -473,6 +473,21 @@ test("a receipt too old for its key to be remembered is not asked for again", as
   node.drop();
   assert.equal(comeBack("9000000").of("write").length, 0);
   await assert.rejects(write.final, { slug: "verdict-unknown", message: /\/v1\/ops\/a\.11/ });
+});
+
+test("how long a key is remembered the node says that accepted the write", async () => {
+  const { notes, node } = await watching([]);
+  node.drop();
+  const first = comeBack("10", "65536");
+  const write = notes.put("tea", 1);
+  await settle();
+  first.say(receipt(first.of("write")[0], 11));
+  first.drop();
+  const second = comeBack("30000", "4194304");
+  assert.equal(second.of("write").length, 1);
+  second.drop();
+  assert.equal(comeBack("40000", "4194304").of("write").length, 0);
+  await assert.rejects(write.final, { slug: "verdict-unknown" });
 });
 
 test("a write that loses its place is told of by its final receipt and by the notice", async () => {

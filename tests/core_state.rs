@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use lamplight::{
     document::{Reason, State, json},
-    op::{Body, Command, DocKey, Guard, NodeId, Op, OpId},
+    op::{Body, Command, DocKey, Guard, IdempotencyKey, KEY_SPAN, NodeId, Op, OpId},
     version::Version,
 };
 use uuid::Uuid;
@@ -19,9 +19,10 @@ fn op(time: u64, origin: u128, guards: Vec<Guard<'_>>, commands: Vec<Command<'_>
     keyed(time, origin, None, guards, commands)
 }
 
-fn keyed(time: u64, origin: u128, key: Option<&str>, guards: Vec<Guard<'_>>, commands: Vec<Command<'_>>) -> Op {
+fn keyed(time: u64, origin: u128, key: Option<(&str, u64)>, guards: Vec<Guard<'_>>, commands: Vec<Command<'_>>) -> Op {
     let id = OpId { origin: NodeId(Uuid::from_u128(origin)), seq: time };
-    let body = Body { wall_ms: 0, seen: vec![], key: key.map(Into::into), guards, commands };
+    let key = key.map(|(text, span)| IdempotencyKey { text: text.into(), span });
+    let body = Body { wall_ms: 0, seen: vec![], key, guards, commands };
     Op::encode(id, time, &body).unwrap()
 }
 
@@ -166,8 +167,8 @@ fn an_unconditional_op_over_several_documents_is_not_carried_out_twice() {
 #[test]
 fn of_ops_with_one_key_only_the_first_in_the_order_counts() {
     let ops = [
-        keyed(2, 1, Some("k"), vec![], vec![put("x", "2")]),
-        keyed(1, 2, Some("k"), vec![Guard::Absent(doc("y"))], vec![put("y", "1")]),
+        keyed(2, 1, Some(("k", KEY_SPAN)), vec![], vec![put("x", "2")]),
+        keyed(1, 2, Some(("k", KEY_SPAN)), vec![Guard::Absent(doc("y"))], vec![put("y", "1")]),
         op(3, 1, vec![], vec![merge("x", r#"{"n":3}"#)]),
     ];
     check(&ops, &[r#"x={"n":3}"#, "y=1"], &[2]);
@@ -175,6 +176,20 @@ fn of_ops_with_one_key_only_the_first_in_the_order_counts() {
     state.insert(&ops);
     assert_eq!(state.claim("k").map(|claim| claim.op), Some(ops[1].id()));
     assert_eq!(state.verdict(ops[0].stamp()), Err(Reason::Repeated(ops[1].id())));
+}
+
+#[test]
+fn a_key_is_held_against_later_ops_for_as_long_as_the_op_that_holds_it_says() {
+    let ops = [
+        keyed(10, 1, Some(("k", 5)), vec![], vec![put("x", "1")]),
+        keyed(15, 2, Some(("k", KEY_SPAN)), vec![], vec![put("x", "2")]),
+        keyed(16, 2, Some(("k", 1_000)), vec![], vec![put("x", "3")]),
+        keyed(1_017, 1, Some(("k", 0)), vec![], vec![put("y", "4")]),
+        keyed(1_018, 2, Some(("k", 0)), vec![], vec![put("z", "5")]),
+    ];
+    check(&ops, &["x=3", "y=4", "z=5"], &[15]);
+    let again = |op: &Op| Op::decode(op.bytes()).unwrap();
+    assert!(ops.iter().all(|op| again(op).body() == op.body()));
 }
 
 #[test]
@@ -305,7 +320,8 @@ fn an_op_that_was_prepared_comes_to_the_same_as_one_that_is_inserted() {
             2 => vec![patch(one, r#"[{"op":"add","path":"/p","value":1}]"#), merge(other, &merged)],
             _ => vec![merge(one, &merged)],
         };
-        keyed(time, rng.u128(1..3), key, guards, commands)
+        let span = if rng.bool() { KEY_SPAN } else { rng.u64(..400) };
+        keyed(time, rng.u128(1..3), key.map(|key| (key, span)), guards, commands)
     };
     let (mut once, mut late) = (0, BTreeSet::new());
     for time in (10..4_000).step_by(10) {

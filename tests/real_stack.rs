@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use lamplight::{
     api::{self, Access, Api, Site},
     node::{Network, Node, PoolSecret, Trust},
-    op::NodeId,
+    op::{KEY_SPAN, NodeId},
     replica::{Config, Replica},
 };
 use serde_json::{Value, json};
@@ -100,6 +100,7 @@ async fn serve(host: &'static str, seed: u64, start: u64) -> turmoil::Result {
         seed: seed ^ index ^ start,
         retention: lamplight::replica::Retention::default(),
         evict_after_ms: None,
+        key_span: KEY_SPAN,
     };
     let listener = Listener(TcpListener::bind(("0.0.0.0", PORT)).await?);
     // Every third seed proves and seals all links; the proofs are the only thing that differs from run to run.

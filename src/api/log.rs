@@ -221,7 +221,7 @@ fn to_json(op: &Op, verdict: &Verdict, is_final: bool) -> Box<RawValue> {
         seen: Seen(&body.seen),
         guards: body.guards.iter().map(guard).collect(),
         commands: body.commands.iter().map(command).collect(),
-        key: body.key.as_deref(),
+        key: body.key_text(),
         verdict: shape::verdict(verdict),
         reason: verdict.as_ref().err().map(describe),
         status: shape::op_status(verdict, is_final),

@@ -423,7 +423,11 @@ impl Connection {
 
     fn pong(&self, id: Option<&str>, members: Map<String, Value>) -> Result<String, Problem> {
         Fields::open("ping", members.into(), &[])?;
-        let mut pong = json!({ "type": "pong", "clock": self.published.borrow().clock.to_string() });
+        let (clock, key_span) = {
+            let published = self.published.borrow();
+            (published.clock.to_string(), published.key_span.to_string())
+        };
+        let mut pong = json!({ "type": "pong", "clock": clock, "key_span": key_span });
         if let Some(id) = id {
             pong["id"] = id.into();
         }

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     api::{self, Access, Api, Limits, Site},
-    node::{Node, PoolSecret, Tcp, Trust, join_url, node_url, usual_memory_max},
+    node::{Node, PoolSecret, Tcp, Trust, join_url, key_span, node_url, usual_memory_max},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
     storage::Layout,
@@ -150,6 +150,7 @@ pub async fn serve(args: ServeArgs, give_back: fn()) -> Result<(), Failure> {
             bytes: usize::try_from(args.retain_bytes.0).unwrap_or(usize::MAX),
         },
         evict_after_ms: args.evict_after.map(EvictAfter::ms),
+        key_span: key_span(args.limits.memory_max()),
     };
     let opened = args.access.open(bound, &config.urls, secret.is_set())?;
     let (limits, memory_max) = (args.limits.limits(), args.limits.memory_max());
@@ -191,6 +192,7 @@ pub async fn demo(args: DemoArgs, give_back: fn()) -> Result<(), Failure> {
             seed: fastrand::u64(..),
             retention: Retention::default(),
             evict_after_ms: None,
+            key_span: key_span(usual_memory_max()),
         };
         let opened = Opened { access: access.clone(), tls: None, trust: Trust::of_system() };
         let (limits, memory_max) = (Limits::default(), usual_memory_max());

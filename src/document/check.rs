@@ -60,7 +60,7 @@ impl fmt::Display for Fault {
 
 /// Checks an op's content.
 pub fn check(body: &Body<'_>) -> Result<(), Fault> {
-    body.key.as_deref().map_or(Ok(()), check_key)?;
+    body.key_text().map_or(Ok(()), check_key)?;
     body.guards.iter().try_for_each(|guard| check_name(guard.doc()))?;
     body.commands.iter().try_for_each(|command| check_command(body, command))
 }

@@ -2,20 +2,15 @@
 //!
 //! A claim is the text of a document in a collection that no user can name, so "of all ops with one key only the first has
 //! an effect" is rolled back and replayed like any other guard. It says enough to answer the same request again when the op
-//! itself is long forgotten, and it ends by Lamport time, which is the same on every node.
+//! itself is long forgotten, and it ends by Lamport time, which is the same on every node. The op says when.
 
 use std::{fmt, str::FromStr};
 
 use super::Text;
-use crate::{
-    op::{Body, Command, Guard, Op, OpId, ParseError, Stamp},
-    plant::span_squeezed,
-};
+use crate::op::{Body, Command, Guard, KEY_SPAN, Op, OpId, ParseError, Stamp};
 
 /// The collection of claims: no user's collection has an empty name.
 pub const KEYS: &str = "";
-/// How many times of the Lamport clock a key is remembered, which is about as many ops of the pool. Part of the protocol.
-pub const KEY_SPAN: u64 = 1 << 22;
 
 /// The claim of an op to its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +19,8 @@ pub struct Claim {
     pub op: OpId,
     /// Its time.
     pub time: u64,
+    /// How many times after that it is held against other ops.
+    pub span: u64,
     /// Whether it had an effect.
     pub applied: bool,
     /// What it asked for: the first 64 bits of BLAKE3 over its guards and commands.
@@ -33,12 +30,13 @@ pub struct Claim {
 impl Claim {
     /// What `op` claims.
     pub(super) fn of(op: &Op, body: &Body<'_>, applied: bool) -> Claim {
-        Claim { op: op.id(), time: op.time(), applied, request: request(&body.guards, &body.commands) }
+        let span = body.key.as_ref().map_or(0, |key| key.span);
+        Claim { op: op.id(), time: op.time(), span, applied, request: request(&body.guards, &body.commands) }
     }
 
     /// Whether an op at this time comes too late to be held against the claim.
     pub fn has_ended(&self, time: u64) -> bool {
-        time > self.time.saturating_add(span_squeezed(KEY_SPAN))
+        time > self.time.saturating_add(self.span)
     }
 
     /// The place of the op.
@@ -63,7 +61,8 @@ pub fn request(guards: &[Guard<'_>], commands: &[Command<'_>]) -> u64 {
 
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {} {:x}", self.op, self.time, u8::from(self.applied), self.request)
+        write!(f, "{} {} {} {:x}", self.op, self.time, u8::from(self.applied), self.request)?;
+        if self.span == KEY_SPAN { Ok(()) } else { write!(f, " {}", self.span) }
     }
 }
 
@@ -72,10 +71,15 @@ impl FromStr for Claim {
 
     fn from_str(text: &str) -> Result<Claim, ParseError> {
         let parts: Vec<&str> = text.split(' ').collect();
-        let [op, time, applied, request] = parts[..] else { return Err(ParseError) };
+        let ([op, time, applied, request], span) = match parts[..] {
+            [op, time, applied, request] => ([op, time, applied, request], KEY_SPAN),
+            [op, time, applied, request, span] => ([op, time, applied, request], span.parse().map_err(|_| ParseError)?),
+            _ => return Err(ParseError),
+        };
         let claim = Claim {
             op: op.parse()?,
             time: time.parse().map_err(|_| ParseError)?,
+            span,
             applied: applied == "1",
             request: u64::from_str_radix(request, 16).map_err(|_| ParseError)?,
         };
@@ -92,9 +96,17 @@ mod tests {
     #[test]
     fn a_claim_survives_its_text() {
         let op = OpId { origin: NodeId(uuid::Uuid::from_u128(7)), seq: 3 };
-        let claim = Claim { op, time: 9, applied: true, request: 0xfe };
-        assert_eq!(claim.to_string().parse(), Ok(claim));
-        for other in ["", "x", "1 2 3", "00000000-0000-0000-0000-000000000007.3 09 1 fe"] {
+        for span in [0, 5, KEY_SPAN] {
+            let claim = Claim { op, time: 9, span, applied: true, request: 0xfe };
+            assert_eq!(claim.to_string().parse(), Ok(claim));
+        }
+        for other in [
+            "",
+            "x",
+            "1 2 3",
+            "00000000-0000-0000-0000-000000000007.3 09 1 fe",
+            "00000000-0000-0000-0000-000000000007.3 9 1 fe 4194304",
+        ] {
             assert_eq!(other.parse::<Claim>(), Err(ParseError), "{other}");
         }
     }

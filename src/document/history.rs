@@ -364,7 +364,7 @@ pub(super) fn links(body: &Body<'_>) -> bool {
 
 /// The documents that the op writes or reads; one may come twice.
 pub(super) fn touched<'b>(body: &'b Body<'_>) -> impl Iterator<Item = DocKey<'b>> {
-    let claim = body.key.as_ref().map(|key| DocKey::new(KEYS, &**key));
+    let claim = body.key_text().map(|key| DocKey::new(KEYS, key));
     let read = body.guards.iter().map(|guard| borrowed(guard.doc()));
     claim.into_iter().chain(read).chain(body.commands.iter().filter_map(Command::doc).map(borrowed))
 }

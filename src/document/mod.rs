@@ -29,7 +29,7 @@ pub use check::{
     COLLECTION_BYTES_MAX, Fault, ID_BYTES_MAX, KEY_BYTES_MAX, URLS_MAX, check, check_base, check_collection, check_id,
     check_key, check_newcomer, check_urls,
 };
-pub use claim::{Claim, KEY_SPAN, request};
+pub use claim::{Claim, request};
 pub use diff::diff;
 pub use edits::{Edited, Edits};
 pub use overwrite::Writes;

@@ -496,7 +496,7 @@ fn grouped<'b>(batch: &'b [Op], bodies: &'b [Body<'b>]) -> Vec<Group<'b>> {
                 _ => parts.push(Part { op, body, links, last: command }),
             }
         };
-        body.key.iter().for_each(|key| part(DocKey::new(KEYS, &**key), None));
+        body.key_text().into_iter().for_each(|key| part(DocKey::new(KEYS, key), None));
         body.guards.iter().for_each(|guard| part(borrowed(guard.doc()), None));
         let written = body.commands.iter().filter_map(|command| Some((command.doc()?, command)));
         written.for_each(|(doc, command)| part(borrowed(doc), Some(command)));

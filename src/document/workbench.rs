@@ -129,7 +129,7 @@ impl<'k> Workbench<'k> {
     /// Judges `op` on the documents at hand and, if it holds, carries it out on them. Documents that are not at hand
     /// are passed over: the caller lays out all that can decide the verdict.
     pub(super) fn judge(&mut self, op: &Op, body: &Body<'_>) -> Result<(), Reason> {
-        let key = body.key.as_ref().and_then(|key| self.find(&DocKey::new(KEYS, key.as_ref())));
+        let key = body.key_text().and_then(|key| self.find(&DocKey::new(KEYS, key)));
         if let Some(held) = key.and_then(|index| self.text(index)).map(|text| Claim::read(&text))
             && !held.has_ended(op.time())
             && !left_out(Rule::KeyOnce)

@@ -12,7 +12,7 @@ use std::{fs, time::Duration};
 use rustix::param::page_size;
 
 use super::{Meters, Node, Stopped};
-use crate::op::Command;
+use crate::op::{Command, KEY_SPAN};
 
 /// How often the memory is looked at. Writes at full speed come to some ten megabytes meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -23,6 +23,12 @@ const FULL: (u64, u64) = (100, 95);
 const TIGHT: (u64, u64) = (90, 80);
 /// What is free is given back with each so many looks while memory is short, since that takes some time.
 const GIVE_BACK_EVERY: u64 = 4;
+/// The part of the ceiling that idempotency keys may take, one in so many.
+const KEYS_PART: u64 = 8;
+/// What a node remembers of a key takes about so many bytes, as `tests/soak.py` measures it.
+const KEY_BYTES: u64 = 400;
+/// A key is remembered for so many times in any case.
+const KEY_SPAN_MIN: u64 = 1 << 16;
 /// The part of what there is that a process may take when nothing else is said, in hundredths.
 const USUAL: u64 = 80;
 
@@ -110,6 +116,13 @@ pub fn usual_memory_max() -> Option<u64> {
     groups.chain(machine).min().map(|bytes| bytes / 100 * USUAL)
 }
 
+/// How many times of the Lamport clock the idempotency keys of a node's clients are remembered, if it may take so much memory: so
+/// many that keys take an eighth of it at most, if each operation has one.
+pub fn key_span(memory_max: Option<u64>) -> u64 {
+    let bounded = |max: u64| (max / KEYS_PART / KEY_BYTES).clamp(KEY_SPAN_MIN, KEY_SPAN);
+    memory_max.map_or(KEY_SPAN, bounded)
+}
+
 fn machine_bytes(meminfo: &str) -> Option<u64> {
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     total.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
@@ -127,6 +140,13 @@ mod tests {
             full = is_past(FULL, full, resident, 1_000);
             assert_eq!(full, expected, "{resident}");
         }
+    }
+
+    #[test]
+    fn keys_take_an_eighth_of_the_ceiling_at_most() {
+        let spans = [0, 400 << 20, 16 << 30, u64::MAX].map(|max| key_span(Some(max)));
+        assert_eq!(spans, [65_536, 131_072, KEY_SPAN, KEY_SPAN]);
+        assert_eq!(key_span(None), KEY_SPAN);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub use admission::{Admission, NotAdmitted, REFUSAL};
 pub use handle::{ASK_EVERY, Node, Stopped};
 pub use handshake::{CHALLENGE, Unproved};
 pub use link::{Network, Tcp, join_url, node_url};
-pub use memory::usual_memory_max;
+pub use memory::{key_span, usual_memory_max};
 pub use meters::Meters;
 pub use published::{Published, session_seqs};
 pub use secret::{PoolSecret, SECRET_BYTES_MIN, SECRETS_MAX, SecretError};

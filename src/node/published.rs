@@ -20,6 +20,8 @@ pub struct Published {
     pub session: Arc<str>,
     /// How many ops it holds. A late op may change nothing else, and still be what a session waits for.
     pub ops: usize,
+    /// For how many Lamport times the idempotency keys of its clients are remembered.
+    pub key_span: u64,
     /// The place behind the newest change.
     pub changes_end: u64,
     /// The place behind the newest edit of a text.
@@ -39,6 +41,7 @@ impl Published {
             clock: replica.clock(),
             session: session(replica).into(),
             ops: replica.log().len(),
+            key_span: replica.config().key_span,
             changes_end: replica.state().changes().end(),
             edits_end: replica.state().edits().end(),
             frontier: replica.frontier(),

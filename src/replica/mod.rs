@@ -49,10 +49,10 @@ use self::{early::Early, finality::Finality, link::Link, peers::Peers, rebirth::
 use crate::{
     document::{Claim, Fault, Reason, State, Verdict, check, cost, request},
     op::{
-        Body, Command, DRAFT_BYTES_MAX, DocKey, Eviction, Guard, Hash, Newcomer, NodeId, Op, OpError, OpId, PoolId,
-        Stamp, TIME_MAX,
+        Body, Command, DRAFT_BYTES_MAX, DocKey, Eviction, Guard, Hash, IdempotencyKey, KEY_SPAN, Newcomer, NodeId, Op,
+        OpError, OpId, PoolId, Stamp, TIME_MAX,
     },
-    plant::{Rule, left_out},
+    plant::{Rule, left_out, span_squeezed},
     record::{Identity, Record},
     version::Version,
     wire::{Message, Pulse},
@@ -94,6 +94,8 @@ pub struct Config {
     pub retention: Retention,
     /// For how many milliseconds no remaining member has heard of a member that is then evicted, if that is wanted.
     pub evict_after_ms: Option<u64>,
+    /// How many times of the Lamport clock the idempotency keys of its clients are remembered, on all nodes; at most [`KEY_SPAN`].
+    pub key_span: u64,
 }
 
 impl Config {
@@ -110,6 +112,7 @@ impl Config {
             seed,
             retention: Retention::default(),
             evict_after_ms: None,
+            key_span: KEY_SPAN,
         }
     }
 }
@@ -689,7 +692,9 @@ impl Replica {
 
     fn body<'a>(&self, key: Option<String>, guards: Vec<Guard<'a>>, commands: Vec<Command<'a>>) -> Body<'a> {
         let seen = if left_out(Rule::SeenRecorded) { BTreeMap::new() } else { self.unseen.clone() };
-        Body { wall_ms: self.now.wall_ms, seen: seen.into_iter().collect(), key: key.map(Into::into), guards, commands }
+        let span = span_squeezed(self.config.key_span);
+        let key = key.map(|text| IdempotencyKey { text: text.into(), span });
+        Body { wall_ms: self.now.wall_ms, seen: seen.into_iter().collect(), key, guards, commands }
     }
 
     /// The next op of this node, which every op that it issues comes from: none follows the one by which it retired, for the
@@ -761,7 +766,7 @@ impl Replica {
         let Some(again) = self.reissued.get(&id) else { return self.receipt_of(id) };
         // Others who held it may have issued it again before.
         let key = self.log.get(*again)?.body().key;
-        let claim = key.and_then(|key| self.state.claim(&key));
+        let claim = key.and_then(|key| self.state.claim(&key.text));
         claim.map_or_else(|| self.receipt_of(*again), |claim| Some(self.repeated(claim)))
     }
 

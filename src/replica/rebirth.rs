@@ -220,7 +220,7 @@ impl Replica {
             }
             let OpId { origin, seq } = op.id();
             // What it issued again under an id that it gave up since may be here as it was first.
-            let first = body.key.as_deref().and_then(first_of);
+            let first = body.key_text().and_then(first_of);
             if let Some((first, _)) = first.as_ref().filter(|(first, hash)| self.holds_as(*first, hash)) {
                 self.reissued.insert(op.id(), *first);
                 continue;
@@ -233,7 +233,7 @@ impl Replica {
                 self.orphans.push(orphan);
                 continue;
             }
-            let key = body.key.as_ref().map_or_else(|| again_key(op), ToString::to_string);
+            let key = body.key_text().map_or_else(|| again_key(op), ToString::to_string);
             if let Some(claim) = self.state.claim(&key) {
                 self.reissued.insert(op.id(), claim.op);
                 continue;
@@ -288,7 +288,7 @@ fn first_of(key: &str) -> Option<(OpId, String)> {
 mod tests {
     use super::*;
     use crate::{
-        op::{Body, DocKey},
+        op::{Body, DocKey, IdempotencyKey},
         replica::{
             Config, Replica, Retention,
             transfer::tests::{Pool, config},
@@ -299,8 +299,13 @@ mod tests {
     fn again(first: &Op, time: u64) -> Orphan {
         let origin = NodeId(uuid::Uuid::from_u128(99));
         let commands = vec![Command::Put(DocKey::new("c", "x"), "2".into())];
-        let body =
-            Body { wall_ms: 0, seen: Vec::new(), key: Some(again_key(first).into()), guards: Vec::new(), commands };
+        let body = Body {
+            wall_ms: 0,
+            seen: Vec::new(),
+            key: Some(IdempotencyKey::new(again_key(first))),
+            guards: Vec::new(),
+            commands,
+        };
         Orphan::of(Op::encode(OpId { origin, seq: 1 }, time, &body).expect("it is sound"))
     }
 

@@ -573,7 +573,7 @@ impl Watch {
 /// The key under which an op is issued again.
 fn key_again(op: &Op) -> String {
     let again = || format!("again:{}:{}", op.id(), blake3::hash(op.bytes()).to_hex());
-    op.body().key.as_ref().map_or_else(again, ToString::to_string)
+    op.body().key_text().map_or_else(again, ToString::to_string)
 }
 
 /// Where an op has its effect that was issued again.

@@ -26,7 +26,10 @@ use super::{
 };
 use crate::{
     document::check,
-    op::{Addresses, Body, Command, DocKey, Eviction, Hash, Head, Newcomer, NodeId, Op, OpId, PoolId, Stamp, TIME_MAX},
+    op::{
+        Addresses, Body, Command, DocKey, Eviction, Hash, Head, IdempotencyKey, Newcomer, NodeId, Op, OpId, PoolId,
+        Stamp, TIME_MAX,
+    },
     replica::{Draft, EARLY_OPS_MAX, Replica},
     snapshot::{Base, BaseDocument, Part, Slice, Whole},
     wire::{Announcement, Attendance, Beat, Begun, Dispute, Hello, Message, Present, Pulse, Refusal, Stand, Why},
@@ -281,7 +284,7 @@ impl Forger<'_> {
         if self.rng.u32(..4) == 0 {
             seen.push((self.id(), self.number()));
         }
-        let key = (self.rng.u32(..4) == 0).then(|| "key".into());
+        let key = (self.rng.u32(..4) == 0).then(|| IdempotencyKey { text: "key".into(), span: self.number() });
         let body = Body { wall_ms: self.number(), seen, key, guards: Vec::new(), commands: vec![self.command()] };
         let time = self.time();
         check(&body).ok()?;

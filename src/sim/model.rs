@@ -10,13 +10,12 @@ use serde_json::{Map, Value};
 use super::Violation;
 use crate::{
     document::{
-        KEY_SPAN, Reason, State, Text,
+        Reason, State, Text,
         json::{self, DOCUMENT_BYTES_MAX},
         patch::Patch,
         prose::{self, Prose},
     },
     op::{Body, Command, DocKey, Guard, NodeId, Op, OpId, Stamp},
-    plant::span_squeezed,
     replica::{Member, Replica},
     version::Version,
 };
@@ -69,12 +68,12 @@ impl Model {
 
     fn take(&mut self, op: &Op, body: &Body<'_>) -> Result<(), Rejection> {
         if let Some(key) = &body.key {
-            if let Some((first, time)) = self.keys.get(&**key)
-                && op.time() <= time.saturating_add(span_squeezed(KEY_SPAN))
+            if let Some((first, until)) = self.keys.get(&*key.text)
+                && op.time() <= *until
             {
                 return Err(Rejection::Repeated(*first));
             }
-            self.keys.insert(key.to_string(), (op.id(), op.time()));
+            self.keys.insert(key.text.to_string(), (op.id(), op.time().saturating_add(key.span)));
         }
         for (index, guard) in body.guards.iter().enumerate() {
             self.guard(guard).map_err(|current| Rejection::Guard(index, current))?;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     document::{Reason, View},
-    op::{Command, DocKey, Eviction, NodeId, Op, OpId, Stamp},
+    op::{Command, DocKey, Eviction, KEY_SPAN, NodeId, Op, OpId, Stamp},
     plant,
     record::Record,
     replica::{
@@ -522,6 +522,7 @@ impl World {
             seed: birth.seed,
             retention: Retention { ops: birth.retain, bytes: usize::MAX },
             evict_after_ms: birth.evict_after_ms,
+            key_span: KEY_SPAN,
         });
         let mut journal =
             birth.journal.and_then(|node| Some(self.nodes.get(node)?.disk.records.clone())).unwrap_or_default();
@@ -1100,7 +1101,7 @@ fn answer_is_right<'a>(
     };
     let body = op.body();
     let carried =
-        body.commands == draft.commands && body.guards == draft.guards && body.key.as_deref() == draft.key.as_deref();
+        body.commands == draft.commands && body.guards == draft.guards && body.key_text() == draft.key.as_deref();
     if !carried || receipt.stamp != op.stamp() {
         return wrong(format!("{receipt:?} is not of {draft:?}"));
     }

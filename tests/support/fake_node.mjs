@@ -26,10 +26,10 @@ export class FakeNet {
       // What follows is the test's.
 
       /// The node takes the connection and answers the first ping.
-      welcome(clock = "10") {
+      welcome(clock = "10", key_span) {
         this.readyState = 1;
         this.onopen();
-        this.say({ type: "pong", id: "welcome", clock });
+        this.say({ type: "pong", id: "welcome", clock, key_span });
         return this;
       }
 
