@@ -10,6 +10,9 @@ use crate::op::Op;
 
 /// A text of which an op has this share more stays in it: copying a large text takes longer than it saves.
 const OP_SHARE: usize = 16;
+/// A text is copied out of an op that is longer than this and so many times the text.
+const DETACH_FROM: usize = 1 << 10;
+const DETACH_SHARE: usize = 4;
 
 /// A document's canonical JSON. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -42,6 +45,24 @@ impl Text {
                 Text::own(self.as_str())
             }
             _ => self,
+        }
+    }
+
+    /// The same text, copied out of its op if it would keep much more than itself in memory.
+    pub(super) fn detached(self) -> Text {
+        match &self.0 {
+            Repr::InOp { op, len, .. } if op.bytes().len() > DETACH_FROM + DETACH_SHARE * *len as usize => {
+                Text::own(self.as_str())
+            }
+            _ => self,
+        }
+    }
+
+    /// How many bytes it keeps in memory.
+    pub(super) fn kept_bytes(&self) -> usize {
+        match &self.0 {
+            Repr::InOp { op, .. } => op.bytes().len(),
+            Repr::Own(text) => text.len(),
         }
     }
 
