@@ -20,7 +20,14 @@ use tokio::{
     time::{Duration, Instant, sleep_until},
 };
 
-use super::{Api, BODY_BYTES_MAX, Problem, docs, error, extract, rates::Caller, shape::ReceiptBody, steps::Fields};
+use super::{
+    Api, BODY_BYTES_MAX, Problem, docs, error,
+    extract::{self, BODY_BYTES_FREE},
+    rates::Caller,
+    shape::ReceiptBody,
+    shares::Share,
+    steps::Fields,
+};
 use crate::{
     document::{check_id, json},
     node::Stopped,
@@ -50,12 +57,18 @@ pub fn load(
         let detail = "a bulk load takes no Idempotency-Key: give every line an \"id\", and it may be sent again";
         return Err(Problem::bad_header(detail));
     }
-    let answers = Body::from_stream(answers(api, collection, caller, body));
+    let held = api.bodies.take(caller.clone(), 0).map_err(|_| extract::too_many_bodies())?;
+    let answers = Body::from_stream(answers(api, collection, (caller, held), body));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], answers).into_response())
 }
 
 /// The answer, in pieces. Nothing happens but when the next piece is asked for.
-fn answers(api: Api, collection: String, caller: Caller, body: Body) -> impl Stream<Item = Result<Bytes, Error>> {
+fn answers(
+    api: Api,
+    collection: String,
+    (caller, held): (Caller, Share),
+    body: Body,
+) -> impl Stream<Item = Result<Bytes, Error>> {
     let load = Load {
         api,
         collection,
@@ -66,6 +79,8 @@ fn answers(api: Api, collection: String, caller: Caller, body: Body) -> impl Str
         ended: false,
         cut_off: false,
         caller,
+        held,
+        crowded: false,
         rests: None,
         due: None,
     };
@@ -89,6 +104,10 @@ struct Load {
     /// It ended before the body did.
     cut_off: bool,
     caller: Caller,
+    /// What the lines that are read and not answered take of the share of its client.
+    held: Share,
+    /// Nothing more is read until a line is answered, because the share is used up.
+    crowded: bool,
     /// Until when no line is taken, because lines came faster than the client may write. They are not refused: the client
     /// cannot send slower than it is read from.
     rests: Option<Instant>,
@@ -150,7 +169,17 @@ impl Load {
     }
 
     fn has_room(&self) -> bool {
-        self.flights.len() < FLIGHTS_MAX && self.flight_bytes < FLIGHT_BYTES_MAX
+        self.flights.len() < FLIGHTS_MAX && self.flight_bytes < FLIGHT_BYTES_MAX && !self.crowded
+    }
+
+    /// Counts what is held. Where the share is used up and no line is under way whose answer would make room, the load ends.
+    fn account(&mut self) {
+        let bytes = self.lines.buffer.len() + self.flight_bytes;
+        let bytes = if bytes > BODY_BYTES_FREE { bytes } else { 0 };
+        self.crowded = self.held.resize(bytes).is_err();
+        if self.crowded && self.flights.is_empty() && !self.ended {
+            self.cut_off(self.lines.number + 1, extract::too_many_bodies());
+        }
     }
 
     /// Hands in the lines that are here whole, as far as there is room for them.
@@ -187,7 +216,10 @@ impl Load {
     /// Takes a piece of the request's body, or its end. Where a body breaks off, its last line is no line.
     fn on_piece(&mut self, piece: Option<Result<Bytes, Error>>) {
         match piece {
-            Some(Ok(piece)) => self.lines.buffer.extend_from_slice(&piece),
+            Some(Ok(piece)) => {
+                self.lines.buffer.extend_from_slice(&piece);
+                self.account();
+            }
             Some(Err(_)) => self.ended = true,
             None => self.lines.last = true,
         }
@@ -212,6 +244,7 @@ impl Load {
     fn answer(&mut self, answers: &mut Vec<u8>, answer: Result<Receipt, Problem>) {
         let Some(Flight { line, bytes, .. }) = self.flights.pop_front() else { return };
         self.flight_bytes -= bytes;
+        self.account();
         let text = match answer {
             Ok(receipt) => serde_json::to_string(&Answer { line, receipt: ReceiptBody::from(&receipt) }),
             Err(problem) => Ok(error::line(line, &problem).to_string()),
@@ -327,12 +360,38 @@ mod tests {
             counted.fetch_add(1, Ordering::Relaxed);
             Ok::<_, std::convert::Infallible>("{\"value\":1}\n")
         });
-        let mut answers = Box::pin(answers(api, "c".into(), Caller::Other, Body::from_stream(endless)));
+        let held = api.bodies.take(Caller::Other, 0).unwrap();
+        let mut answers = Box::pin(answers(api, "c".into(), (Caller::Other, held), Body::from_stream(endless)));
         assert_eq!(read.load(Ordering::Relaxed), 0);
         for taken in 1..=20 {
             answers.next().await.unwrap().unwrap();
             let bound = FLIGHTS_MAX + taken * ANSWER_BYTES / "{\"line\":1}\n".len();
             assert!(read.load(Ordering::Relaxed) <= bound, "{} lines", read.load(Ordering::Relaxed));
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_read_and_not_answered_counts_for_its_client() {
+        let config = Config::founder(NodeId(uuid::Uuid::new_v4()), 7);
+        let api = Api::new(Node::start(config, Tcp), tokio_util::sync::CancellationToken::new());
+        let begin = |line: Vec<u8>| {
+            let held = api.bodies.take(Caller::Other, 0).unwrap();
+            let body = stream::iter([Ok::<_, std::convert::Infallible>(line)]).chain(stream::pending());
+            Box::pin(answers(api.clone(), "c".into(), (Caller::Other, held), Body::from_stream(body)))
+        };
+        let unfinished = || begin(vec![b'1'; 3 << 20]);
+        let (mut held, mut said) = (Vec::new(), None);
+        while said.is_none() {
+            let mut load = unfinished();
+            said = load.next().now_or_never().flatten();
+            held.push(load);
+        }
+        let said = String::from_utf8(said.unwrap().unwrap().to_vec()).unwrap();
+        assert!(said.contains("\"line\":1,") && said.contains("problem:overloaded"), "{said}");
+        assert_eq!(held.len() - 1, extract::BODIES_PER_CALLER_BYTES_MAX / (3 << 20), "64 MiB");
+        let answered = begin(b"{\"value\":1}\n".to_vec()).next().await.unwrap().unwrap();
+        assert!(answered.starts_with(b"{\"line\":1,\"receipt\""), "small lines cost nothing");
+        held.clear();
+        assert!(unfinished().next().now_or_never().is_none());
     }
 }

@@ -29,7 +29,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Bytes of bodies that are not here whole yet, those of all clients and of one; a body up to the last of these does not count.
 pub const BODIES_BYTES_MAX: usize = 256 << 20;
 pub const BODIES_PER_CALLER_BYTES_MAX: usize = 64 << 20;
-const BODY_BYTES_FREE: usize = 16 << 10;
+pub const BODY_BYTES_FREE: usize = 16 << 10;
 
 /// A collection named in the path, which the client's token is for.
 pub struct CollectionPath(pub String);
@@ -171,7 +171,7 @@ async fn collect(body: &mut Body, share: &mut Share) -> Result<Bytes, Uncollecte
     Ok(whole.freeze())
 }
 
-fn too_many_bodies() -> Problem {
+pub fn too_many_bodies() -> Problem {
     let detail = format!(
         "bodies that are not here whole yet take at most {BODIES_PER_CALLER_BYTES_MAX} bytes of a node for one token (or one \
          address, where no tokens are asked for), and {BODIES_BYTES_MAX} for all clients: send fewer at once"
