@@ -349,7 +349,12 @@ impl Ledger {
                 if !own_key(&issued.op) {
                     continue;
                 }
-                let before = issued.holding.iter().filter(|(other, seq)| replica.log().head(**other).seq < **seq);
+                // Of an id that two processes ran under nothing tells which of the two ops it had seen.
+                let before = issued
+                    .holding
+                    .iter()
+                    .filter(|(other, _)| !self.old.contains(other) && !self.copied.contains(other));
+                let before = before.filter(|(other, seq)| replica.log().head(**other).seq < **seq);
                 let before = before.filter_map(|(origin, seq)| self.issued(OpId { origin: *origin, seq: *seq }));
                 let places =
                     before.filter(|before| own_key(&before.op)).filter_map(|before| come_again(replica, &before.op));
@@ -579,7 +584,12 @@ fn key_again(op: &Op) -> String {
 /// Where an op has its effect that was issued again.
 fn come_again(replica: &Replica, op: &Op) -> Option<Stamp> {
     let key = key_again(op);
-    replica.state().claim(&key).map(|claim| claim.stamp())
+    // One that was issued again itself need not be if the first is there after all.
+    let first = || {
+        let (id, _) = key.strip_prefix("again:")?.split_once(':')?;
+        replica.log().get(id.parse().ok()?).filter(|first| key_again(first) == key).map(Op::stamp)
+    };
+    replica.state().claim(&key).map(|claim| claim.stamp()).or_else(first)
 }
 
 /// An op that is not held was issued again under another id, or need not be.
