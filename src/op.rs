@@ -27,7 +27,7 @@ pub const OP_BYTES_MAX: usize = 4 << 20;
 pub const DRAFT_BYTES_MAX: usize = OP_BYTES_MAX - (64 << 10);
 /// Most guards and commands in one op, together. Part of the protocol.
 pub const OP_STEPS_MAX: usize = 1000;
-/// How many times of the Lamport clock an idempotency key is remembered at most, which is about as many ops of the pool.
+/// The longest span of an idempotency key, in Lamport times, which is about as many ops of the pool.
 pub const KEY_SPAN: u64 = 1 << 22;
 /// Largest Lamport time: the largest integer that every JSON reader holds exactly.
 pub const TIME_MAX: u64 = (1 << 53) - 1;
@@ -213,8 +213,8 @@ pub struct Body<'a> {
 pub struct IdempotencyKey<'a> {
     /// 1 to 255 visible ASCII characters.
     pub text: Cow<'a, str>,
-    /// How many times of the Lamport clock it is remembered, at most [`KEY_SPAN`]. The origin says so, since its memory bounds it;
-    /// all nodes hold to it.
+    /// The span in which it is remembered, in Lamport times, at most [`KEY_SPAN`]. The origin sets it by its memory; all nodes hold
+    /// to it.
     pub span: u64,
 }
 
@@ -225,7 +225,7 @@ impl IdempotencyKey<'_> {
     }
 }
 
-/// How a key stands in an op. A key that is remembered for the longest time has the form that all keys had at first.
+/// The encoding of a key in an op. A key that is remembered for the longest time has the form that all keys had at first.
 mod encoded_key {
     use std::borrow::Cow;
 

@@ -4,7 +4,7 @@ import { LamplightError } from "./problem.js";
 /// Longest message that a node takes, in bytes.
 const MESSAGE_BYTES_MAX = 4 << 20;
 
-/// How long a node remembers a key at most, in Lamport times.
+/// The longest time for which a node remembers a key, in Lamport times.
 export const KEY_SPAN_MAX = 1n << 22n;
 
 export class Write {

@@ -104,7 +104,7 @@ struct Load {
     /// It ended before the body did.
     cut_off: bool,
     caller: Caller,
-    /// What the lines that are read and not answered take of the share of its client.
+    /// The share of its client that the lines take which are read and not answered.
     held: Share,
     /// Nothing more is read until a line is answered, because the share is used up.
     crowded: bool,

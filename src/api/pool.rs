@@ -31,7 +31,7 @@ use crate::{
 
 /// How long a node that is to retire waits until another member holds what it has.
 const SHARE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long it waits before it asks again whether the others are enough without it.
+/// The pause before it asks again if the others are enough without it.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// `GET /v1/pool`.

@@ -19,7 +19,7 @@ pub struct Claim {
     pub op: OpId,
     /// Its time.
     pub time: u64,
-    /// How many times after that it is held against other ops.
+    /// The span, in Lamport times after that, in which it is held against other ops.
     pub span: u64,
     /// Whether it had an effect.
     pub applied: bool,

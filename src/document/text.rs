@@ -58,7 +58,7 @@ impl Text {
         }
     }
 
-    /// How many bytes it keeps in memory.
+    /// The bytes that it keeps in memory.
     pub(super) fn kept_bytes(&self) -> usize {
         match &self.0 {
             Repr::InOp { op, .. } => op.bytes().len(),

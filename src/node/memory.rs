@@ -25,7 +25,7 @@ const TIGHT: (u64, u64) = (90, 80);
 const GIVE_BACK_EVERY: u64 = 4;
 /// The part of the ceiling that idempotency keys may take, one in so many.
 const KEYS_PART: u64 = 8;
-/// What a node remembers of a key takes about so many bytes, as `tests/soak.py` measures it.
+/// The bytes that a remembered key takes, about, as `tests/soak.py` measures it.
 const KEY_BYTES: u64 = 400;
 /// A key is remembered for so many times in any case.
 const KEY_SPAN_MIN: u64 = 1 << 16;
@@ -116,8 +116,8 @@ pub fn usual_memory_max() -> Option<u64> {
     groups.chain(machine).min().map(|bytes| bytes / 100 * USUAL)
 }
 
-/// How many times of the Lamport clock the idempotency keys of a node's clients are remembered, if it may take so much memory: so
-/// many that keys take an eighth of it at most, if each operation has one.
+/// The span, in Lamport times, in which a node with this ceiling of memory has the idempotency keys of its clients remembered. Keys take an
+/// eighth of the ceiling at most, if each operation has one.
 pub fn key_span(memory_max: Option<u64>) -> u64 {
     let bounded = |max: u64| (max / KEYS_PART / KEY_BYTES).clamp(KEY_SPAN_MIN, KEY_SPAN);
     memory_max.map_or(KEY_SPAN, bounded)

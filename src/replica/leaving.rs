@@ -20,7 +20,7 @@ pub struct Unshared {
     pub own: u64,
     /// How many ops of ids that it had to give up it has yet to issue again.
     pub orphans: usize,
-    /// How many members that were this node itself, under ids that it gave up, it has yet to evict. No other node does.
+    /// The number of members that were this node itself, under ids that it gave up, and that it has yet to evict. No other node does.
     pub predecessors: usize,
     /// Whether no other member is linked to it, so that nobody would hear what it does.
     pub unheard: bool,

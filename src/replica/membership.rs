@@ -165,8 +165,8 @@ impl Replica {
         self.ready && !remaining.contains(&self.config.node) && unheard()
     }
 
-    /// Whether this node is left behind, or is being evicted: who begins with what it holds would be refused by the others, and
-    /// would begin anew for ever.
+    /// True if this node is left behind, or is being evicted. A newcomer that begins with what it holds is refused by the others, and
+    /// begins again for ever.
     pub(super) fn lets_nobody_in(&self) -> bool {
         self.is_left_behind() || self.finality.assembly.pending.contains(&self.config.node)
     }
@@ -417,8 +417,8 @@ impl Replica {
         lately || self.linked_to(node).is_some()
     }
 
-    /// Whether a member was heard of just now: a decision that needs it would else be stuck if it has died within the time in which a
-    /// member is not silent yet.
+    /// True if a member was heard of just now. A decision that needs it would be stuck if it had died within the time in which a member
+    /// is not silent yet.
     pub(super) fn is_heard_just_now(&self, node: NodeId) -> bool {
         let heard_ms = self.pulses.get(&node).filter(|(pulse, _)| pulse.count > (0, 0)).map(|(_, heard_ms)| *heard_ms);
         let lately = |heard_ms| self.now.mono_ms.saturating_sub(heard_ms) < 2 * self.pulse_every() + BEAT_MS;

@@ -94,7 +94,7 @@ pub struct Config {
     pub retention: Retention,
     /// For how many milliseconds no remaining member has heard of a member that is then evicted, if that is wanted.
     pub evict_after_ms: Option<u64>,
-    /// How many times of the Lamport clock the idempotency keys of its clients are remembered, on all nodes; at most [`KEY_SPAN`].
+    /// The span, in Lamport times, in which all nodes remember the idempotency keys of its clients; at most [`KEY_SPAN`].
     pub key_span: u64,
 }
 
