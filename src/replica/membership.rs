@@ -572,12 +572,18 @@ mod tests {
         pool.give(at, Event::Submit(1, Draft { key: None, guards: Vec::new(), commands, present: false }));
     }
 
-    #[test]
-    fn a_member_that_has_died_a_moment_ago_does_not_count_for_an_eviction() {
+    /// Four members, of which one is silent and another died a moment ago.
+    fn with_one_silent_and_one_that_has_just_died() -> (Pool, Vec<usize>, usize) {
         let (mut pool, nodes, c) = with_one_at_c(3);
         vanishes(&mut pool, &nodes, c);
         pool.pass(20_000);
         vanishes(&mut pool, &nodes[..2], nodes[2]);
+        (pool, nodes, c)
+    }
+
+    #[test]
+    fn a_member_that_has_died_a_moment_ago_does_not_count_for_an_eviction() {
+        let (mut pool, nodes, _) = with_one_silent_and_one_that_has_just_died();
         pool.pass(4_000);
         evict(&mut pool, nodes[0], 10);
         assert!(evictions(&pool, nodes[0]).is_empty(), "two of four cannot complete it");
@@ -589,10 +595,7 @@ mod tests {
 
     #[test]
     fn a_member_that_is_being_evicted_lets_nobody_in() {
-        let (mut pool, nodes, c) = with_one_at_c(3);
-        vanishes(&mut pool, &nodes, c);
-        pool.pass(20_000);
-        vanishes(&mut pool, &nodes[..2], nodes[2]);
+        let (mut pool, nodes, c) = with_one_silent_and_one_that_has_just_died();
         evict(&mut pool, nodes[0], 10);
         assert_eq!(evictions(&pool, nodes[0]), [(10, false)]);
         pool.link(nodes[0], c);

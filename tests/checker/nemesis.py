@@ -438,7 +438,7 @@ class Nemesis:
 
     def follow_advice(self, pools):
         """What an operator does where finality stands still long after all faults, by docs/operations.md: at one node that is not being
-        evicted, evict by force whoever holds finality back and does not run, and whoever is being evicted."""
+        evicted, evict by force the members that hold finality back and do not run, and those that are being evicted."""
         if time.monotonic() < self.healed + ADVICE_S or time.monotonic() < self.advised + ADVICE_EVERY_S:
             return
         running = {pool["node"] for pool in pools.values() if pool}
