@@ -236,6 +236,8 @@ pub enum Why {
     OldCopy,
     /// Another process runs under its id, and stays: it must come back under a new one.
     Copy,
+    /// The receiver runs under the same id, and one of the two must come back as another: they meet again if neither has yet.
+    SameId,
 }
 
 /// A heartbeat, with what its sender heard of others.

@@ -51,7 +51,7 @@ impl Replica {
             if self.links.get(&link).is_some_and(|link| link.dialled.is_none()) {
                 self.say_hello(link);
             }
-            return self.refuse(link, Why::Double, format!("two processes run as {node}, and this one stays"));
+            return self.refuse(link, Why::SameId, format!("two processes run as {node}, and this one stays"));
         }
         // There it finds the pool again, also if it knew nobody else.
         if check_urls(&hello.urls).is_ok() {

@@ -824,14 +824,17 @@ mod tests {
         let mut node = Replica::new(config(0, &["http://x:1"]));
         let now = Now { mono_ms: 100, wall_ms: 0 };
         node.handle(now, Event::Tick);
-        for (process, dials_again) in [(99, true), (node.process, false)] {
+        // It gives way to one that began before it, and stays where the other is to give way: both meet again soon.
+        for (process, later_ms, dials_again) in
+            [(99, 10_000, true), (u64::MAX, 10_000, true), (node.process, 70_000, false)]
+        {
             let now = Now { mono_ms: node.now.mono_ms + 10_000, wall_ms: 0 };
             let dials = |effects: Vec<Effect>| effects.iter().any(|effect| matches!(effect, Effect::Dial(_)));
             dials(node.handle(now, Event::Tick));
             node.handle(now, Event::Opened(LinkId(process), Some("http://x:1".into())));
             let hello = Hello { founds: true, process, ..Hello::newcomer(node.node(), "copy", None) };
             node.handle(now, Event::Heard(LinkId(process), Message::Hello(hello)));
-            let later = Now { mono_ms: now.mono_ms + 70_000, wall_ms: 0 };
+            let later = Now { mono_ms: now.mono_ms + later_ms, wall_ms: 0 };
             assert_eq!(dials(node.handle(later, Event::Tick)), dials_again, "process {process}");
             node.handle(later, Event::DialFailed("http://x:1".into(), "gone".into()));
         }

@@ -137,7 +137,7 @@ impl Replica {
         let rejoins = self.rejoins;
         let (node, Some(pool)) = (self.config.node, self.pool.clone()) else {
             let links: Vec<_> = self.links.keys().copied().collect();
-            links.into_iter().for_each(|link| self.refuse(link, Why::Double, why.clone()));
+            links.into_iter().for_each(|link| self.refuse(link, Why::SameId, why.clone()));
             self.config.node = self.new_id();
             return;
         };

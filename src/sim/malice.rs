@@ -381,8 +381,8 @@ impl Forger<'_> {
     }
 
     fn refusal(&mut self) -> Message {
-        let all =
-            [Why::OtherPool, Why::Busy, Why::Double, Why::Fork, Why::Evicted, Why::OldCopy, Why::Copy, Why::Oneself];
+        let own = [Why::Fork, Why::OldCopy, Why::Copy, Why::SameId, Why::Oneself];
+        let all = [&own[..], &[Why::OtherPool, Why::Busy, Why::Double, Why::Evicted]].concat();
         let why = self.rng.choice(all).unwrap_or(Why::Busy);
         Message::Refusal(Refusal {
             why,
