@@ -340,10 +340,11 @@ impl Ledger {
                 if issued.op.body().commands.iter().any(crate::op::Command::is_membership) {
                     continue;
                 }
-                let Some(place) = come_again(replica, &issued.op) else {
+                if !has_come_again(replica, &issued.op) {
                     let detail = format!("{id} was held, and is gone at {}", replica.node());
                     return violated("what was held is there", detail);
-                };
+                }
+                let Some(place) = place_again(replica, &issued.op) else { continue };
                 // Where a client has repeated its key elsewhere, the first of these counts.
                 let own_key = |op: &Op| op.body().key.is_none();
                 if !own_key(&issued.op) {
@@ -357,7 +358,7 @@ impl Ledger {
                 let before = before.filter(|(other, seq)| replica.log().head(**other).seq < **seq);
                 let before = before.filter_map(|(origin, seq)| self.issued(OpId { origin: *origin, seq: *seq }));
                 let places =
-                    before.filter(|before| own_key(&before.op)).filter_map(|before| come_again(replica, &before.op));
+                    before.filter(|before| own_key(&before.op)).filter_map(|before| place_again(replica, &before.op));
                 if let Some(later) = places.into_iter().find(|before| *before > place) {
                     let detail = format!("{id} came again at {place:?}, what it had seen at {later:?}");
                     return violated("what comes again keeps its order", detail);
@@ -581,21 +582,29 @@ fn key_again(op: &Op) -> String {
     op.body().key_text().map_or_else(again, ToString::to_string)
 }
 
-/// Where an op has its effect that was issued again.
-fn come_again(replica: &Replica, op: &Op) -> Option<Stamp> {
+/// The op that was first, of one whose key says that it was issued again.
+fn first_of(key: &str) -> Option<OpId> {
+    key.strip_prefix("again:")?.split_once(':')?.0.parse().ok()
+}
+
+/// Where an op has its effect that was issued again, or the op that it was first.
+fn place_again(replica: &Replica, op: &Op) -> Option<Stamp> {
     let key = key_again(op);
-    // One that was issued again itself need not be if the first is there after all.
-    let first = || {
-        let (id, _) = key.strip_prefix("again:")?.split_once(':')?;
-        replica.log().get(id.parse().ok()?).filter(|first| key_again(first) == key).map(Op::stamp)
-    };
+    let first = || replica.log().get(first_of(&key)?).filter(|first| key_again(first) == key).map(Op::stamp);
     replica.state().claim(&key).map(|claim| claim.stamp()).or_else(first)
+}
+
+/// Whether an op was issued again, or need not be, since the op that it was first is there. Where that is forgotten, nothing
+/// tells which op it was.
+fn has_come_again(replica: &Replica, op: &Op) -> bool {
+    let is_forgotten = |first: OpId| first.seq <= replica.log().start(first.origin).seq;
+    place_again(replica, op).is_some() || op.body().key_text().and_then(first_of).is_some_and(is_forgotten)
 }
 
 /// An op that is not held was issued again under another id, or need not be.
 fn is_not_gone(op: &Op, replica: &Replica) -> Result<(), Violation> {
     let membership = op.body().commands.iter().any(crate::op::Command::is_membership);
-    if membership || come_again(replica, op).is_some() {
+    if membership || has_come_again(replica, op) {
         return Ok(());
     }
     let detail = format!("{} was acknowledged, and is gone at {}", op.id(), replica.node());
