@@ -111,11 +111,19 @@ pub enum Rule {
     TakeOver,
     /// An eviction without force asks for a majority that is heard.
     HeardMajority,
+    /// Heard means heard just now: a member that died within the time in which none is silent yet could not answer.
+    HeardJustNow,
+    /// A node retires only if the others that are heard are a majority without it.
+    RetireHeard,
+    /// A node retires once it has evicted the members that it was itself.
+    Predecessors,
+    /// A node that is left behind, or is being evicted, lets nobody in.
+    LetsNobodyIn,
 }
 
 impl Rule {
     /// All of them, in the order of the table in ARCHITECTURE.md.
-    pub const ALL: [Rule; 47] = [
+    pub const ALL: [Rule; 51] = [
         Rule::ClockMax,
         Rule::GapCheck,
         Rule::CausalDelivery,
@@ -163,6 +171,10 @@ impl Rule {
         Rule::Dispute,
         Rule::Proof,
         Rule::HeardMajority,
+        Rule::HeardJustNow,
+        Rule::RetireHeard,
+        Rule::Predecessors,
+        Rule::LetsNobodyIn,
     ];
 }
 

@@ -66,7 +66,6 @@ async fn a_copy_of_a_data_directory_becomes_a_member_of_its_own_and_loses_nothin
     write(&http, &a, "a", 10).await;
     write(&http, &b, "b", 10).await;
     b.kill();
-    let began = Instant::now();
     let b = start(&copied, &[&a.url]);
     write(&http, &b, "late", 10).await;
     http.formed(&[&a, &b], 2).await;
@@ -75,8 +74,6 @@ async fn a_copy_of_a_data_directory_becomes_a_member_of_its_own_and_loses_nothin
     for node in [&a, &b] {
         http.has(node, "notes", 40).await;
     }
-    println!("one pool of two after {:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     http.converged(&[&a, &b]).await;
     assert_eq!(http.listing(&a, "notes").await, http.listing(&b, "notes").await);
     fs::remove_dir_all(root).unwrap();

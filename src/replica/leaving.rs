@@ -40,7 +40,8 @@ impl Replica {
         let held = self.held_elsewhere().min(head);
         let member = |(peer, _): (NodeId, LinkId)| self.roster.knows(peer) && !self.roster.is_gone(peer);
         let unheard = !self.linked().any(member);
-        Unshared { own: head - held, orphans: self.orphans.len(), predecessors: self.predecessors_to_evict(), unheard }
+        let predecessors = if left_out(Rule::Predecessors) { 0 } else { self.predecessors_to_evict() };
+        Unshared { own: head - held, orphans: self.orphans.len(), predecessors, unheard }
     }
 
     /// How many of this node's ops another member is known to hold. What is final all members hold.
@@ -64,7 +65,7 @@ impl Replica {
             Unfit::Last
         } else if !unshared.is_nothing() && !left_out(Rule::Shared) {
             Unfit::Unshared(unshared)
-        } else if !self.leaves_heard_majority() {
+        } else if !self.leaves_heard_majority() && !left_out(Rule::RetireHeard) {
             Unfit::Needed
         } else {
             return Ok(());

@@ -168,7 +168,8 @@ impl Replica {
     /// True if this node is left behind, or is being evicted. A newcomer that begins with what it holds is refused by the others, and
     /// begins again for ever.
     pub(super) fn lets_nobody_in(&self) -> bool {
-        self.is_left_behind() || self.finality.assembly.pending.contains(&self.config.node)
+        (self.is_left_behind() || self.finality.assembly.pending.contains(&self.config.node))
+            && !left_out(Rule::LetsNobodyIn)
     }
 
     /// Whether evictions have crossed so that every member is evicted, and nobody is left who could answer any of them.
@@ -420,6 +421,9 @@ impl Replica {
     /// True if a member was heard of just now. A decision that needs it would be stuck if it had died within the time in which a member
     /// is not silent yet.
     pub(super) fn is_heard_just_now(&self, node: NodeId) -> bool {
+        if left_out(Rule::HeardJustNow) {
+            return self.is_heard(node, self.now.mono_ms);
+        }
         let heard_ms = self.pulses.get(&node).filter(|(pulse, _)| pulse.count > (0, 0)).map(|(_, heard_ms)| *heard_ms);
         let lately = |heard_ms| self.now.mono_ms.saturating_sub(heard_ms) < 2 * self.pulse_every() + BEAT_MS;
         heard_ms.map_or_else(|| self.linked_to(node).is_some(), lately)

@@ -41,6 +41,7 @@ pub use log::Log;
 pub use outbox::Outbox;
 pub use peers::{ADDRESSES_MAX, DIALLED_MAX, Endpoint, FULL_MESH_MAX, LINKS_MAX};
 pub use presence::{PRESENCE_BYTES_MAX, PRESENT_OF_NODE_MAX, Presence, Seen, Unseen};
+pub use pulse::BEAT_MS;
 pub use recovery::Recovery;
 pub use roster::{Assembly, Member, Roster};
 pub use status::{LinkState, MemberStatus};

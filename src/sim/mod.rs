@@ -9,6 +9,7 @@
 
 mod action;
 mod campaign;
+mod decisions;
 mod driver;
 mod ledger;
 mod loss;

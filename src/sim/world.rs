@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Violation,
     action::{Action, Birth, Showing, Wrong},
+    decisions::{is_outside, let_in, unfit},
     ledger::{Ledger, Watch, is_stored},
     loss::Left,
     model::Model,
@@ -610,7 +611,11 @@ impl World {
         let now = Now { mono_ms, wall_ms: node.birth.wall_ms + mono_ms };
         let evicts = matches!(event, Event::Tick);
         let issued = OpId { origin: replica.node(), seq: replica.log().head(replica.node()).seq };
+        let outside = self.checks && is_outside(replica);
         let effects = replica.handle(now, event);
+        if outside {
+            let_in(replica, issued)?;
+        }
         let evicted = if evicts { evicted_since(replica, issued) } else { Vec::new() };
         if self.checks {
             self.ledger.check(&mut node.watch, replica)?;
@@ -794,7 +799,7 @@ impl World {
         self.nodes[index].answer = None;
         let node = &self.nodes[index];
         let mono_ms = self.now_ms - node.start_ms;
-        let unheard = node.replica.as_ref().and_then(|replica| evicts_unheard(replica, draft, mono_ms));
+        let unfit = node.replica.as_ref().and_then(|replica| unfit(replica, draft, mono_ms, &self.ledger));
         self.step(index, Event::Submit(index as u64, draft.clone()), outcomes)?;
         let node = &mut self.nodes[index];
         let (Some(replica), Some(answer)) = (&node.replica, node.answer.take()) else {
@@ -802,8 +807,8 @@ impl World {
             return Err(Violation { invariant: "every draft is answered at once", detail });
         };
         answer_is_right(replica, || self.ledger.ops_of(replica), before, draft, &answer)?;
-        if let Some(detail) = unheard.filter(|_| self.checks && answer.is_ok()) {
-            return Err(Violation { invariant: "an eviction asks for a majority that is heard", detail });
+        if let Some(unfit) = unfit.filter(|_| self.checks && answer.is_ok()) {
+            return Err(unfit);
         }
         let retired = answer.is_ok() && matches!(draft.commands[..], [Command::Retire]);
         if self.checks && retired { self.has_shared(index) } else { Ok(()) }
@@ -1061,18 +1066,6 @@ fn same_states(ours: (usize, &Replica), theirs: (usize, &Replica)) -> Result<(),
         return differs("the digests of their documents".into());
     }
     if ours.1.roster().agrees(theirs.1.roster()) { Ok(()) } else { differs("the members".into()) }
-}
-
-/// Why an eviction without force is to be refused: the node hears no majority of the members that are final for it.
-fn evicts_unheard(replica: &Replica, draft: &Draft, mono_ms: u64) -> Option<String> {
-    let [Command::Evict(Eviction { node, force: false })] = draft.commands[..] else { return None };
-    let is_final = |member: &Member| member.added.time <= replica.frontier();
-    let members: BTreeSet<NodeId> =
-        replica.roster().present().filter(|(_, member)| is_final(member)).map(|(node, _)| *node).collect();
-    let status = replica.member_list(mono_ms);
-    let heard = status.iter().filter(|member| member.alive && member.node != node && members.contains(&member.node));
-    let (heard, all) = (heard.count(), members.len());
-    (2 * heard <= all).then(|| format!("{heard} of {all} members are heard without {node}"))
 }
 
 /// A receipt says what was written, whatever has come after it; a refusal leaves nothing behind. `ops` are all that the node
