@@ -72,6 +72,8 @@ pub(super) enum Due {
     WriteAt(usize, Option<Draft>),
     /// The node of this machine vanishes.
     Kill(usize),
+    /// The node of this machine retires, if it has come back as another just now.
+    LeaveAgain(usize),
     /// A node that has retired ends.
     Gone(usize),
     Block(Vec<(usize, usize)>),
@@ -299,6 +301,9 @@ impl<'e> Driver<'e> {
             Due::Start(machine, again) => {
                 self.starts -= 1;
                 self.start(machine, again)?;
+                if again {
+                    self.may_leave_again(machine);
+                }
             }
             Due::Storm => self.storm(),
             Due::Strike(fault) => self.strike(fault)?,
@@ -313,6 +318,7 @@ impl<'e> Driver<'e> {
             Due::Cross(by, evicted, until_ms) => self.cross((by, evicted), until_ms)?,
             Due::WriteAt(machine, again) => self.write_at(machine, again)?,
             Due::Kill(machine) => self.kill_at(machine)?,
+            Due::LeaveAgain(machine) => self.leave_again(machine)?,
             Due::Gone(node) => self.gone(node)?,
             Due::Block(pairs) => self.network.block(&pairs),
             Due::Unblock(pairs) => {

@@ -450,6 +450,26 @@ impl Driver<'_> {
     /// A node retires, where enough others stay, and ends soon after.
     fn leave(&mut self) -> Result<bool, Violation> {
         let Some(node) = self.one_of_several(3) else { return Ok(false) };
+        self.retire(node)
+    }
+
+    /// Where nodes leave, one that is started again and comes back as another may leave before it has seen to the member that it was.
+    pub(super) fn may_leave_again(&mut self, machine: usize) {
+        if self.plan.faults.contains(&Fault::Leave) && self.lonely.bool() {
+            let wait_ms = self.lonely.u64(1_500..8_000);
+            self.after(wait_ms, Due::LeaveAgain(machine));
+        }
+    }
+
+    pub(super) fn leave_again(&mut self, machine: usize) -> Result<(), Violation> {
+        let Some(node) = self.world.at_url(&self.urls[machine]).filter(|_| self.stormy) else { return Ok(()) };
+        let left = |replica: &crate::replica::Replica| {
+            replica.roster().present().any(|(member, _)| replica.former().contains(member))
+        };
+        if self.world.nodes()[node].replica.as_ref().is_some_and(left) { self.retire(node).map(drop) } else { Ok(()) }
+    }
+
+    fn retire(&mut self, node: usize) -> Result<bool, Violation> {
         let draft = Draft { key: None, guards: Vec::new(), commands: vec![Command::Retire], present: false };
         self.act(&Action::Submit(node, draft))?;
         let standing = self.world.nodes()[node].replica.as_ref().map(crate::replica::Replica::standing);
