@@ -16,18 +16,17 @@ pub fn unfit(replica: &Replica, draft: &Draft, mono_ms: u64, ledger: &Ledger) ->
             Some(Violation { invariant: "an eviction asks for a majority that is heard", detail })
         }
         [Command::Retire] => {
-            let unmade = || leaves_predecessor(replica, mono_ms, ledger);
             let lacking = lacks_majority(replica, replica.node(), mono_ms);
-            let detail =
+            let lacking =
                 lacking.map(|detail| Violation { invariant: "a retirement leaves a majority that is heard", detail });
-            detail.or_else(unmade)
+            lacking.or_else(|| leaves_predecessor(replica, mono_ms, ledger))
         }
         _ => None,
     }
 }
 
-/// How many of the members that are final for the node are heard beside this one, where that is no majority. Heard means just now:
-/// within two pulses and a beat.
+/// Why the members that are heard, but for this one, are no majority of those that are final for the node; who retires does not count.
+/// Heard means within two pulses and a beat.
 fn lacks_majority(replica: &Replica, without: NodeId, mono_ms: u64) -> Option<String> {
     let retires = without == replica.node();
     let is_final = |member: &Member| member.added.time <= replica.frontier();
