@@ -13,7 +13,7 @@ use std::{
 use futures_util::{SinkExt, StreamExt, future::join_all};
 use hyper::Method;
 use lamplight::{
-    node::{CHALLENGE, PoolSecret},
+    node::{EARLIER_HANDSHAKE, HANDSHAKE, PoolSecret},
     op::{NodeId, PoolId},
     replica::{LinkId, Standing},
     wire::{self, Hello, Message},
@@ -33,8 +33,13 @@ use uuid::Uuid;
 
 const OLD: &str = "the secret until now";
 const NEW: &str = "the secret from now on";
-/// A challenge like any other: the base point, of which anyone may say that it is theirs.
-const SOME_CHALLENGE: &str = "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+/// A first message like any other: its key is the base point, of which anyone may say that it is theirs.
+const SOME_MESSAGE: &str = "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAATsmwGr9YpA0n63vpzxveB";
+/// The challenge of protocol version 5 that a node with this key sent.
+const EARLIER_CHALLENGE: &str = "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+/// Lengths of the frames with the proofs of a dialler and of an acceptor.
+const PROOF_BYTES: usize = 2 + 4 + 64;
+const ANSWER_BYTES: usize = 2 + 16;
 /// The close frame that says that a secret is another.
 const REFUSED: [u8; 4] = [0x88, 2, 0x11, 0x31];
 
@@ -76,12 +81,16 @@ fn authority(node: &TestNode) -> &str {
     node.url.strip_prefix("http://").unwrap()
 }
 
-/// The head of a request that opens a link.
-fn request(challenge: Option<&str>) -> String {
-    let challenge = challenge.map(|challenge| format!("{CHALLENGE}: {challenge}\r\n")).unwrap_or_default();
+/// The head of a request that opens a link, with this first message.
+fn request(message: Option<&str>) -> String {
+    asking(&message.map(|message| format!("{HANDSHAKE}: {message}\r\n")).unwrap_or_default())
+}
+
+/// The head of a request that opens a link, with these lines.
+fn asking(lines: &str) -> String {
     format!(
         "GET /v1/gossip HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
-         sec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n{challenge}\r\n"
+         sec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n{lines}\r\n"
     )
 }
 
@@ -93,13 +102,18 @@ async fn knock(node: &TestNode, head: &str) -> (TcpStream, String) {
     (stream, answer)
 }
 
-/// A head of HTTP, byte by byte, so that nothing behind it is taken.
+/// A head of HTTP in small letters.
 async fn read_head(stream: &mut TcpStream) -> String {
+    read_head_as_it_is(stream).await.to_ascii_lowercase()
+}
+
+/// A head of HTTP, byte by byte, so that nothing behind it is taken.
+async fn read_head_as_it_is(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.unwrap());
     }
-    String::from_utf8(head).unwrap().to_ascii_lowercase()
+    String::from_utf8(head).unwrap()
 }
 
 /// All that comes until the end, whether that is a good one or not.
@@ -150,12 +164,12 @@ async fn nodes_with_other_secrets_or_only_one_with_any_do_not_link_and_say_why()
 }
 
 #[tokio::test]
-async fn whoever_dials_without_the_secret_sees_a_challenge_and_nothing_else_whatever_it_sends() {
+async fn whoever_dials_without_the_secret_sees_two_keys_and_nothing_else_whatever_it_sends() {
     let a = founder(&[OLD]).await;
     let id = a.node.id().to_string();
-    for head in [request(None), request(Some("")), request(Some("x")), request(Some(&"A".repeat(43)))] {
+    for head in [request(None), request(Some("")), request(Some("x")), request(Some(&"A".repeat(64)))] {
         let (mut stream, answer) = knock(&a, &head.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")).await;
-        assert!(answer.starts_with("http/1.1 40"), "{answer}");
+        assert!(answer.starts_with("http/1.1 4"), "{answer}");
         tells_nothing(&answer);
         let body = String::from_utf8(rest(&mut stream).await).unwrap();
         assert!(body.contains("pool-secret") && !body.contains(&id) && !body.contains("founder"), "{body}");
@@ -176,16 +190,17 @@ async fn whoever_dials_without_the_secret_sees_a_challenge_and_nothing_else_what
     ];
     for message in messages {
         let mut asked = format!("{}/v1/gossip", a.url.replace("http", "ws")).into_client_request().unwrap();
-        asked.headers_mut().insert(CHALLENGE, SOME_CHALLENGE.parse().unwrap());
+        asked.headers_mut().insert(HANDSHAKE, SOME_MESSAGE.parse().unwrap());
         let (mut socket, answer): (WebSocketStream<MaybeTlsStream<TcpStream>>, _) = connect_async(asked).await.unwrap();
         let said: BTreeSet<&str> = answer.headers().keys().map(hyper::header::HeaderName::as_str).collect();
         let websocket = ["connection", "date", "sec-websocket-accept", "upgrade"];
         // The same in every answer of every node.
         let guards =
             ["content-security-policy", "cross-origin-resource-policy", "referrer-policy", "x-content-type-options"];
-        let expected = websocket.into_iter().chain(guards).chain(["lamplight-challenge"]);
+        let expected = websocket.into_iter().chain(guards).chain(["lamplight-noise"]);
         assert_eq!(said, expected.collect());
-        assert_ne!(answer.headers()[CHALLENGE], SOME_CHALLENGE);
+        // Two keys and their tags, in base64.
+        assert_eq!(answer.headers()[HANDSHAKE].len(), 2 * SOME_MESSAGE.len());
         // It may be cut off before it has sent all.
         let _ = socket.send(message).await;
         while let Some(said) = socket.next().await {
@@ -202,8 +217,8 @@ async fn whoever_dials_without_the_secret_sees_a_challenge_and_nothing_else_what
 #[tokio::test]
 async fn a_page_of_a_browser_and_a_head_that_is_too_long_are_refused() {
     let a = founder(&[OLD]).await;
-    let page = request(Some(SOME_CHALLENGE)).replace("host: x", "host: x\r\norigin: http://x");
-    let long = request(Some(SOME_CHALLENGE)).replace("host: x", &format!("host: x\r\nx: {}", "x".repeat(4 << 10)));
+    let page = request(Some(SOME_MESSAGE)).replace("host: x", "host: x\r\norigin: http://x");
+    let long = request(Some(SOME_MESSAGE)).replace("host: x", &format!("host: x\r\nx: {}", "x".repeat(4 << 10)));
     for (head, status) in [(page, "403"), (long, "431"), ("GET /v1/gossip HTTP/1.1\r\nhost: x\r\n\r\n".into(), "400")] {
         let (_, answer) = knock(&a, &head).await;
         assert!(answer.starts_with(&format!("http/1.1 {status}")), "{answer}");
@@ -270,7 +285,7 @@ async fn a_handshake_that_was_recorded_opens_nothing_and_what_was_recorded_tells
     read.send().await.expect(200);
     let (asked, answered) =
         recorded.lock().unwrap().iter().max_by_key(|(asked, answered)| asked.len() + answered.len()).unwrap().clone();
-    // Who stands between the two sees challenges and proofs, and the lengths of what they say.
+    // Who stands between the two sees ephemeral keys, and the lengths of what they say.
     let pool = a.node.read(|replica, _| replica.pool().cloned().unwrap()).await.unwrap();
     let (a_id, b_id) = (a.node.id().0, b.node.id().0);
     let hidden: [&[u8]; 8] = [
@@ -290,26 +305,26 @@ async fn a_handshake_that_was_recorded_opens_nothing_and_what_was_recorded_tells
         }
     }
     let before = linked(&a).await;
-    // Said again to who was dialled: its challenge is another now.
+    // Said again to who was dialled: its ephemeral key is another now.
     let mut stream = TcpStream::connect(authority(&a)).await.unwrap();
     let (head, said) = split_head(&asked);
     stream.write_all(head).await.unwrap();
     let answer = read_head(&mut stream).await;
     assert!(answer.starts_with("http/1.1 101"), "{answer}");
     // It may end before it has read what comes behind the proof.
-    let _ = stream.write_all(&said[..38]).await;
+    let _ = stream.write_all(&said[..PROOF_BYTES]).await;
     assert_eq!(rest(&mut stream).await, REFUSED);
     assert_eq!(linked(&a).await, before);
-    // Said again to who dials.
+    // Said again to who dials: it makes nothing of the second message, and says nothing.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(impostor(listener, move |key, _| {
         let head = String::from_utf8(split_head(&answered).0.to_vec()).unwrap();
-        (with_accept(&head, key), split_head(&answered).1[..34].to_vec())
+        (with_accept(&head, key), split_head(&answered).1[..ANSWER_BYTES].to_vec())
     }));
     b.node.join(url.clone()).await.unwrap();
     let words = problem_with(&b, &url).await;
-    assert!(words.contains("is another: check"), "{words}");
+    assert!(words.contains("something else than a proof"), "{words}");
 }
 
 /// The head of an answer with another key accepted.
@@ -320,44 +335,63 @@ fn with_accept(head: &str, key: &str) -> String {
     format!("{}\r\nsec-websocket-accept: {accept}\r\n\r\n", lines.join("\r\n"))
 }
 
-/// One who is dialled and answers each request, of this key and challenge, by a head, and the proof by these bytes; none
-/// stand for the proof itself.
+/// One who is dialled and answers each request, of this key and message 1, by a head and these bytes.
 async fn impostor(listener: TcpListener, answer: impl Fn(&str, &str) -> (String, Vec<u8>)) {
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
-        let mut asked = Vec::new();
-        while !asked.ends_with(b"\r\n\r\n") {
-            asked.push(stream.read_u8().await.unwrap());
-        }
-        let asked = String::from_utf8(asked).unwrap();
+        let asked = read_head_as_it_is(&mut stream).await;
         let header = |name: &str| {
             let found = asked.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")));
             found.unwrap().split_once(": ").unwrap().1
         };
-        let (head, said) = answer(header("sec-websocket-key"), header(CHALLENGE));
+        let (head, said) = answer(header("sec-websocket-key"), header(HANDSHAKE));
         stream.write_all(head.as_bytes()).await.unwrap();
-        let mut proof = [0; 38];
-        stream.read_exact(&mut proof).await.unwrap();
-        let (mask, masked) = (&proof[2..6], &proof[6..]);
-        let proof: Vec<u8> = masked.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
-        let said = if said.is_empty() { [&[0x82, 32], &proof[..]].concat() } else { said };
-        stream.write_all(&said).await.unwrap();
+        let _ = stream.write_all(&said).await;
         assert_eq!(rest(&mut stream).await, b"", "nothing is said to who has proved nothing");
     }
 }
 
 #[tokio::test]
-async fn a_challenge_or_a_proof_that_is_sent_back_to_its_maker_is_refused() {
+async fn a_message_that_is_sent_back_to_its_maker_is_refused() {
     let a = founder(&[OLD]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-    tokio::spawn(impostor(listener, move |key, challenge| {
-        (with_accept(&head.replace("\r\n\r\n", &format!("\r\n{CHALLENGE}: {challenge}\r\n\r\n")), key), Vec::new())
+    // Message 2 is as long as two of message 1.
+    tokio::spawn(impostor(listener, move |key, message| {
+        let said = format!("\r\n{HANDSHAKE}: {message}{message}\r\n\r\n");
+        (with_accept(&head.replace("\r\n\r\n", &said), key), vec![0x82, 16])
     }));
     a.node.join(url.clone()).await.unwrap();
     let words = problem_with(&a, &url).await;
-    assert!(words.contains("is another: check"), "{words}");
+    assert!(words.contains("something else than a proof"), "{words}");
+    is_alone(&a).await;
+}
+
+#[tokio::test]
+async fn a_node_of_an_earlier_version_is_refused_and_both_say_why() {
+    let a = founder(&[OLD]).await;
+    // It dials, with the handshake of version 5.
+    let asked = asking(&format!("{EARLIER_HANDSHAKE}: {EARLIER_CHALLENGE}\r\nconnection: close\r\n"));
+    let (mut stream, answer) = knock(&a, &asked).await;
+    assert!(answer.starts_with("http/1.1 426") && answer.contains("lamplight-refusal: other-version"), "{answer}");
+    tells_nothing(&answer);
+    let body = String::from_utf8(rest(&mut stream).await).unwrap();
+    assert!(body.contains("update the older of the two"), "{body}");
+    // A node without a secret has nothing to do with either handshake.
+    let open = start_node().await;
+    let (_, answer) = knock(&open, &asked).await;
+    assert!(answer.starts_with("http/1.1 403") && answer.contains("lamplight-refusal: no-secret"), "{answer}");
+    // It is dialled, and does not know the header of this handshake.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(impostor(listener, |_, _| {
+        let head = "HTTP/1.1 403 Forbidden\r\nlamplight-refusal: secret-needed\r\ncontent-length: 0\r\n\r\n";
+        (head.into(), Vec::new())
+    }));
+    a.node.join(url.clone()).await.unwrap();
+    let words = problem_with(&a, &url).await;
+    assert!(words.contains("speaks another version of the handshake between nodes: update the older"), "{words}");
     is_alone(&a).await;
 }
 
@@ -365,11 +399,11 @@ async fn a_challenge_or_a_proof_that_is_sent_back_to_its_maker_is_refused() {
 async fn whoever_is_silent_or_slow_before_the_proof_is_shed() {
     let a = founder(&[OLD]).await;
     // Each waits for the end, which is the node's; none of them ends by itself.
-    let began: [&[u8]; 4] = [&[], &[0x82], &[0x82, 0xa0, 1, 2, 3, 4], &[&[0x82, 0xa0][..], &[7; 35]].concat()];
+    let began: [&[u8]; 4] = [&[], &[0x82], &[0x82, 0xc0, 1, 2, 3, 4], &[&[0x82, 0xc0][..], &[7; 67]].concat()];
     let all = began.map(|bytes| {
         let a = &a;
         async move {
-            let (mut stream, _) = knock(a, &request(Some(SOME_CHALLENGE))).await;
+            let (mut stream, _) = knock(a, &request(Some(SOME_MESSAGE))).await;
             stream.write_all(bytes).await.unwrap();
             assert_eq!(rest(&mut stream).await, b"");
         }
@@ -386,7 +420,7 @@ async fn a_crowd_that_proves_nothing_keeps_nobody_out() {
     let before = linked(&a).await;
     let mut crowd = Vec::new();
     for _ in 0..200 {
-        crowd.push(knock(&a, &request(Some(SOME_CHALLENGE))).await.0);
+        crowd.push(knock(&a, &request(Some(SOME_MESSAGE))).await.0);
     }
     let c = start_knowing("c", Some(a.url.clone()), &secret(&[OLD])).await;
     until(&c.node, |replica| replica.standing() == Standing::Member).await;

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{Api, Problem, bound_head, server::PeerAddress};
-use crate::node::{CHALLENGE, NotAdmitted, REFUSAL};
+use crate::node::{EARLIER_HANDSHAKE, HANDSHAKE, NotAdmitted, Offer, REFUSAL};
 
 /// Longest head of a peer's request, in bytes: with the proof behind it this is all that one who has proved nothing can
 /// have this node read.
@@ -33,17 +33,16 @@ pub async fn accept(State(api): State<Api>, mut request: Request) -> Result<Resp
         Problem::bad("bad-request", "this is the WebSocket of the pool's nodes: the one for clients is /v1/ws")
             .into_response()
     })?;
-    let challenge = headers.get(CHALLENGE).map(|value| value.to_str().unwrap_or_default());
     let from = request.extensions().get::<PeerAddress>().map(|address| address.0);
-    let admission = api.node.admit(challenge, from).map_err(refused)?;
+    let admission = api.node.admit(offer(headers), from).map_err(refused)?;
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let said = answer.headers_mut();
     said.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     said.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     said.insert(header::SEC_WEBSOCKET_ACCEPT, key);
-    if let Some(challenge) = admission.challenge().and_then(|challenge| HeaderValue::from_str(challenge).ok()) {
-        said.insert(HeaderName::from_static(CHALLENGE), challenge);
+    if let Some(message) = admission.header().and_then(|message| HeaderValue::try_from(message).ok()) {
+        said.insert(HeaderName::from_static(HANDSHAKE), message);
     }
     let opening = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -51,6 +50,15 @@ pub async fn accept(State(api): State<Api>, mut request: Request) -> Result<Resp
         api.node.accept(admission, from, opening).await;
     });
     Ok(answer)
+}
+
+/// The handshake that a peer offers.
+fn offer(headers: &HeaderMap) -> Offer<'_> {
+    match headers.get(HANDSHAKE) {
+        Some(message) => Offer::Noise(message.to_str().unwrap_or_default()),
+        None if headers.contains_key(EARLIER_HANDSHAKE) => Offer::Earlier,
+        None => Offer::Plain,
+    }
 }
 
 /// What answers the key of a request for a WebSocket; none if it is no such request.
@@ -77,6 +85,11 @@ fn refused(why: NotAdmitted) -> Response<Body> {
         NotAdmitted::NoSecret => (
             StatusCode::FORBIDDEN,
             "this node has no pool secret: start it with --pool-secret-file, or the other one without".into(),
+        ),
+        // Nodes up to protocol version 5 show the words of the status to their operators.
+        NotAdmitted::OtherVersion => (
+            StatusCode::UPGRADE_REQUIRED,
+            "the two nodes speak different versions of the handshake between nodes: update the older of the two".into(),
         ),
         NotAdmitted::Failed(why) => (StatusCode::BAD_REQUEST, format!("there is no link: {why}")),
     };

@@ -20,7 +20,8 @@ use tokio::{
 };
 
 use super::{
-    handshake::{Challenge, Met, Seals, Unproved},
+    handshake::{Acceptor, Unproved},
+    noise::{LinkKey, Session},
     secret::{Key, PoolSecret},
     whence::Whence,
 };
@@ -36,6 +37,17 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Header that names to a dialler why it was not admitted, as far as it can do something about it.
 pub const REFUSAL: &str = "lamplight-refusal";
 
+/// The handshake that a peer offers in the headers of its request.
+#[derive(Clone, Copy, Debug)]
+pub enum Offer<'a> {
+    /// None: it has no pool secret.
+    Plain,
+    /// Message 1 of this version's handshake.
+    Noise(&'a str),
+    /// The challenge of protocol versions up to 5.
+    Earlier,
+}
+
 /// Why no WebSocket is opened for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAdmitted {
@@ -43,7 +55,9 @@ pub enum NotAdmitted {
     SecretNeeded,
     /// The pool has none, and the peer asks for a proof.
     NoSecret,
-    /// Its challenge is none, or there can be none for it.
+    /// Its handshake is of another version.
+    OtherVersion,
+    /// Its first message is malformed, or there can be no answer to it.
     Failed(Unproved),
 }
 
@@ -53,13 +67,15 @@ impl NotAdmitted {
         match self {
             NotAdmitted::SecretNeeded => "secret-needed",
             NotAdmitted::NoSecret => "no-secret",
+            NotAdmitted::OtherVersion => "other-version",
             NotAdmitted::Failed(_) => "failed",
         }
     }
 
     /// What a word of the header stands for, if the dialler can do something about it.
     pub(super) fn of_word(word: &str) -> Option<NotAdmitted> {
-        [NotAdmitted::SecretNeeded, NotAdmitted::NoSecret].into_iter().find(|why| why.word() == word)
+        let known = [NotAdmitted::SecretNeeded, NotAdmitted::NoSecret, NotAdmitted::OtherVersion];
+        known.into_iter().find(|why| why.word() == word)
     }
 }
 
@@ -67,6 +83,8 @@ impl NotAdmitted {
 #[derive(Clone, Default)]
 pub(super) struct Door {
     secret: PoolSecret,
+    /// The static key; none if the system gave no random numbers for one.
+    key: Option<LinkKey>,
     hall: Arc<Mutex<Hall>>,
 }
 
@@ -103,44 +121,54 @@ impl Hall {
 
 /// A peer that may go on to the proof, if there is to be one.
 pub struct Admission {
-    challenge: Option<(String, Met)>,
+    handshake: Option<Acceptor>,
     until: Instant,
     /// Ends when the peer has to give way.
     place: oneshot::Receiver<Infallible>,
 }
 
 impl Admission {
-    /// What the peer is to prove the secret with.
-    pub fn challenge(&self) -> Option<&str> {
-        self.challenge.as_ref().map(|(shown, _)| shown.as_str())
+    /// Message 2 of the handshake, for the header of the answer.
+    pub fn header(&self) -> Option<String> {
+        self.handshake.as_ref().map(Acceptor::header)
     }
 }
 
 /// What a link is proved by; none where the pool has no secret.
-pub(super) type Proof = Option<(Key, Seals)>;
+pub(super) type Proof = Option<(Key, Session)>;
 
 impl Door {
+    /// The door of a node whose static key is made now.
     pub(super) fn new(secret: PoolSecret) -> Door {
-        Door { secret, hall: Arc::default() }
+        Door { secret, key: LinkKey::generate(), hall: Arc::default() }
+    }
+
+    /// The node's static key.
+    pub(super) fn key(&self) -> Result<&LinkKey, Unproved> {
+        self.key.as_ref().ok_or(Unproved::NoChance)
     }
 
     pub(super) fn secret(&self) -> &PoolSecret {
         &self.secret
     }
 
-    /// Lets a peer that brings this challenge, or none, go on to the proof. Peers of unknown addresses count as one.
-    pub(super) fn admit(&self, challenge: Option<&str>, from: Option<IpAddr>) -> Result<Admission, NotAdmitted> {
-        let challenge = match (challenge, self.secret.is_set()) {
-            (None, false) => None,
-            (None, true) => return Err(NotAdmitted::SecretNeeded),
-            (Some(_), false) => return Err(NotAdmitted::NoSecret),
-            (Some(theirs), true) => {
-                let ours = Challenge::new().map_err(NotAdmitted::Failed)?;
-                Some((ours.shown(), ours.answers(theirs).map_err(NotAdmitted::Failed)?))
+    /// Lets a peer that offers this go on to the proof. Peers of unknown addresses count as one.
+    pub(super) fn admit(&self, offer: Offer, from: Option<IpAddr>) -> Result<Admission, NotAdmitted> {
+        let handshake = match (offer, self.secret.is_set()) {
+            (Offer::Plain, false) => None,
+            (Offer::Plain, true) => return Err(NotAdmitted::SecretNeeded),
+            (Offer::Noise(_) | Offer::Earlier, false) => return Err(NotAdmitted::NoSecret),
+            (Offer::Earlier, true) => return Err(self.other_version()),
+            (Offer::Noise(message), true) => {
+                let handshake = self.key().and_then(|key| Acceptor::new(key, message));
+                Some(handshake.map_err(|why| match why {
+                    Unproved::OtherVersion => self.other_version(),
+                    why => NotAdmitted::Failed(why),
+                })?)
             }
         };
         let place = self.hall(|hall| hall.enter(Whence::of(from.unwrap_or(IpAddr::from([0; 4])))));
-        Ok(Admission { challenge, until: Instant::now() + PROOF_TIMEOUT, place })
+        Ok(Admission { handshake, until: Instant::now() + PROOF_TIMEOUT, place })
     }
 
     /// Waits for the connection of an admitted peer, and for its proof.
@@ -152,15 +180,18 @@ impl Door {
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
-        let Admission { challenge, until, place } = admission;
+        let Admission { handshake, until, place } = admission;
         let proved = async {
             let mut io = opening.await?;
-            let Some((_, met)) = challenge else { return Ok((io, None)) };
-            match met.check(&mut io, &self.secret.all()).await {
+            let Some(handshake) = handshake else { return Ok((io, None)) };
+            match handshake.check(&mut io, &self.secret.all()).await {
                 Ok(proof) => Ok((io, Some(proof))),
                 Err(why) => {
                     if why == Unproved::OtherSecret {
-                        self.complain();
+                        self.complain(
+                            "a node with another pool secret was refused: if it is one of this pool, check \
+                             --pool-secret-file on both",
+                        );
                     }
                     Err(why.to_string())
                 }
@@ -174,8 +205,16 @@ impl Door {
         }
     }
 
-    /// Tells the operator, who may have changed the secret on one side only; but not at each attempt.
-    fn complain(&self) {
+    /// The refusal of a peer whose handshake is of another version.
+    fn other_version(&self) -> NotAdmitted {
+        self.complain(
+            "a node with another version of lamplight was refused: if it is one of this pool, update the older of the two",
+        );
+        NotAdmitted::OtherVersion
+    }
+
+    /// Warns the operator, who may have changed the secret or the version on one side only; but not at each attempt.
+    fn complain(&self, words: &str) {
         let now = Instant::now();
         let is_news = self.hall(|hall| {
             let is_news = hall.complained.is_none_or(|last| now >= last + COMPLAIN_EVERY);
@@ -183,9 +222,7 @@ impl Door {
             is_news
         });
         if is_news {
-            tracing::warn!(
-                "a node with another pool secret was refused: if it is one of this pool, check --pool-secret-file on both"
-            );
+            tracing::warn!("{words}");
         }
     }
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     LINK_INPUTS_MAX, Look, Meters, Network, Published, REQUESTS_MAX, Reading, Request, Showing, Task, WAITING_MAX,
-    admission::{Admission, NotAdmitted},
+    admission::{Admission, NotAdmitted, Offer},
     journal::Journal,
     link::Links,
     queue,
@@ -249,10 +249,10 @@ impl Node {
         self.0.requests.send(Request::Command(Event::Tight(tight))).await.map_err(|_| Stopped)
     }
 
-    /// Whether a peer that opens a link may go on to the proof of the pool's secret; `challenge` is the one it brings, and
+    /// Lets a peer that opens a link go on to the proof of the pool's secret, or says why not. `offer` is its handshake, and
     /// `from` its address, if it is known.
-    pub fn admit(&self, challenge: Option<&str>, from: Option<IpAddr>) -> Result<Admission, NotAdmitted> {
-        self.0.links.admit(challenge, from)
+    pub fn admit(&self, offer: Offer, from: Option<IpAddr>) -> Result<Admission, NotAdmitted> {
+        self.0.links.admit(offer, from)
     }
 
     /// Runs a link that an admitted peer opens, until it ends. The connection is that of the WebSocket, of which nothing

@@ -1,45 +1,41 @@
-//! The proof of the pool's secret at the beginning of a link, and the seal on its frames.
+//! The handshake at the beginning of a link: its messages in headers and in raw frames.
 //!
-//! Both sides make a fresh X25519 key for the link: its public half is their challenge. Those go over in the headers of the
-//! request that opens the WebSocket and of its answer, so nothing but them is said before the proof. Then the dialler
-//! proves that it knows the secret, by a keyed hash over both challenges, what they come to, and which side says it; and
-//! only to who has done that the acceptor proves the same. So a recorded proof is worth nothing for another challenge,
-//! nor is a proof that is sent back to its maker, and one who has dialled learns nothing by which it could try out
-//! secrets. Keys made of the same things seal each frame of the link, with a count a direction: who stands between the
-//! two can read, alter, repeat or leave out none, and who learns the secret later cannot read what was recorded.
+//! The messages are those of the Noise protocol in `noise`, which says what each proves. Message 1 is in a header of the
+//! request that opens the WebSocket, message 2 in a header of its answer. Messages 3 and 4 are WebSocket frames of fixed
+//! lengths. They are read by the few lines here, byte by byte of a known number, before any other parser sees the connection.
 //!
-//! Both proofs are WebSocket frames of one fixed length. They are read by the few lines here, byte by byte of a known
-//! number, before any other parser sees the connection. Rests on `secret`; it knows nothing of messages.
+//! A peer that has proved nothing gets message 2: an ephemeral key, and this node's static key. A recorded handshake is
+//! worth nothing, because the other side's ephemeral key is new. Rests on `noise` and `secret`; it knows nothing of the
+//! messages of nodes.
 
 use std::fmt;
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use bytes::{Bytes, BytesMut};
-use ring::{
-    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
-    agreement::{EphemeralPrivateKey, UnparsedPublicKey, X25519, agree_ephemeral},
-    rand::SystemRandom,
-};
+use snow::HandshakeState;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use super::secret::Key;
+use super::{
+    noise::{
+        KEY_BYTES, LinkKey, MESSAGE_1_BYTES, MESSAGE_2_BYTES, MESSAGE_3_BYTES, MESSAGE_4_BYTES, Session, initiator,
+        random_key, responder, set_secret,
+    },
+    secret::Key,
+};
 
-/// Header with the challenge of who says it.
-pub const CHALLENGE: &str = "lamplight-challenge";
-/// How much longer a frame is for its seal, in bytes.
-pub const SEAL_BYTES: usize = 16;
+/// Header with message 1 in a request, and message 2 in its answer.
+pub const HANDSHAKE: &str = "lamplight-noise";
+/// Header with the challenge of protocol versions up to 5, whose handshake was another.
+pub const EARLIER_HANDSHAKE: &str = "lamplight-challenge";
 
-/// Length of a challenge and of a proof, in bytes.
-const PROOF_BYTES: usize = 32;
-/// How a frame with a proof begins: binary, whole, and its length; from who dialled with a mask.
-const FROM_DIALLER: [u8; 2] = [0x82, 0x80 | PROOF_BYTES as u8];
-const FROM_ACCEPTOR: [u8; 2] = [0x82, PROOF_BYTES as u8];
-/// The close frame for a proof that does not hold, with a code of the range that applications may use.
+/// How a frame with message 3 or 4 begins: binary, whole, and its length; from the dialler with a mask.
+const FROM_DIALLER: [u8; 2] = [0x82, 0x80 | MESSAGE_3_BYTES as u8];
+const FROM_ACCEPTOR: [u8; 2] = [0x82, MESSAGE_4_BYTES as u8];
+/// The close frame for a message 3 that does not hold, with a code of the range that applications may use.
 const REFUSED: [u8; 4] = [0x88, 2, REFUSED_CODE[0], REFUSED_CODE[1]];
 const REFUSED_CODE: [u8; 2] = 4_401_u16.to_be_bytes();
 
-/// Why there is no proof. Nothing has been told but what stands above.
+/// Reason why there is no session. The peer has been told nothing but what is above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unproved {
     /// The peer proves another secret than is accepted here, or accepts another than is proved here.
@@ -48,6 +44,8 @@ pub enum Unproved {
     Ended,
     /// It sent something else.
     Malformed,
+    /// Its first message is of another version of the handshake.
+    OtherVersion,
     /// This machine gives no random numbers.
     NoChance,
 }
@@ -58,100 +56,49 @@ impl fmt::Display for Unproved {
             Unproved::OtherSecret => "the pool secret is another",
             Unproved::Ended => "it ended the connection before the pool secret was proved",
             Unproved::Malformed => "it sent something else than a proof of the pool secret",
-            Unproved::NoChance => "this machine has no random numbers for a challenge",
+            Unproved::OtherVersion => "it speaks another version of the handshake",
+            Unproved::NoChance => "this machine has no random numbers for a key",
         })
     }
 }
 
-/// What this side asks the other to prove the secret with; good for one link.
-pub struct Challenge {
-    private: EphemeralPrivateKey,
-    public: [u8; PROOF_BYTES],
+/// The handshake of the node that dials; good for one link.
+pub struct Dialler {
+    state: HandshakeState,
+    message: [u8; MESSAGE_1_BYTES],
 }
 
-impl Challenge {
-    /// A fresh one.
-    pub fn new() -> Result<Challenge, Unproved> {
-        let private = EphemeralPrivateKey::generate(&X25519, &SystemRandom::new()).map_err(|_| Unproved::NoChance)?;
-        let public = private.compute_public_key().map_err(|_| Unproved::NoChance)?;
-        let public = public.as_ref().try_into().map_err(|_| Unproved::NoChance)?;
-        Ok(Challenge { private, public })
+impl Dialler {
+    /// A new handshake of the node with this key.
+    pub fn new(key: &LinkKey) -> Result<Dialler, Unproved> {
+        let mut state = initiator(key).map_err(|_| Unproved::NoChance)?;
+        let mut message = [0; MESSAGE_1_BYTES];
+        state.write_message(&[], &mut message).map_err(|_| Unproved::NoChance)?;
+        Ok(Dialler { state, message })
     }
 
-    /// As a header says it.
-    pub fn shown(&self) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(self.public)
+    /// Message 1, for the header.
+    pub fn header(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(self.message)
     }
 
-    /// Both challenges, of which the dialler made this one.
-    pub fn answered(self, acceptor: &str) -> Result<Met, Unproved> {
-        let acceptor = read_challenge(acceptor)?;
-        Met::new(self.public, acceptor, self.private, &acceptor)
-    }
-
-    /// Both challenges, of which the acceptor made this one.
-    pub fn answers(self, dialler: &str) -> Result<Met, Unproved> {
-        let dialler = read_challenge(dialler)?;
-        Met::new(dialler, self.public, self.private, &dialler)
-    }
-}
-
-fn read_challenge(text: &str) -> Result<[u8; PROOF_BYTES], Unproved> {
-    let mut challenge = [0; PROOF_BYTES];
-    match BASE64_URL_SAFE_NO_PAD.decode_slice(text, &mut challenge) {
-        Ok(PROOF_BYTES) => Ok(challenge),
-        _ => Err(Unproved::Malformed),
-    }
-}
-
-/// Two challenges, and what they come to: nobody but their makers knows that.
-pub struct Met {
-    dialler: [u8; PROOF_BYTES],
-    acceptor: [u8; PROOF_BYTES],
-    agreed: Zeroizing<[u8; 32]>,
-}
-
-/// What is made of a key and two challenges. Each is another number in the hash, so none can stand for another.
-#[derive(Clone, Copy)]
-enum Purpose {
-    DiallerProof = 1,
-    AcceptorProof = 2,
-    DiallerFrames = 3,
-    AcceptorFrames = 4,
-}
-
-impl Met {
-    fn new(
-        dialler: [u8; PROOF_BYTES],
-        acceptor: [u8; PROOF_BYTES],
-        private: EphemeralPrivateKey,
-        theirs: &[u8],
-    ) -> Result<Met, Unproved> {
-        let mut agreed = Zeroizing::new([0; 32]);
-        // A challenge that is no good key, such as one that makes all agree on zero, is refused here.
-        agree_ephemeral(private, &UnparsedPublicKey::new(&X25519, theirs), |shared| agreed.copy_from_slice(shared))
-            .map_err(|_| Unproved::Malformed)?;
-        Ok(Met { dialler, acceptor, agreed })
-    }
-
-    fn derive(&self, key: &Key, purpose: Purpose) -> blake3::Hash {
-        let mut hasher = blake3::Hasher::new_keyed(key.bytes());
-        hasher.update(&[purpose as u8]).update(&self.dialler).update(&self.acceptor).update(&*self.agreed);
-        hasher.finalize()
-    }
-
-    /// Proves the secret to who was dialled, and has it prove the same.
-    pub async fn prove<Io>(&self, io: &mut Io, key: &Key) -> Result<Seals, Unproved>
+    /// Proves the secret to the node that was dialled, whose answer had this header, and has it prove the same.
+    pub async fn prove<Io>(mut self, io: &mut Io, answer: &str, secret: &Key) -> Result<Session, Unproved>
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut frame = Vec::with_capacity(FROM_DIALLER.len() + 4 + PROOF_BYTES);
+        let answer = decode::<MESSAGE_2_BYTES>(answer)?;
+        self.state.read_message(&answer, &mut []).map_err(|_| Unproved::Malformed)?;
+        let mut message = [0; MESSAGE_3_BYTES];
+        set_secret(&mut self.state, secret).map_err(|_| Unproved::Malformed)?;
+        // It fails for a static key of small order.
+        self.state.write_message(&[], &mut message).map_err(|_| Unproved::Malformed)?;
+        let mut frame = Vec::with_capacity(FROM_DIALLER.len() + 4 + MESSAGE_3_BYTES);
         frame.extend(FROM_DIALLER);
         // The mask that RFC 6455 asks for; it protects proxies and hides nothing.
         let mask = fastrand::u32(..).to_be_bytes();
         frame.extend(mask);
-        let proof = self.derive(key, Purpose::DiallerProof);
-        frame.extend(proof.as_bytes().iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        frame.extend(message.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
         io.write_all(&frame).await.map_err(|_| Unproved::Ended)?;
         io.flush().await.map_err(|_| Unproved::Ended)?;
         let mut head = [0; FROM_ACCEPTOR.len()];
@@ -162,16 +109,39 @@ impl Met {
         if head != FROM_ACCEPTOR {
             return Err(Unproved::Malformed);
         }
-        let mut proof = [0; PROOF_BYTES];
-        io.read_exact(&mut proof).await.map_err(|_| Unproved::Ended)?;
-        if self.derive(key, Purpose::AcceptorProof) != blake3::Hash::from_bytes(proof) {
-            return Err(Unproved::OtherSecret);
-        }
-        Ok(self.seals(key, Purpose::DiallerFrames, Purpose::AcceptorFrames))
+        let mut message = [0; MESSAGE_4_BYTES];
+        io.read_exact(&mut message).await.map_err(|_| Unproved::Ended)?;
+        let mut session = Session::new(self.state).map_err(|_| Unproved::Malformed)?;
+        session.confirm(&message).map_err(|_| Unproved::OtherSecret)?;
+        Ok(session)
+    }
+}
+
+/// The handshake of the node that was dialled; good for one link.
+pub struct Acceptor {
+    key: LinkKey,
+    ephemeral: Zeroizing<[u8; KEY_BYTES]>,
+    opening: [u8; MESSAGE_1_BYTES],
+    state: HandshakeState,
+    message: [u8; MESSAGE_2_BYTES],
+}
+
+impl Acceptor {
+    /// The handshake of the node with this key, with a peer whose request had this header.
+    pub fn new(key: &LinkKey, header: &str) -> Result<Acceptor, Unproved> {
+        let opening = decode::<MESSAGE_1_BYTES>(header)?;
+        let ephemeral = random_key().ok_or(Unproved::NoChance)?;
+        let (state, message) = answer(key, &ephemeral, &opening)?;
+        Ok(Acceptor { key: key.clone(), ephemeral, opening, state, message })
+    }
+
+    /// Message 2, for the header.
+    pub fn header(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(self.message)
     }
 
     /// Has the dialler prove one of the accepted secrets, then proves the same one, and says which it is.
-    pub async fn check<Io>(&self, io: &mut Io, accepted: &[Key]) -> Result<(Key, Seals), Unproved>
+    pub async fn check<Io>(self, io: &mut Io, accepted: &[Key]) -> Result<(Key, Session), Unproved>
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
@@ -180,75 +150,71 @@ impl Met {
         if head != FROM_DIALLER {
             return Err(Unproved::Malformed);
         }
-        let (mut mask, mut proof) = ([0; 4], [0; PROOF_BYTES]);
+        let (mut mask, mut message) = ([0; 4], [0; MESSAGE_3_BYTES]);
         io.read_exact(&mut mask).await.map_err(|_| Unproved::Ended)?;
-        io.read_exact(&mut proof).await.map_err(|_| Unproved::Ended)?;
-        proof.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
-        // Hashes compare in the same time, however much of them is right.
-        let proof = blake3::Hash::from_bytes(proof);
-        let Some(key) = accepted.iter().find(|key| self.derive(key, Purpose::DiallerProof) == proof) else {
-            // Whether it is heard makes no difference.
-            let _ = io.write_all(&REFUSED).await;
-            let _ = io.shutdown().await;
-            return Err(Unproved::OtherSecret);
+        io.read_exact(&mut message).await.map_err(|_| Unproved::Ended)?;
+        message.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+        let (secret, mut session) = match self.read(&message, accepted) {
+            Ok(proved) => proved,
+            Err(why) => {
+                // Whether it is heard makes no difference.
+                let _ = io.write_all(&REFUSED).await;
+                let _ = io.shutdown().await;
+                return Err(why);
+            }
         };
-        let mut frame = [0; FROM_ACCEPTOR.len() + PROOF_BYTES];
+        let confirmation = session.confirmation().map_err(|_| Unproved::Malformed)?;
+        let mut frame = [0; FROM_ACCEPTOR.len() + MESSAGE_4_BYTES];
         frame[..FROM_ACCEPTOR.len()].copy_from_slice(&FROM_ACCEPTOR);
-        frame[FROM_ACCEPTOR.len()..].copy_from_slice(self.derive(key, Purpose::AcceptorProof).as_bytes());
+        frame[FROM_ACCEPTOR.len()..].copy_from_slice(&confirmation);
         io.write_all(&frame).await.map_err(|_| Unproved::Ended)?;
         io.flush().await.map_err(|_| Unproved::Ended)?;
-        Ok((key.clone(), self.seals(key, Purpose::AcceptorFrames, Purpose::DiallerFrames)))
+        Ok((secret, session))
     }
 
-    fn seals(&self, key: &Key, outgoing: Purpose, incoming: Purpose) -> Seals {
-        let seal = |purpose| Seal::new(&Zeroizing::new(*self.derive(key, purpose).as_bytes()));
-        Seals { outgoing: seal(outgoing), incoming: seal(incoming) }
+    /// Tries message 3 with each accepted secret.
+    fn read(self, message: &[u8; MESSAGE_3_BYTES], accepted: &[Key]) -> Result<(Key, Session), Unproved> {
+        let mut first = Some(self.state);
+        for secret in accepted {
+            let mut state = match first.take() {
+                Some(state) => state,
+                None => answer(&self.key, &self.ephemeral, &self.opening)?.0,
+            };
+            set_secret(&mut state, secret).map_err(|_| Unproved::Malformed)?;
+            if state.read_message(message, &mut []).is_ok() {
+                let session = Session::new(state).map_err(|_| Unproved::Malformed)?;
+                return Ok((secret.clone(), session));
+            }
+            // The static key comes before the secret: who has not even sent that has not heard message 2.
+            if state.get_remote_static().is_none() {
+                return Err(Unproved::Malformed);
+            }
+        }
+        Err(Unproved::OtherSecret)
     }
 }
 
-/// What seals the frames of a link, both ways.
-pub struct Seals {
-    /// For what this side sends.
-    pub outgoing: Seal,
-    /// For what the other side sends.
-    pub incoming: Seal,
+/// An acceptor's handshake after message 2, and that message.
+fn answer(
+    key: &LinkKey,
+    ephemeral: &Zeroizing<[u8; KEY_BYTES]>,
+    opening: &[u8; MESSAGE_1_BYTES],
+) -> Result<(HandshakeState, [u8; MESSAGE_2_BYTES]), Unproved> {
+    let mut state = responder(key, ephemeral).map_err(|_| Unproved::NoChance)?;
+    // Its tag says that the prologue is the same.
+    state.read_message(opening, &mut []).map_err(|_| Unproved::OtherVersion)?;
+    let mut message = [0; MESSAGE_2_BYTES];
+    // It fails for an ephemeral key of small order.
+    state.write_message(&[], &mut message).map_err(|_| Unproved::Malformed)?;
+    Ok((state, message))
 }
 
-/// Seals the frames of one direction, or opens them: each with its number, so in their order and no other.
-pub struct Seal {
-    key: LessSafeKey,
-    count: u64,
-}
-
-impl Seal {
-    fn new(key: &[u8; 32]) -> Seal {
-        let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("32 bytes are the length of its key");
-        Seal { key: LessSafeKey::new(key), count: 0 }
-    }
-
-    /// The frame as it goes over the link.
-    pub fn seal(&mut self, frame: Bytes) -> Bytes {
-        let nonce = self.next();
-        let mut frame = BytesMut::from(frame);
-        self.key.seal_in_place_append_tag(nonce, Aad::empty(), &mut frame).expect("frames are far below 256 GiB");
-        frame.freeze()
-    }
-
-    /// The frame that was sealed; none if it is not the next one that the peer has sealed.
-    pub fn open(&mut self, sealed: Bytes) -> Option<Bytes> {
-        let nonce = self.next();
-        let mut frame = BytesMut::from(sealed);
-        let length = self.key.open_in_place(nonce, Aad::empty(), &mut frame).ok()?.len();
-        frame.truncate(length);
-        Some(frame.freeze())
-    }
-
-    /// The number of the next frame, as the nonce that no other frame under this key has.
-    fn next(&mut self) -> Nonce {
-        let mut nonce = [0; 12];
-        nonce[4..].copy_from_slice(&self.count.to_be_bytes());
-        self.count = self.count.checked_add(1).expect("no link lives for 2^64 frames");
-        Nonce::assume_unique_for_key(nonce)
+/// A message of a fixed length, of a header.
+fn decode<const LENGTH: usize>(text: &str) -> Result<[u8; LENGTH], Unproved> {
+    let mut message = [0; LENGTH];
+    match BASE64_URL_SAFE_NO_PAD.decode_slice(text, &mut message) {
+        Ok(length) if length == LENGTH => Ok(message),
+        _ => Err(Unproved::Malformed),
     }
 }
 
@@ -259,140 +225,167 @@ mod tests {
     use super::*;
     use crate::node::secret::PoolSecret;
 
-    fn key(secret: &str) -> Key {
-        PoolSecret::new(secret.as_bytes()).expect("long enough").first().expect("there is one")
+    fn secret(text: &str) -> Key {
+        PoolSecret::new(text.as_bytes()).expect("long enough").first().expect("there is one")
     }
 
-    /// Challenges that have met, as each side sees them.
-    fn met() -> (Met, Met) {
-        let (dialler, acceptor) = (Challenge::new().expect("chance"), Challenge::new().expect("chance"));
-        let (dialled, accepted) = (dialler.shown(), acceptor.shown());
-        (dialler.answered(&accepted).expect("a challenge"), acceptor.answers(&dialled).expect("a challenge"))
+    fn dialler() -> Dialler {
+        Dialler::new(&LinkKey::generate().expect("random numbers")).expect("random numbers")
+    }
+
+    fn acceptor(header: &str) -> Result<Acceptor, Unproved> {
+        Acceptor::new(&LinkKey::generate().expect("random numbers"), header)
     }
 
     fn both() -> (DuplexStream, DuplexStream) {
         duplex(1 << 10)
     }
 
-    async fn link(proved: &Key, accepted: &[Key]) -> (Result<Seals, Unproved>, Result<(Key, Seals), Unproved>) {
-        let ((dialler, acceptor), (mut near, mut far)) = (met(), both());
-        tokio::join!(dialler.prove(&mut near, proved), acceptor.check(&mut far, accepted))
+    async fn link(proved: &Key, accepted: &[Key]) -> (Result<Session, Unproved>, Result<(Key, Session), Unproved>) {
+        let (dialler, (mut near, mut far)) = (dialler(), both());
+        let acceptor = acceptor(&dialler.header()).expect("a message");
+        let answer = acceptor.header();
+        tokio::join!(dialler.prove(&mut near, &answer, proved), acceptor.check(&mut far, accepted))
     }
 
-    /// What the acceptor says to these bytes, behind which the dialler says no more.
-    async fn answer(bytes: &[u8]) -> (Option<Unproved>, Vec<u8>) {
-        let ((_, acceptor), (mut near, mut far)) = (met(), both());
+    /// The frame with message 3 of a dialler that was given message 2 by this acceptor.
+    async fn proof(dialler: Dialler, acceptor: &Acceptor, secret: &Key) -> Vec<u8> {
+        let (mut near, mut far) = both();
+        far.shutdown().await.expect("it is open");
+        let proved = dialler.prove(&mut near, &acceptor.header(), secret).await;
+        assert_eq!(proved.err(), Some(Unproved::Ended));
+        drop(near);
+        let mut said = Vec::new();
+        far.read_to_end(&mut said).await.expect("memory");
+        said
+    }
+
+    /// What an acceptor says to these bytes, after which the dialler says no more.
+    async fn answer_to(acceptor: Acceptor, bytes: &[u8]) -> (Option<Unproved>, Vec<u8>) {
+        let (mut near, mut far) = both();
         near.write_all(bytes).await.expect("there is room");
         near.shutdown().await.expect("it is open");
-        let why = acceptor.check(&mut far, &[key("0123456789abcdef")]).await.err();
+        let why = acceptor.check(&mut far, &[secret("0123456789abcdef")]).await.err();
         drop(far);
         let mut said = Vec::new();
         near.read_to_end(&mut said).await.expect("memory");
         (why, said)
     }
 
-    /// What the dialler makes of these bytes, whatever it says.
+    async fn answer(bytes: &[u8]) -> (Option<Unproved>, Vec<u8>) {
+        answer_to(acceptor(&dialler().header()).expect("a message"), bytes).await
+    }
+
+    /// What a dialler makes of these bytes as message 4.
     async fn taken(bytes: &[u8]) -> Option<Unproved> {
-        let ((dialler, _), (mut near, mut far)) = (met(), both());
+        let (dialler, (mut near, mut far)) = (dialler(), both());
+        let acceptor = acceptor(&dialler.header()).expect("a message");
         far.write_all(bytes).await.expect("there is room");
         far.shutdown().await.expect("it is open");
-        dialler.prove(&mut near, &key("0123456789abcdef")).await.err()
+        dialler.prove(&mut near, &acceptor.header(), &secret("0123456789abcdef")).await.err()
     }
 
     #[tokio::test]
-    async fn who_knows_one_secret_reads_what_the_other_seals() {
-        let (old, new) = (key("0123456789abcdef"), key("fedcba9876543210"));
-        let (proved, checked) = link(&old, &[new, old.clone()]).await;
-        let (mut dialler, (used, mut acceptor)) = (proved.expect("proved"), checked.expect("checked"));
-        assert!(used == old);
-        for text in ["", "one", "two"] {
-            let sealed = dialler.outgoing.seal(Bytes::from(text));
-            assert_eq!(sealed.len(), text.len() + SEAL_BYTES);
-            assert_eq!(acceptor.incoming.open(sealed).expect("sealed"), text);
-            let sealed = acceptor.outgoing.seal(Bytes::from(text));
-            assert_eq!(dialler.incoming.open(sealed).expect("sealed"), text);
+    async fn who_knows_one_secret_reads_what_the_other_seals_and_knows_its_key() {
+        let secrets: Vec<Key> = (0..8).map(|n| secret(&format!("0123456789abcde{n}"))).collect();
+        for proved in &secrets {
+            let keys = [(); 2].map(|()| LinkKey::generate().expect("random numbers"));
+            let (dialler, (mut near, mut far)) = (Dialler::new(&keys[0]).expect("random numbers"), both());
+            let acceptor = Acceptor::new(&keys[1], &dialler.header()).expect("a message");
+            let answer = acceptor.header();
+            let (dialler, acceptor) =
+                tokio::join!(dialler.prove(&mut near, &answer, proved), acceptor.check(&mut far, &secrets));
+            let (mut dialler, (used, mut acceptor)) = (dialler.expect("proved"), acceptor.expect("checked"));
+            assert!(used == *proved);
+            for text in ["", "one", "two"] {
+                let sealed = dialler.seal(text.as_bytes());
+                assert_eq!(acceptor.open(&sealed).expect("sealed"), text);
+                let sealed = acceptor.seal(text.as_bytes());
+                assert_eq!(dialler.open(&sealed).expect("sealed"), text);
+            }
+            assert_eq!(dialler.peer_key(), Some(&keys[1].public()[..]));
+            assert_eq!(acceptor.peer_key(), Some(&keys[0].public()[..]));
         }
     }
 
     #[tokio::test]
     async fn another_secret_is_refused_and_both_know_why() {
-        let (proved, checked) = link(&key("0123456789abcdef"), &[key("fedcba9876543210")]).await;
-        assert_eq!(proved.err(), Some(Unproved::OtherSecret));
-        assert_eq!(checked.err(), Some(Unproved::OtherSecret));
+        let others = [secret("fedcba9876543210"), secret("fedcba9876543211")];
+        for accepted in [&others[..1], &others] {
+            let (proved, checked) = link(&secret("0123456789abcdef"), accepted).await;
+            assert_eq!(proved.err(), Some(Unproved::OtherSecret));
+            assert_eq!(checked.err(), Some(Unproved::OtherSecret));
+        }
     }
 
     #[tokio::test]
-    async fn a_frame_that_is_altered_repeated_left_out_or_sent_back_is_not_opened() {
-        let key = key("0123456789abcdef");
-        let sealed = async || {
-            let (proved, checked) = link(&key, std::slice::from_ref(&key)).await;
-            let (mut dialler, (_, acceptor)) = (proved.expect("proved"), checked.expect("checked"));
-            let frames = ["one", "two"].map(|text| dialler.outgoing.seal(Bytes::from(text)));
-            (dialler, acceptor, frames)
-        };
-        let (_, _, [one, _]) = sealed().await;
-        for place in 0..one.len() {
-            let (_, mut acceptor, [one, _]) = sealed().await;
-            let mut altered = one.to_vec();
+    async fn a_handshake_message_is_worth_nothing_altered_sent_back_or_to_another() {
+        let known = secret("0123456789abcdef");
+        // Message 3, to the acceptor that it is for.
+        let one = dialler();
+        let for_it = acceptor(&one.header()).expect("a message");
+        let proof_for_it = proof(one, &for_it, &known).await;
+        assert_eq!(answer_to(for_it, &proof_for_it).await.0, None);
+        // To another one, whose ephemeral key is another.
+        assert_eq!(answer(&proof_for_it).await, (Some(Unproved::Malformed), REFUSED.to_vec()));
+        for place in FROM_DIALLER.len()..proof_for_it.len() {
+            let dialler = dialler();
+            let acceptor = acceptor(&dialler.header()).expect("a message");
+            let mut altered = proof(dialler, &acceptor, &known).await;
             altered[place] ^= 1;
-            assert!(acceptor.incoming.open(altered.into()).is_none(), "{place}");
+            let (why, said) = answer_to(acceptor, &altered).await;
+            assert!(matches!(why, Some(Unproved::Malformed | Unproved::OtherSecret)), "{place}");
+            assert_eq!(said, REFUSED, "{place}");
         }
-        for end in 0..one.len() {
-            let (_, mut acceptor, [one, _]) = sealed().await;
-            assert!(acceptor.incoming.open(one.slice(..end)).is_none(), "{end}");
+        // Message 1 altered: the acceptor refuses it.
+        let header = dialler().header();
+        for place in 0..header.len() {
+            let mut altered = header.clone().into_bytes();
+            altered[place] = if altered[place] == b'A' { b'B' } else { b'A' };
+            let altered = String::from_utf8(altered).expect("it is plain");
+            assert!(matches!(acceptor(&altered).err(), Some(Unproved::OtherVersion | Unproved::Malformed)), "{place}");
         }
-        let (_, mut acceptor, [_, two]) = sealed().await;
-        assert!(acceptor.incoming.open(two).is_none(), "the first is left out");
-        let (_, mut acceptor, [one, _]) = sealed().await;
-        assert!(acceptor.incoming.open(one.clone()).is_some());
-        assert!(acceptor.incoming.open(one).is_none(), "it is repeated");
-        let (mut dialler, _, [one, _]) = sealed().await;
-        assert!(dialler.incoming.open(one).is_none(), "it is sent back");
-        let (_, mut acceptor, _) = sealed().await;
-        let (_, _, [other, _]) = sealed().await;
-        assert!(acceptor.incoming.open(other).is_none(), "it is of another link");
+        // Message 2 altered, of another handshake, or made of message 1: the dialler says nothing.
+        let silent = async |dialler: Dialler, answer: &str| {
+            let (mut near, mut far) = both();
+            assert_eq!(dialler.prove(&mut near, answer, &known).await.err(), Some(Unproved::Malformed), "{answer}");
+            drop(near);
+            assert_eq!(far.read_u8().await.map_err(|_| ()), Err(()), "it said something");
+        };
+        for place in 0..MESSAGE_2_BYTES {
+            let dialler = dialler();
+            let mut altered = acceptor(&dialler.header()).expect("a message").message;
+            altered[place] ^= 1;
+            silent(dialler, &BASE64_URL_SAFE_NO_PAD.encode(altered)).await;
+        }
+        silent(dialler(), &acceptor(&dialler().header()).expect("a message").header()).await;
+        let own = dialler();
+        let doubled = BASE64_URL_SAFE_NO_PAD.encode([own.message, own.message].concat());
+        silent(own, &doubled).await;
     }
 
     #[tokio::test]
-    async fn a_proof_is_worth_nothing_sent_back_or_for_another_challenge() {
-        let key = key("0123456789abcdef");
-        let (one, other) = (met().0, met().0);
-        assert!(one.derive(&key, Purpose::DiallerProof) != one.derive(&key, Purpose::AcceptorProof));
-        assert!(one.derive(&key, Purpose::DiallerProof) != other.derive(&key, Purpose::DiallerProof));
-        // Even where a challenge is sent back to its maker, who then agrees with itself.
-        let (mine, shown) = Challenge::new()
-            .map(|challenge| {
-                let shown = challenge.shown();
-                (challenge, shown)
-            })
-            .expect("chance");
-        let alone = mine.answered(&shown).expect("a challenge");
-        assert!(alone.derive(&key, Purpose::DiallerProof) != alone.derive(&key, Purpose::AcceptorProof));
-    }
-
-    #[tokio::test]
-    async fn what_is_no_challenge_is_refused() {
-        let good = Challenge::new().expect("chance").shown();
+    async fn a_header_that_is_no_message_is_refused() {
+        let good = dialler().header();
         let mut cases: Vec<String> = (0..good.len()).map(|end| good[..end].into()).collect();
         cases.extend([format!("{good}A"), format!("{good}="), format!("{}!", &good[1..]), "A".repeat(4_096)]);
-        // Keys of small order, on which all agree on zero.
-        cases.push(BASE64_URL_SAFE_NO_PAD.encode([0; 32]));
-        cases.push(BASE64_URL_SAFE_NO_PAD.encode([&[1][..], &[0; 31]].concat()));
         for case in cases {
-            let refused = |met: Result<Met, Unproved>| met.err() == Some(Unproved::Malformed);
-            assert!(refused(Challenge::new().expect("chance").answers(&case)), "{case}");
-            assert!(refused(Challenge::new().expect("chance").answered(&case)), "{case}");
+            assert_eq!(acceptor(&case).err(), Some(Unproved::Malformed), "{case}");
+            let (mut near, _far) = both();
+            let proved = dialler().prove(&mut near, &case, &secret("0123456789abcdef")).await;
+            assert_eq!(proved.err(), Some(Unproved::Malformed), "{case}");
         }
+        assert_eq!(acceptor(&"A".repeat(64)).err(), Some(Unproved::OtherVersion), "a tag that does not hold");
     }
 
     #[tokio::test]
     async fn whatever_else_is_sent_than_a_proof_nothing_is_told() {
         let mut rng = fastrand::Rng::with_seed(7);
-        let whole = [&FROM_DIALLER[..], &[9; 4 + PROOF_BYTES]].concat();
+        let whole = [&FROM_DIALLER[..], &[9; 4 + MESSAGE_3_BYTES]].concat();
         for end in 0..whole.len() {
             assert_eq!(answer(&whole[..end]).await, (Some(Unproved::Ended), vec![]), "{end}");
         }
-        assert_eq!(answer(&whole).await, (Some(Unproved::OtherSecret), REFUSED.to_vec()));
+        assert_eq!(answer(&whole).await, (Some(Unproved::Malformed), REFUSED.to_vec()));
         for _ in 0..2_000 {
             let mut bytes: Vec<u8> = (0..rng.usize(..200)).map(|_| rng.u8(..)).collect();
             if rng.bool() && bytes.len() >= 2 {
@@ -407,7 +400,7 @@ mod tests {
     #[tokio::test]
     async fn a_dialler_takes_nothing_for_a_proof_but_one() {
         let mut rng = fastrand::Rng::with_seed(8);
-        let whole = [&FROM_ACCEPTOR[..], &[9; PROOF_BYTES]].concat();
+        let whole = [&FROM_ACCEPTOR[..], &[9; MESSAGE_4_BYTES]].concat();
         for end in 0..whole.len() {
             assert_eq!(taken(&whole[..end]).await, Some(Unproved::Ended), "{end}");
         }

@@ -1,7 +1,7 @@
 //! The sockets of the gossip links: WebSocket frames in and out, nothing of the protocol.
 //!
 //! Where the pool has a secret, both sides prove it before the node's task hears of a link, and the frames of the link are
-//! sealed (`admission`, `handshake`): what is below sees them opened.
+//! encrypted (`admission`, `handshake`, `noise`): what is below sees them decrypted.
 //!
 //! Each link has a reader, which decodes and checks frames before the node's task sees them, and a writer with a small
 //! queue. At most one batch of ops and one of presence are in the queue (the replica sends the next when this one is flushed), so a
@@ -36,9 +36,10 @@ use tokio_util::{either::Either, task::TaskTracker};
 
 use super::{
     Meters,
-    admission::{Admission, Door, NotAdmitted, REFUSAL},
-    handshake::{CHALLENGE, Challenge, SEAL_BYTES, Seals, Unproved},
+    admission::{Admission, Door, NotAdmitted, Offer, REFUSAL},
+    handshake::{Dialler, HANDSHAKE, Unproved},
     next_link,
+    noise::{Session, sealed_len},
     secret::{Key, PoolSecret},
     trust::Trust,
 };
@@ -149,10 +150,9 @@ impl Links {
         super::queue(&self.inputs)
     }
 
-    /// Whether a peer that opens a link may go on to the proof; `challenge` is the one it brings, and
-    /// `from` its address.
-    pub(super) fn admit(&self, challenge: Option<&str>, from: Option<IpAddr>) -> Result<Admission, NotAdmitted> {
-        self.door.admit(challenge, from).inspect_err(|_| self.meters.links_refused.count())
+    /// Lets a peer that opens a link `from` its address go on to the proof, or says why not.
+    pub(super) fn admit(&self, offer: Offer, from: Option<IpAddr>) -> Result<Admission, NotAdmitted> {
+        self.door.admit(offer, from).inspect_err(|_| self.meters.links_refused.count())
     }
 
     /// Dials a place and runs the link until it ends. A name that is yet to be looked up is looked up, and no more.
@@ -211,7 +211,7 @@ impl Links {
         } else {
             Either::Left(stream)
         };
-        link(stream, &address.authority, url, self.door.secret()).await
+        link(stream, &address.authority, url, &self.door).await
     }
 
     /// Says what an operator must see to: once, and not at every dial.
@@ -238,10 +238,10 @@ impl Links {
     {
         match self.door.pass(admission, opening).await {
             Ok((io, proof)) => {
-                let (key, seals) = proof.unzip();
+                let (key, session) = proof.unzip();
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(websocket())).await;
                 let host = from.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_loopback()).map(|ip| ip.to_string());
-                self.run(frames(socket, seals), key, None, host).await;
+                self.run(frames(socket, session), key, None, host).await;
             }
             Err(why) => {
                 self.meters.links_refused.count();
@@ -353,36 +353,32 @@ async fn link<Io>(
     stream: Io,
     authority: &str,
     url: &str,
-    secret: &PoolSecret,
+    door: &Door,
 ) -> Result<(impl Transport + use<Io>, Option<Key>), String>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // TLS, if any, is below: this is only where the request's Host comes from.
     let mut request = format!("ws://{authority}/v1/gossip").into_client_request().map_err(shown)?;
-    let Some(key) = secret.first() else {
+    let Some(secret) = door.secret().first() else {
         let (socket, _) = open(request, stream, url).await?;
         return Ok((frames(socket, None), None));
     };
-    let challenge = Challenge::new().map_err(shown)?;
-    request.headers_mut().insert(CHALLENGE, challenge.shown().parse().map_err(shown)?);
+    let handshake = door.key().and_then(Dialler::new).map_err(shown)?;
+    request.headers_mut().insert(HANDSHAKE, handshake.header().parse().map_err(shown)?);
     let (socket, answer) = open(request, stream, url).await?;
-    let theirs = answer.headers().get(CHALLENGE).and_then(|value| value.to_str().ok());
+    let theirs = answer.headers().get(HANDSHAKE).and_then(|value| value.to_str().ok());
     let theirs = theirs.ok_or_else(|| format!("{url} proves no pool secret: {GIVE_IT_ONE}"))?;
     // Nobody has said anything behind the heads yet, so no bytes are lost between these two.
     let mut stream = socket.into_inner();
-    let proof = match challenge.answered(theirs) {
-        Ok(met) => met.prove(&mut stream, &key).await,
-        Err(why) => Err(why),
-    };
-    let seals = proof.map_err(|why| match why {
+    let session = handshake.prove(&mut stream, theirs, &secret).await.map_err(|why| match why {
         Unproved::OtherSecret => {
             format!("the pool secret of {url} is another: check --pool-secret-file of this node and of that one")
         }
         why => why.to_string(),
     })?;
     let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(websocket())).await;
-    Ok((frames(socket, Some(seals)), Some(key)))
+    Ok((frames(socket, Some(session)), Some(secret)))
 }
 
 /// What to do about a node that has no secret where this one has.
@@ -393,10 +389,14 @@ async fn open<Io>(request: Request, stream: Io, url: &str) -> Result<(WebSocketS
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
+    let offers = request.headers().contains_key(HANDSHAKE);
     client_async_with_config(request, stream, Some(websocket())).await.map_err(|error| {
         let tungstenite::Error::Http(answer) = &error else { return error.to_string() };
         let word = answer.headers().get(REFUSAL).and_then(|word| word.to_str().ok());
         match word.and_then(NotAdmitted::of_word) {
+            // Versions up to 5 do not know the header of this handshake, and take the node for one without a secret.
+            Some(NotAdmitted::SecretNeeded) if offers => other_version(url),
+            Some(NotAdmitted::OtherVersion) => other_version(url),
             Some(NotAdmitted::SecretNeeded) => format!(
                 "{url} links only to nodes that know its pool secret, and this one has none: start this one with \
                  --pool-secret-file"
@@ -407,25 +407,34 @@ where
     })
 }
 
+fn other_version(url: &str) -> String {
+    format!("{url} speaks another version of the handshake between nodes: update the older of the two")
+}
+
 fn websocket() -> WebSocketConfig {
     let mut config = WebSocketConfig::default();
     config.read_buffer_size = 64 << 10;
-    config.max_message_size = Some(FRAME_BYTES_MAX + SEAL_BYTES);
-    config.max_frame_size = Some(FRAME_BYTES_MAX + SEAL_BYTES);
+    config.max_message_size = Some(sealed_len(FRAME_BYTES_MAX));
+    config.max_frame_size = Some(sealed_len(FRAME_BYTES_MAX));
     config.max_write_buffer_size = 2 * FRAME_BYTES_MAX;
     config
 }
 
-/// A WebSocket as binary frames, which are sealed on the way if there are seals.
-fn frames<Io>(socket: WebSocketStream<Io>, seals: Option<Seals>) -> impl Transport + use<Io>
+/// A WebSocket as binary frames, which are encrypted on the way if there is a session.
+fn frames<Io>(socket: WebSocketStream<Io>, session: Option<Session>) -> impl Transport + use<Io>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut outgoing, mut incoming) = seals.map(|seals| (seals.outgoing, seals.incoming)).unzip();
+    // One state for both directions. Nothing waits while it is held.
+    let incoming = session.map(|session| Arc::new(Mutex::new(session)));
+    let outgoing = incoming.clone();
     let opened = socket.filter_map(move |message| {
         ready(match message {
-            Ok(tungstenite::Message::Binary(bytes)) => Some(match &mut incoming {
-                Some(seal) => seal.open(bytes).ok_or_else(|| "a frame that its peer has not sealed".to_string()),
+            Ok(tungstenite::Message::Binary(bytes)) => Some(match &incoming {
+                Some(session) => {
+                    let frame = session.lock().unwrap_or_else(PoisonError::into_inner).open(&bytes);
+                    frame.ok_or_else(|| "a frame that its peer has not sealed".to_string())
+                }
                 None => Ok(bytes),
             }),
             // Text is no frame of ours, and decoding nothing says so. Where frames are sealed, nobody is told anything for it.
@@ -437,8 +446,8 @@ where
         })
     });
     let both = opened.with(move |frame: Bytes| {
-        let frame = match &mut outgoing {
-            Some(seal) => seal.seal(frame),
+        let frame = match &outgoing {
+            Some(session) => session.lock().unwrap_or_else(PoisonError::into_inner).seal(&frame),
             None => frame,
         };
         ready(Ok::<_, tungstenite::Error>(tungstenite::Message::Binary(frame)))

@@ -13,6 +13,7 @@ mod journal;
 mod link;
 mod memory;
 mod meters;
+mod noise;
 mod published;
 mod said;
 mod secret;
@@ -28,9 +29,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-pub use admission::{Admission, NotAdmitted, REFUSAL};
+pub use admission::{Admission, NotAdmitted, Offer, REFUSAL};
 pub use handle::{ASK_EVERY, Node, Stopped};
-pub use handshake::{CHALLENGE, Unproved};
+pub use handshake::{EARLIER_HANDSHAKE, HANDSHAKE, Unproved};
 pub use link::{Network, Tcp, join_url, node_url};
 pub use memory::{key_span, usual_memory_max};
 pub use meters::Meters;

@@ -40,7 +40,8 @@ pub const ALL: [Target; 21] = [
     Target { name: "peer", memory: (PROMISED + 128 * KIB, 256), run: replica::peer },
     Target { name: "proof", memory: (512 * KIB, 16), run: link::proof },
     Target { name: "dialler", memory: (512 * KIB, 16), run: link::dialler },
-    Target { name: "sealed", memory: (512 * KIB, 64), run: link::sealed },
+    // One frame of the longest message of Noise goes over it, with copies at both ends.
+    Target { name: "sealed", memory: (1024 * KIB, 64), run: link::sealed },
     Target { name: "secret", memory: (8 * KIB, 16), run: core::secret },
     Target { name: "json", memory: (16 * KIB, 256), run: core::json },
     // What steps copy is bounded by the cost of an op, COST_MAX, whatever the length of the patch.
