@@ -16,8 +16,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::{Api, Problem, bound_head, server::PeerAddress};
 use crate::node::{EARLIER_HANDSHAKE, HANDSHAKE, NotAdmitted, Offer, REFUSAL};
 
-/// Longest head of a peer's request, in bytes: with the proof behind it this is all that one who has proved nothing can
-/// have this node read.
+/// Longest head of a peer's request, in bytes. Only the HTTP server reads a longer one, up to its own bound.
 const PEER_HEAD_BYTES_MAX: usize = 4 << 10;
 
 /// `GET /v1/gossip`.

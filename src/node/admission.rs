@@ -93,7 +93,8 @@ pub(super) struct Door {
 struct Hall {
     /// From the first who came; dropping one sends that peer away.
     unproved: VecDeque<(Whence, oneshot::Sender<Infallible>)>,
-    complained: Option<Instant>,
+    /// What was said to the operator, and when.
+    complained: Vec<(&'static str, Instant)>,
 }
 
 impl Hall {
@@ -103,7 +104,9 @@ impl Hall {
         let full = if self.places_of(whence) >= UNPROVED_EACH_MAX {
             Some(whence)
         } else {
-            let all = (self.unproved.len() >= UNPROVED_MAX).then(|| self.unproved.iter().map(|(other, _)| *other));
+            let all =
+                (self.unproved.len() >= UNPROVED_MAX).then(|| self.unproved.iter().rev().map(|(other, _)| *other));
+            // Of equals the last is taken: from the newest on, that is the oldest.
             all.and_then(|all| all.max_by_key(|other| self.places_of(*other)))
         };
         if let Some(oldest) = full.and_then(|full| self.unproved.iter().position(|(other, _)| *other == full)) {
@@ -214,11 +217,12 @@ impl Door {
     }
 
     /// Warns the operator, who may have changed the secret or the version on one side only; but not at each attempt.
-    fn complain(&self, words: &str) {
+    fn complain(&self, words: &'static str) {
         let now = Instant::now();
         let is_news = self.hall(|hall| {
-            let is_news = hall.complained.is_none_or(|last| now >= last + COMPLAIN_EVERY);
-            hall.complained = if is_news { Some(now) } else { hall.complained };
+            hall.complained.retain(|(_, last)| now < *last + COMPLAIN_EVERY);
+            let is_news = hall.complained.iter().all(|(said, _)| *said != words);
+            hall.complained.extend(is_news.then_some((words, now)));
             is_news
         });
         if is_news {
@@ -250,6 +254,16 @@ mod tests {
         let mut crowd: Vec<_> = (0..1_000).map(|_| enter(&mut hall, 2)).collect();
         assert!(stays(&mut node));
         assert_eq!(crowd.iter_mut().filter_map(|place| stays(place).then_some(())).count(), UNPROVED_EACH_MAX);
+    }
+
+    #[test]
+    fn of_many_addresses_with_a_place_each_the_oldest_gives_way() {
+        let mut hall = Hall::default();
+        let mut crowd: Vec<_> = (0..UNPROVED_MAX as u8).map(|peer| enter(&mut hall, peer)).collect();
+        let mut node = enter(&mut hall, 200);
+        let _next = enter(&mut hall, 201);
+        assert!(stays(&mut node));
+        assert_eq!(crowd.iter_mut().map(stays).collect::<Vec<_>>()[..3], [false, false, true]);
     }
 
     #[test]

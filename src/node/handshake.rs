@@ -88,10 +88,10 @@ impl Dialler {
         Io: AsyncRead + AsyncWrite + Unpin,
     {
         let answer = decode::<MESSAGE_2_BYTES>(answer)?;
+        // It fails for keys of small order.
         self.state.read_message(&answer, &mut []).map_err(|_| Unproved::Malformed)?;
         let mut message = [0; MESSAGE_3_BYTES];
         set_secret(&mut self.state, secret).map_err(|_| Unproved::Malformed)?;
-        // It fails for a static key of small order.
         self.state.write_message(&[], &mut message).map_err(|_| Unproved::Malformed)?;
         let mut frame = Vec::with_capacity(FROM_DIALLER.len() + 4 + MESSAGE_3_BYTES);
         frame.extend(FROM_DIALLER);

@@ -382,7 +382,7 @@ where
 }
 
 /// What to do about a node that has no secret where this one has.
-const GIVE_IT_ONE: &str = "start it with --pool-secret-file, or this node without";
+const GIVE_IT_ONE: &str = "start it with --pool-secret-file";
 
 /// Opens a WebSocket, or says why that cannot be.
 async fn open<Io>(request: Request, stream: Io, url: &str) -> Result<(WebSocketStream<Io>, Response), String>

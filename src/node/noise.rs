@@ -53,8 +53,9 @@ const PIECE_OVERHEAD: usize = TAG_BYTES + 1;
 /// The last byte of a piece.
 const LAST: u8 = 0;
 const MORE: u8 = 1;
-/// Messages of one direction under one key (section 11.3). A later key does not tell an earlier one, so who reads the memory of a
-/// process can decrypt no more than this many of the messages before. The cipher itself would be safe for 2^64.
+/// Messages of one direction under one key (section 11.3). A later key does not tell an earlier one, so a key that is read from
+/// memory decrypts no more than this many of the messages before. The copies that `snow` leaves in memory may tell more. The
+/// cipher itself would be safe for 2^64.
 const REKEY_EVERY: u64 = 1_024;
 
 /// Length of an encrypted frame of `length` bytes.
@@ -263,7 +264,7 @@ impl Session {
         }
     }
 
-    /// The frame that was sealed; none if it is not whole, or not the next one of the peer. After that nothing can be opened.
+    /// The frame that was sealed; none if it is not whole, or not the next one of the peer. The caller ends the link then.
     pub fn open(&mut self, sealed: &[u8]) -> Option<Bytes> {
         let mut frame = Vec::with_capacity(sealed.len());
         let mut messages = sealed.chunks(MESSAGE_BYTES_MAX);

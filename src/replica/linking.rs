@@ -229,7 +229,7 @@ impl Replica {
     fn objection(&mut self, link: LinkId, hello: &Hello) -> Option<(Why, String)> {
         if hello.node == self.config.node && (hello.process == self.process || left_out(Rule::Copies)) {
             let dialled = self.links.get(&link).and_then(|link| link.dialled.as_ref());
-            dialled.into_iter().for_each(|endpoint| self.peers.is_oneself(endpoint));
+            dialled.into_iter().for_each(|endpoint| self.peers.is_oneself(endpoint, self.now.mono_ms));
             return Some((Why::Oneself, "it is this node itself".into()));
         }
         if let Some(objection) = self.goes_on_without(hello.node) {

@@ -33,6 +33,8 @@ const BACKOFF_MS: (u64, u64) = (100, 5_000);
 const LOOKUP_MS_MAX: u64 = 1_000;
 /// Before a place is dialled again that led to a node to which there is another link.
 const DOUBLE_MS: u64 = 60_000;
+/// Before a place is dialled again that led back to this node.
+const ONESELF_MS: u64 = 600_000;
 /// The larger id of two waits this long before it dials the smaller for the first time.
 const PATIENCE_MS: u64 = 300;
 /// Failures in a row after which a hint is dropped: more than a minute.
@@ -134,7 +136,7 @@ impl Target {
     }
 
     fn reset(&mut self) {
-        self.all_mut().for_each(|tries| (tries.next_ms, tries.failures, tries.oneself) = (0, 0, false));
+        self.all_mut().for_each(|tries| (tries.next_ms, tries.failures, tries.oneself_until_ms) = (0, 0, 0));
     }
 
     fn is_dialling(&self) -> bool {
@@ -168,7 +170,8 @@ struct Tries {
     led_on: bool,
     failures: u32,
     next_ms: u64,
-    oneself: bool,
+    /// Up to when it counts as leading back to this node; 0 if it never did.
+    oneself_until_ms: u64,
     /// Whether it led to a node to which there was another link.
     double: bool,
     /// Whether what is wrong is that the node there is of another pool.
@@ -178,7 +181,7 @@ struct Tries {
 
 impl Tries {
     fn is_due(&self, now_ms: u64) -> bool {
-        !self.dialling && !self.oneself && self.next_ms <= now_ms
+        !self.dialling && self.next_ms.max(self.oneself_until_ms) <= now_ms
     }
 
     fn wait(&mut self, now_ms: u64, most_ms: u64, rng: &mut fastrand::Rng) {
@@ -355,7 +358,7 @@ impl Peers {
     /// The one of a member's URLs to try now, if it is time to.
     fn due(&mut self, urls: &[String], now_ms: u64, rng: &mut fastrand::Rng) -> Option<String> {
         let tries = |url: &String| self.targets.get(url).map(|target| &target.tries);
-        if urls.iter().any(|url| tries(url).is_some_and(|tries| tries.dialling || tries.oneself)) {
+        if urls.iter().any(|url| tries(url).is_some_and(|tries| tries.dialling || now_ms < tries.oneself_until_ms)) {
             return None;
         }
         let ready: Vec<&String> =
@@ -379,7 +382,7 @@ impl Peers {
             Outcome::Fine | Outcome::Double => (0, None),
             Outcome::Failed(why) | Outcome::OtherPool(why) => (tries.failures.saturating_add(1), Some(why)),
         };
-        tries.led_on |= tries.problem.is_none() && !tries.oneself;
+        tries.led_on |= tries.problem.is_none() && tries.oneself_until_ms <= now_ms;
         tries.wait(now_ms, BACKOFF_MS.1, rng);
         if tries.double {
             tries.next_ms = now_ms + DOUBLE_MS;
@@ -421,13 +424,15 @@ impl Peers {
         self.targets.retain(|url, target| !target.is_useless(linked) || members.contains(url));
     }
 
-    /// This place leads back here. Of a name only this address: the others lead to other nodes, or will.
-    pub(super) fn is_oneself(&mut self, endpoint: &Endpoint) {
+    /// This place leads back here, and is not dialled for a while. Of a name only this address: the others lead to other nodes, or
+    /// will. Not for ever: the address may become another node's, and who stands between two nodes can lead a dial back.
+    pub(super) fn is_oneself(&mut self, endpoint: &Endpoint, now_ms: u64) {
+        let until_ms = now_ms + ONESELF_MS;
         let Some(target) = self.target(&endpoint.url) else { return };
         if left_out(Rule::OwnAddress) {
-            target.tries.oneself = true;
+            target.tries.oneself_until_ms = until_ms;
         }
-        target.tries(endpoint.address.as_ref()).into_iter().for_each(|tries| tries.oneself = true);
+        target.tries(endpoint.address.as_ref()).into_iter().for_each(|tries| tries.oneself_until_ms = until_ms);
     }
 
     /// Dial everyone without delay.
@@ -451,7 +456,7 @@ impl Peers {
 
     /// Whether every given target was tried at least once.
     pub(super) fn all_given_tried(&self) -> bool {
-        let tried = |(_, tries): (Option<&str>, &Tries)| tries.tried || tries.oneself;
+        let tried = |(_, tries): (Option<&str>, &Tries)| tries.tried || tries.oneself_until_ms > 0;
         self.targets.values().filter(|target| target.is_place()).all(|target| target.all().all(tried))
     }
 

@@ -758,7 +758,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_address_that_leads_back_to_the_node_itself_is_dialled_once() {
+    fn an_address_that_leads_back_to_the_node_itself_is_dialled_once_in_ten_minutes() {
         let join = vec!["http://n1:1".to_string()];
         let mut node = Replica::new(Config { join, ..config(1, true) });
         let mut dials = 0;
@@ -782,6 +782,8 @@ pub(super) mod tests {
             }
         }
         assert_eq!((dials, node.standing()), (1, Standing::Member));
+        let later = node.handle(Now { mono_ms: 620_000, wall_ms: 0 }, Event::Tick);
+        assert!(later.iter().any(|effect| matches!(effect, Effect::Dial(_))), "it may lead to another node by now");
     }
 
     /// The node of `records`, as far as these go, comes back in its place.
