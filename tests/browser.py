@@ -541,6 +541,12 @@ class Stage:
         page.until_saved()
         return page
 
+    def picture(self, page, name):
+        """Saves a picture of a page, and closes it: pages that stay open go on drawing, and slow the next ones down."""
+        page.screenshot(SCREENSHOTS / f"{name}.png")
+        self.tabs.remove(page)
+        page.close()
+
     def forgive(self, url):
         """Forgets the failures at an address where no node was, as the test wanted."""
         address = url.removeprefix("http://")
@@ -1665,7 +1671,7 @@ def screenshots_are_taken_of_the_page_in_all_its_looks(stage):
     ):
         tab = stage.open(stage.nodes[node], f"{query}&collection=shopping", width, height, dark)
         until_pictured(tab, query == "side")
-        tab.screenshot(SCREENSHOTS / f"{name}.png")
+        stage.picture(tab, name)
     for name, width, height, dark in (
         ("diagram", 1440, 1280, False),
         ("diagram-dark", 1440, 1280, True),
@@ -1681,7 +1687,7 @@ def screenshots_are_taken_of_the_page_in_all_its_looks(stage):
         tab.press("ArrowUp")
         tab.press("ArrowLeft")
         tab.until_text(".op-details", "tentative")
-        tab.screenshot(SCREENSHOTS / f"{name}.png")
+        stage.picture(tab, name)
     page = open_every_control(stage, stage.nodes[1], height=1500)
     page.screenshot(SCREENSHOTS / "every-control.png")
 
@@ -1747,7 +1753,7 @@ def screenshots_are_taken_of_the_editor_in_all_its_looks(stage):
         for frame in tab.frames().values():
             frame.until_ready().until_saved()
             caret(frame)
-        tab.screenshot(SCREENSHOTS / f"{name}.png")
+        stage.picture(tab, name)
     page.js("document.querySelector('#past-time').focus()")
     page.press("ArrowLeft")
     page.until_text(".editor-notice", "read only")
