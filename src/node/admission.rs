@@ -93,7 +93,7 @@ pub(super) struct Door {
 struct Hall {
     /// From the first who came; dropping one sends that peer away.
     unproved: VecDeque<(Whence, oneshot::Sender<Infallible>)>,
-    /// What was said to the operator, and when.
+    /// The recent warnings to the operator, each with its time.
     complained: Vec<(&'static str, Instant)>,
 }
 

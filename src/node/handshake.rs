@@ -28,7 +28,7 @@ pub const HANDSHAKE: &str = "lamplight-noise";
 /// Header with the challenge of protocol versions up to 5, whose handshake was another.
 pub const EARLIER_HANDSHAKE: &str = "lamplight-challenge";
 
-/// How a frame with message 3 or 4 begins: binary, whole, and its length; from the dialler with a mask.
+/// The beginning of a frame with message 3 or 4: binary, whole, and its length; from the dialler with a mask.
 const FROM_DIALLER: [u8; 2] = [0x82, 0x80 | MESSAGE_3_BYTES as u8];
 const FROM_ACCEPTOR: [u8; 2] = [0x82, MESSAGE_4_BYTES as u8];
 /// The close frame for a message 3 that does not hold, with a code of the range that applications may use.
@@ -157,7 +157,7 @@ impl Acceptor {
         let (secret, mut session) = match self.read(&message, accepted) {
             Ok(proved) => proved,
             Err(why) => {
-                // Whether it is heard makes no difference.
+                // It makes no difference if the peer does not read it.
                 let _ = io.write_all(&REFUSED).await;
                 let _ = io.shutdown().await;
                 return Err(why);
@@ -260,7 +260,7 @@ mod tests {
         said
     }
 
-    /// What an acceptor says to these bytes, after which the dialler says no more.
+    /// The answer of an acceptor to these bytes, after which the dialler says no more.
     async fn answer_to(acceptor: Acceptor, bytes: &[u8]) -> (Option<Unproved>, Vec<u8>) {
         let (mut near, mut far) = both();
         near.write_all(bytes).await.expect("there is room");
@@ -276,7 +276,7 @@ mod tests {
         answer_to(acceptor(&dialler().header()).expect("a message"), bytes).await
     }
 
-    /// What a dialler makes of these bytes as message 4.
+    /// The result of a dialler that reads these bytes as message 4.
     async fn taken(bytes: &[u8]) -> Option<Unproved> {
         let (dialler, (mut near, mut far)) = (dialler(), both());
         let acceptor = acceptor(&dialler.header()).expect("a message");

@@ -10,8 +10,8 @@
 //! | 3, dialler | `s, se, psk` | all of that, the dialler's static key, and the secret |
 //! | 4, acceptor | empty transport message | the secret |
 //!
-//! `psk3` and not `psk0`: a tag of message 1 under the secret would be a thing to try out secrets by, offline, for whoever
-//! listens. With `psk3` the dialler proves the secret first, to the holder of the ephemeral key of message 2 alone, and the
+//! `psk3` and not `psk0`: a tag of message 1 under the secret would let anybody who listens try out secrets,
+//! offline. With `psk3` the dialler proves the secret first, to the holder of the ephemeral key of message 2 alone, and the
 //! acceptor only to a dialler that has proved it. `XX`: neither side knows the other's static key before.
 //!
 //! The prologue names the version of this handshake and not the wire version. Nodes of different wire versions agree on one
@@ -210,7 +210,7 @@ impl Dh for X25519 {
 
 /// The encryption of a link's frames, both ways.
 ///
-/// Each frame becomes one or more Noise messages, one behind the other: all but the last have the greatest length, and the
+/// Each frame becomes one or more Noise messages, one after the other: all but the last have the greatest length, and the
 /// last byte of each, encrypted like the rest, says whether another follows. So a frame that is cut between two messages is noticed
 /// as one that is cut within a message. Messages are numbered for each direction and decrypted in that order only.
 pub struct Session {

@@ -1,4 +1,5 @@
-//! What a node must know when it decides who is in its pool, from what it shows before the step in which it does.
+//! The checks of a node's decisions on membership: an eviction, a retirement, an `Add`. Each is made from outside, with the state
+//! that the node shows before the step.
 
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ pub fn unfit(replica: &Replica, draft: &Draft, mono_ms: u64, ledger: &Ledger) ->
     }
 }
 
-/// Why the members that are heard, but for this one, are no majority of those that are final for the node; who retires does not count.
-/// Heard means within two pulses and a beat.
+/// The count of the members that are heard, if they are no majority without this one. Only members that are final for the node
+/// count, and not the node itself if it retires. Heard means within two pulses and a beat.
 fn lacks_majority(replica: &Replica, without: NodeId, mono_ms: u64) -> Option<String> {
     let retires = without == replica.node();
     let is_final = |member: &Member| member.added.time <= replica.frontier();
@@ -55,12 +56,12 @@ fn leaves_predecessor(replica: &Replica, mono_ms: u64, ledger: &Ledger) -> Optio
     Some(Violation { invariant: "a node that retires leaves no member that it was", detail })
 }
 
-/// Whether the node is left behind or is being evicted, so that it must let nobody in.
+/// True if the node is left behind or is being evicted, so that it must let nobody in.
 pub fn is_outside(replica: &Replica) -> bool {
     replica.assembly().pending.contains(&replica.node()) || replica.is_left_behind()
 }
 
-/// Whom a node has let in behind this op, though it was outside itself.
+/// Checks that a node which was outside in this step let nobody in after this op.
 pub fn let_in(replica: &Replica, after: OpId) -> Result<(), Violation> {
     let added = |op: &Op| match op.body().commands.first() {
         Some(Command::Add(newcomer, _)) if newcomer.node != replica.node() => Some(newcomer.node),

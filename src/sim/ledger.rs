@@ -587,14 +587,14 @@ fn first_of(key: &str) -> Option<OpId> {
     key.strip_prefix("again:")?.split_once(':')?.0.parse().ok()
 }
 
-/// Where an op has its effect that was issued again, or the op that it was first.
+/// The place of an op that was issued again, or of the op that it was first.
 fn place_again(replica: &Replica, op: &Op) -> Option<Stamp> {
     let key = key_again(op);
     let first = || replica.log().get(first_of(&key)?).filter(|first| key_again(first) == key).map(Op::stamp);
     replica.state().claim(&key).map(|claim| claim.stamp()).or_else(first)
 }
 
-/// Whether an op was issued again, or need not be, since the op that it was first is there. Where that is forgotten, nothing
+/// True if an op was issued again, or need not be, since the op that it was first is there. If that is forgotten, nothing
 /// tells which op it was.
 fn has_come_again(replica: &Replica, op: &Op) -> bool {
     let is_forgotten = |first: OpId| first.seq <= replica.log().start(first.origin).seq;

@@ -453,7 +453,8 @@ impl Driver<'_> {
         self.retire(node)
     }
 
-    /// Where nodes leave, one that is started again and comes back as another may leave before it has seen to the member that it was.
+    /// Schedules a retirement of a node that is started again, in plans with retirements. If the node comes back as another, it
+    /// may leave before it has evicted the member that it was.
     pub(super) fn may_leave_again(&mut self, machine: usize) {
         if self.plan.faults.contains(&Fault::Leave) && self.lonely.bool() {
             let wait_ms = self.lonely.u64(1_500..8_000);
