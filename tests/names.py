@@ -32,6 +32,8 @@ PORT = 7171
 NODES_MAX = 5
 ONE_POOL_S = 10
 LATE_S = 5
+# A node that has all its links looks the name up again after at most this time.
+LOOKS_AGAIN_S = 15
 # What a node may say in the time of a round, whatever it meets.
 LINES_MAX = 60
 PREFIX = f"lamp{os.getpid()}"
@@ -113,8 +115,8 @@ def one_name(dns, number, count, late_s):
         for node in nodes:
             for other in nodes:
                 check(node.call("GET", f"/v1/docs/c/{other.index}")[0] in (200, 404), "it reads")
-        # A look-up that failed is told until the next one, some seconds later.
-        until("no problems", time.monotonic() + 15, lambda: not any(problems(node) for node in nodes), nodes)
+        # A lookup that failed is reported until the next one.
+        until("no problems", time.monotonic() + LOOKS_AGAIN_S + 5, lambda: not any(problems(node) for node in nodes), nodes)
         until("all documents everywhere", time.monotonic() + 5, lambda: all(holds_all(node, count) for node in nodes), nodes)
         for node in nodes:
             node.is_quiet()

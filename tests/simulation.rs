@@ -54,6 +54,13 @@ fn where_nobody_remains_no_node_goes_on_without_an_operator() {
     assert!(broken.is_some(), "seed 9,099 has no such pool any more: find another");
 }
 
+/// 1,000 seeds show no newcomer that has met a copy of a node before it meets the node.
+#[test]
+fn a_member_keeps_its_id_whatever_a_newcomer_says() {
+    let broken = run_seed(46_356, Some(Rule::MembersWord), None).broken;
+    assert!(broken.is_some(), "seed 46,356 has no such newcomer any more: find another");
+}
+
 #[test]
 fn a_seed_runs_the_same_way_twice() {
     for seed in 0..5 {

@@ -119,7 +119,7 @@ impl Replica {
         if let Some(peer) = &link.peer {
             // An old copy of a disk may be from before it knew the peer. Who is no member yet speaks for no pool: the one that let
             // it in may have given way itself, and then nobody would remain.
-            return peer.member && !self.roster.is_gone(peer.node);
+            return (peer.member || left_out(Rule::MembersWord)) && !self.roster.is_gone(peer.node);
         }
         // Who has not said hello yet has a URL that a member has.
         let has_url = |url: &String| self.roster.present().any(|(_, member)| member.urls.contains(url));

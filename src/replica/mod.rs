@@ -53,7 +53,7 @@ use crate::{
         Body, Command, DRAFT_BYTES_MAX, DocKey, Eviction, Guard, Hash, IdempotencyKey, KEY_SPAN, Newcomer, NodeId, Op,
         OpError, OpId, PoolId, Stamp, TIME_MAX,
     },
-    plant::{Rule, left_out, span_squeezed},
+    plant::{Rule, left_out, span_squeezed, step_squeezed},
     record::{Identity, Record},
     version::Version,
     wire::{Message, Pulse},
@@ -566,7 +566,7 @@ impl Replica {
     /// Reserves more times when those that are recorded are used up; before anything that was said in this step.
     fn reserve(&mut self) {
         if self.clock > self.ceiling {
-            self.ceiling = self.clock + self.step;
+            self.ceiling = self.clock + step_squeezed(self.step);
             self.step = (2 * self.step).clamp(CEILING_STEPS.0, CEILING_STEPS.1);
             if !left_out(Rule::Ceiling) {
                 self.effects.insert(0, Effect::Store(Record::Ceiling(self.ceiling)));

@@ -25,6 +25,8 @@ pub enum Action {
     EarlyMax(usize),
     /// Idempotency keys are remembered for so long, and a slice of a snapshot has so many documents.
     Squeeze(u64, usize),
+    /// Nodes reserve at most so many Lamport times at once.
+    SqueezeStep(u64),
     /// A node begins.
     Start(Birth),
     /// A node is gone, without a word; a silent one takes its machine with it, so that nothing answers there. Of the
@@ -161,6 +163,7 @@ impl fmt::Display for Action {
             Action::LeaveOut(rule) => write!(f, "leave-out {}", rule.map_or("none".into(), |rule| format!("{rule:?}"))),
             Action::EarlyMax(most) => write!(f, "early-max {most}"),
             Action::Squeeze(span, slice) => write!(f, "squeeze {span} {slice}"),
+            Action::SqueezeStep(most) => write!(f, "squeeze-step {most}"),
             Action::Start(birth) => write!(f, "start {}", serde_json::to_string(birth).map_err(|_| fmt::Error)?),
             Action::Crash(node, silent, kept) => write!(f, "crash {node} {silent} {kept}"),
             Action::Stored(node, end) => write!(f, "stored {node} {end}"),
@@ -206,6 +209,7 @@ impl FromStr for Action {
         Ok(match verb {
             "leave-out" => Action::LeaveOut(rule(first).map_err(|()| bad())?),
             "early-max" => Action::EarlyMax(index()?),
+            "squeeze-step" => Action::SqueezeStep(first.parse().map_err(|_| bad())?),
             "squeeze" => Action::Squeeze(first.parse().map_err(|_| bad())?, second.parse().map_err(|_| bad())?),
             "start" => Action::Start(serde_json::from_str(rest).map_err(|_| bad())?),
             "crash" => {

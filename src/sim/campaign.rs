@@ -62,6 +62,7 @@ pub fn run_seed(seed: u64, left_out: Option<Rule>, events: Option<&mut Vec<Strin
     plant::squeeze_early(usize::MAX);
     plant::squeeze_span(u64::MAX);
     plant::squeeze_slice(usize::MAX);
+    plant::squeeze_step(u64::MAX);
     report
 }
 
@@ -164,6 +165,7 @@ pub fn replay(text: &str) -> Result<Option<(usize, Violation)>, BadLine> {
     plant::squeeze_early(usize::MAX);
     plant::squeeze_span(u64::MAX);
     plant::squeeze_slice(usize::MAX);
+    plant::squeeze_step(u64::MAX);
     Ok(applied.and_then(|result| result).err().map(|violation| (current, violation)))
 }
 

@@ -68,6 +68,8 @@ pub(super) enum Due {
     Oust(Vec<usize>),
     /// An operator at one machine evicts the member on another, and asks again until a time if that is refused.
     Cross(usize, usize, u64),
+    /// Two of three machines are gone while the third is being evicted; the third was cut off by these pairs.
+    Vanish([usize; 3], Vec<(usize, usize)>),
     /// A client writes at this machine, or sends again what it sent before.
     WriteAt(usize, Option<Draft>),
     /// The node of this machine vanishes.
@@ -186,6 +188,9 @@ impl<'e> Driver<'e> {
         self.act(&Action::LeaveOut(left_out))?;
         self.act(&Action::EarlyMax(self.plan.early_max.unwrap_or(usize::MAX)))?;
         self.act(&Action::Squeeze(self.plan.squeeze.0, self.plan.squeeze.1))?;
+        if self.plan.step_max < u64::MAX {
+            self.act(&Action::SqueezeStep(self.plan.step_max))?;
+        }
         self.open();
         while let Some(((at_ms, _), due)) = self.queue.pop_first() {
             self.now_ms = at_ms;
@@ -316,6 +321,7 @@ impl<'e> Driver<'e> {
             Due::Bury => self.bury()?,
             Due::Oust(machines) => self.oust(&machines)?,
             Due::Cross(by, evicted, until_ms) => self.cross((by, evicted), until_ms)?,
+            Due::Vanish(order, pairs) => self.vanish(order, pairs)?,
             Due::WriteAt(machine, again) => self.write_at(machine, again)?,
             Due::Kill(machine) => self.kill_at(machine)?,
             Due::LeaveAgain(machine) => self.leave_again(machine)?,
@@ -524,7 +530,8 @@ impl<'e> Driver<'e> {
         let is_old = matches!(birth.wrong, Wrong::Old(_));
         self.act(&Action::Start(birth))?;
         if self.plan.course == Course::OldDisks && is_old {
-            for _ in 0..self.rng.usize(..3) {
+            let least = usize::from(self.plan.step_max < u64::MAX);
+            for _ in 0..least + self.rng.usize(..3) {
                 let wait_ms = self.rng.u64(..=2 * self.plan.latency_ms.1);
                 self.after(wait_ms, Due::WriteAt(machine, None));
             }

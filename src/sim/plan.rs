@@ -147,6 +147,8 @@ pub struct Plan {
     pub compact: u32,
     /// How long idempotency keys are remembered, and how many documents a slice of a snapshot has.
     pub squeeze: (u64, usize),
+    /// The most Lamport times that a node reserves at once.
+    pub step_max: u64,
     /// Between two changes of what clients show of themselves, on average; zero if they show nothing.
     pub present_ms: u64,
     /// Per mille of ticks with which a node's memory is found to be short, or no longer.
@@ -180,6 +182,8 @@ pub enum Course {
     TwoHistories,
     /// All nodes but the first come back at other addresses, one after the other, and then the first is gone.
     Moves,
+    /// A member is being evicted when all others are gone for good.
+    LastMember,
     /// Operators at parts of the pool that do not hear each other evict members of the other parts, in circles too.
     Crossings,
 }
@@ -253,8 +257,10 @@ impl Plan {
         match seed % 16 {
             12 if seed % 64 == 12 => plan.of_moves(),
             4 if seed % 128 == 20 => plan.of_copies(),
+            1 if seed % 64 == 33 => plan.of_old_disks().with_small_steps(),
             8 => plan.of_crossings(),
             2 | 10 => plan.of_partings(),
+            1 if seed % 128 == 65 => plan.of_last_member(),
             3 if seed % 64 == 35 => plan.of_two_histories(),
             3 if seed % 64 == 51 => plan.of_old_disks().with_lonely_copies(),
             3 => plan.of_old_disks(),
@@ -310,6 +316,31 @@ impl Plan {
         }
     }
 
+    /// A pool of three. One is cut off, and an operator evicts it; before the others have answered they are gone for good, and only
+    /// an operator can let the last one go on.
+    fn of_last_member(self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x6c61_7374);
+        Plan {
+            machines: 3,
+            newcomers: 0,
+            all_found: false,
+            storm_ms: 45_000,
+            faults: [Fault::Crash, Fault::Isolate, Fault::Evict].into(),
+            strike_ms: 1_500,
+            latency_ms: *rng.choice(&[(1, 10), (10, 50), (5, 200)]).unwrap_or(&(10, 50)),
+            write_ms: 1_000,
+            writes_max: 200,
+            early_max: None,
+            all_return: false,
+            durable: false,
+            disks_die: false,
+            present_ms: 0,
+            tight: 0,
+            course: Course::LastMember,
+            ..self
+        }
+    }
+
     /// A small pool whose nodes go back to old copies of their disks, one after another, in the quiet between writes.
     fn of_old_disks(self) -> Plan {
         let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x636f_7079);
@@ -332,6 +363,13 @@ impl Plan {
             course: Course::OldDisks,
             ..self
         }
+    }
+
+    /// The same with few Lamport times reserved at once, so that an old copy has not reserved what its node has announced since, and
+    /// with a slow network, so that clients write there before its peers are heard.
+    fn with_small_steps(self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x7374_6570);
+        Plan { step_max: *rng.choice(&[1, 4, 16]).unwrap_or(&1), latency_ms: (50, 200), ..self }
     }
 
     /// The same with another member that hears of the old copy alone: it holds another history of that node than all others.
@@ -544,6 +582,7 @@ impl Plan {
             slow: 250,
             course: Course::Storm,
             lonely: false,
+            step_max: u64::MAX,
             evict_after_ms: None,
             name: None,
         }

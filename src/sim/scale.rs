@@ -198,6 +198,7 @@ pub(super) fn plan(nodes: usize, seed: u64) -> Plan {
         slow: 250,
         course: super::plan::Course::Storm,
         lonely: false,
+        step_max: u64::MAX,
         evict_after_ms: None,
         name: None,
     }

@@ -41,6 +41,12 @@ impl Driver<'_> {
                 }
                 return Ok(());
             }
+            Course::LastMember => {
+                if fault == Fault::Isolate {
+                    self.last_member();
+                }
+                return Ok(());
+            }
             Course::TwoHistories => {
                 if fault == Fault::OldDisk {
                     self.two_histories();
@@ -196,6 +202,38 @@ impl Driver<'_> {
         self.after(lasts_ms, Due::Unblock(pairs));
     }
 
+    /// One of three is cut off, and an operator at the first evicts it.
+    fn last_member(&mut self) {
+        let mut order = [0, 1, 2];
+        self.rng.shuffle(&mut order);
+        let [operator, second, last] = order;
+        let pairs = vec![(operator, last), (last, operator), (second, last), (last, second)];
+        self.network.block(&pairs);
+        *self.tally.fired.entry(Fault::Isolate).or_default() += 1;
+        self.after(5_000, Due::Cross(operator, last, self.now_ms + CROSS_MS));
+        self.after(5_000, Due::Vanish(order, pairs));
+    }
+
+    /// The second machine is gone once the first has evicted the third; the first is gone once the third knows.
+    pub(super) fn vanish(&mut self, order: [usize; 3], pairs: Vec<(usize, usize)>) -> Result<(), Violation> {
+        let [operator, second, last] = order.map(|machine| self.world.at_url(&self.urls[machine]));
+        let (Some(operator), Some(last)) = (operator, last) else { return Ok(()) };
+        let replica = |node: usize| self.world.nodes()[node].replica.as_ref();
+        let Some(id) = replica(last).map(crate::replica::Replica::node) else { return Ok(()) };
+        let is_leaving = |node: usize| replica(node).is_some_and(|replica| replica.assembly().pending.contains(&id));
+        match (is_leaving(operator), second) {
+            (false, _) => self.after(1, Due::Vanish(order, pairs)),
+            (true, Some(second)) => {
+                self.end(second)?;
+                self.after(0, Due::Unblock(pairs.clone()));
+                self.after(50, Due::Vanish(order, pairs));
+            }
+            (true, None) if is_leaving(last) => self.end(operator)?,
+            (true, None) => self.after(50, Due::Vanish(order, pairs)),
+        }
+        Ok(())
+    }
+
     /// The pool falls into parts, and an operator in each evicts members of other parts; now and then a node is started anew.
     fn crossing(&mut self) {
         let machines = self.plan.machines;
@@ -341,6 +379,10 @@ impl Driver<'_> {
             first = first.max(self.world.nodes()[node].disk.issued());
         }
         let mut kept = self.rng.usize(first.min(len)..=len);
+        // The oldest copy of a node that has issued nothing since.
+        if self.plan.step_max < u64::MAX {
+            kept = first.max(self.world.nodes()[node].disk.issued()).min(len);
+        }
         if self.plan.lonely {
             // Once a run: of two at a time neither can be sure that the others have what it lacks.
             let own = self.world.nodes()[node].own_records();

@@ -71,6 +71,10 @@ pub struct Node {
     pub(super) left: Option<Left>,
     /// The ids that it, and those before it in its data directory, had when it vanished.
     pub(super) had: BTreeSet<NodeId>,
+    /// True once it was a member.
+    was_member: bool,
+    /// True once an operator has told it to join somebody.
+    told: bool,
 }
 
 /// A journal on a disk that takes its time.
@@ -233,6 +237,7 @@ impl World {
                 plant::squeeze_span(*span);
                 plant::squeeze_slice(*slice);
             }
+            Action::SqueezeStep(most) => plant::squeeze_step(*most),
             Action::Start(birth) => self.start(birth.clone())?,
             Action::Crash(node, silent, kept) => self.crash(*node, *silent, *kept),
             Action::Stored(node, end) => self.stored(*node, *end as usize, &mut outcomes)?,
@@ -247,7 +252,10 @@ impl World {
             Action::Tick(node) => self.step(*node, Event::Tick, &mut outcomes)?,
             Action::Submit(node, draft) => self.submit(*node, draft, &mut outcomes)?,
             Action::Cut(node, cut) => self.step(*node, Event::Cut(*cut), &mut outcomes)?,
-            Action::Join(node, url) => self.step(*node, Event::Join(url.clone()), &mut outcomes)?,
+            Action::Join(node, url) => {
+                self.nodes.get_mut(*node).into_iter().for_each(|node| node.told = true);
+                self.step(*node, Event::Join(url.clone()), &mut outcomes)?;
+            }
             Action::Accept(dial) => self.accept(*dial, &mut outcomes)?,
             Action::Connected(dial) => self.connected(*dial, &mut outcomes)?,
             Action::DialFailed(dial) => self.dial_failed(*dial, &mut outcomes)?,
@@ -571,6 +579,8 @@ impl World {
             acknowledges: Vec::new(),
             left: None,
             had: BTreeSet::new(),
+            was_member: false,
+            told: false,
         });
         Ok(())
     }
@@ -613,6 +623,7 @@ impl World {
         let issued = OpId { origin: replica.node(), seq: replica.log().head(replica.node()).seq };
         let outside = self.checks && is_outside(replica);
         let effects = replica.handle(now, event);
+        node.was_member |= replica.roster().knows(replica.node());
         if outside {
             let_in(replica, issued)?;
         }
@@ -864,7 +875,11 @@ impl World {
         let Some(parcel) = parcel else { return Ok(()) };
         let to = self.ends[end].peer;
         match (self.ends[to].stage, parcel) {
-            (Stage::Open, Parcel::Message(message)) => self.at_end(to, |link| Event::Heard(link, message), outcomes),
+            (Stage::Open, Parcel::Message(message)) => {
+                let before = self.member_on_its_own(to);
+                self.at_end(to, |link| Event::Heard(link, message), outcomes)?;
+                before.map_or(Ok(()), |before| self.keeps_id(end, before))
+            }
             (Stage::Open, Parcel::Close) => self.reset(to, outcomes),
             // A process that is gone, or has closed, answers with a reset; so its peer need not wait for silence.
             (Stage::Gone, Parcel::Message(_)) => {
@@ -873,6 +888,26 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The id of the member at an end, if no operator has told it to join somebody.
+    fn member_on_its_own(&self, end: usize) -> Option<NodeId> {
+        let node = &self.nodes[self.ends[end].node];
+        let replica = node.replica.as_ref().filter(|_| self.checks && !node.told)?;
+        let decides = !replica.assembly().remaining.is_empty() && replica.standing() == Standing::Member;
+        decides.then(|| replica.node())
+    }
+
+    /// A member has taken a message that was sent from this end: it gives up its id only if the sender has been a member.
+    fn keeps_id(&self, from: usize, before: NodeId) -> Result<(), Violation> {
+        let End { node: sender, peer, .. } = self.ends[from];
+        let taker = self.nodes[self.ends[peer].node].replica.as_ref();
+        let gave_up = taker.is_some_and(|replica| replica.node() != before && replica.counters().reborn > 0);
+        if !gave_up || self.nodes[sender].was_member {
+            return Ok(());
+        }
+        let detail = format!("{before} comes back as another on the word of node {sender}, which has yet to get in");
+        Err(Violation { invariant: "a member gives up its id only on the word of a member", detail })
     }
 
     fn garble(&mut self, end: usize, number: u64, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
