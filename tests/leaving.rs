@@ -246,3 +246,25 @@ async fn a_node_that_leaves_right_after_an_eviction_takes_nothing_with_it() {
         set.has_all().await;
     }
 }
+
+/// Nothing but its directory says that these nodes were members: they keep no data there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_its_data_in_memory_that_is_killed_twice_behind_a_partition_is_replaced_each_time() {
+    let mut set = Set::new("in-memory", 3, &[]);
+    set.starts(2).await;
+    set.flags = &["--memory"];
+    set.starts(3).await;
+    set.settles().await;
+    for (cut, wait_ms) in [(0, 0), (1, 300), (0, 1_500)] {
+        set.http.cut(set.node(cut), true).await;
+        for _ in 0..2 {
+            set.nodes[2].take().unwrap().kill();
+            set.start(2, true);
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        }
+        set.write(1 - cut, 5).await;
+        set.http.cut(set.node(cut), false).await;
+        set.settles().await;
+    }
+    set.has_all().await;
+}

@@ -205,10 +205,14 @@ impl Pass {
         loop {
             let left = match grant.expires {
                 None => Duration::MAX,
-                Some(end) => match (UNIX_EPOCH + Duration::from_secs(end)).duration_since(SystemTime::now()) {
-                    Ok(left) if !left.is_zero() => left,
-                    _ => return,
-                },
+                // A token may name any end, also one that no `SystemTime` can hold.
+                Some(end) => {
+                    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                    match Duration::from_secs(end).checked_sub(now) {
+                        Some(left) if !left.is_zero() => left,
+                        _ => return,
+                    }
+                }
             };
             tokio::select! {
                 () = grant.revoked.cancelled() => return,
@@ -337,6 +341,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pass_lapses_when_its_token_expires_or_is_taken_back() {
         granted(Role::Read, &["*"], Some(0)).lapsed().await;
+        let far = granted(Role::Read, &["*"], Some(u64::MAX));
+        assert!(tokio::time::timeout(Duration::from_secs(60), far.lapsed()).await.is_err());
         let pass = granted(Role::Read, &["*"], None);
         let Pass::Granted(grant) = &pass else { unreachable!() };
         let hour = Duration::from_secs(3600);
