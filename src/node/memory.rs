@@ -7,12 +7,16 @@
 //! The whole process is measured, as the system counts it, four times a second. What peers have written is taken in all the
 //! same: a node that does not would hold back what is final on all of them.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use rustix::param::page_size;
 
 use super::{Meters, Node, Stopped};
-use crate::op::{Command, KEY_SPAN};
+use crate::{
+    document::State,
+    op::{Command, DocKey, KEY_SPAN},
+    replica::Draft,
+};
 
 /// How often the memory is looked at. Writes at full speed come to some ten megabytes meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -95,9 +99,20 @@ fn is_past((from, below): (u64, u64), was_past: bool, resident: u64, max: u64) -
     resident >= max / 100 * if was_past { below } else { from }
 }
 
-/// Whether a command may make the documents larger.
-pub(super) fn grows(command: &Command<'_>) -> bool {
-    matches!(command, Command::Put(..) | Command::Merge(..) | Command::Patch(..) | Command::Text(..))
+/// True if a draft is taken while memory or the disk is full: one of an operator, or one that deletes documents that are there, each
+/// once, and has no more guards than commands. The operation itself takes room, so one that deletes nothing only grows the log.
+pub(super) fn makes_room(draft: &Draft, state: &State) -> bool {
+    let deleted: BTreeSet<&DocKey<'_>> = draft
+        .commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::Delete(doc) => Some(doc),
+            _ => None,
+        })
+        .filter(|doc| state.text(&doc.collection, &doc.id).is_some())
+        .collect();
+    let of_documents = draft.commands.iter().filter(|command| command.doc().is_some()).count();
+    !draft.commands.is_empty() && deleted.len() == of_documents && draft.guards.len() <= draft.commands.len()
 }
 
 /// What the process takes.

@@ -181,7 +181,7 @@ impl<N: Network> Task<N> {
                 self.receipts.push((answer, Err(Refused::DiskFull)));
             }
             Request::Submit(draft, answer)
-                if self.meters.memory_full.read() != 0 && draft.commands.iter().any(memory::grows) =>
+                if self.meters.memory_full.read() != 0 && !memory::makes_room(&draft, self.replica.state()) =>
             {
                 self.meters.refuse(&Refused::MemoryFull);
                 self.receipts.push((answer, Err(Refused::MemoryFull)));
@@ -211,8 +211,7 @@ impl<N: Network> Task<N> {
 
     /// Whether the journal has room for an op. What only deletes goes to the reserve of a full disk.
     fn takes(&self, draft: &Draft) -> bool {
-        let grows = draft.commands.iter().any(memory::grows);
-        self.journal.has_room() || !grows && self.journal.has_deletion_room()
+        self.journal.has_room() || self.journal.has_deletion_room() && memory::makes_room(draft, self.replica.state())
     }
 
     fn on_link_input(&mut self, input: LinkInput) {
