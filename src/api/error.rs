@@ -239,7 +239,8 @@ impl From<Refused> for Problem {
                 StatusCode::INSUFFICIENT_STORAGE,
                 "memory-full",
                 "this node takes as much memory as it may (--max-memory): delete what is not needed, or write to another \
-                 node that has room. Nothing was written; reads and deletions go on, and writes as soon as there is room",
+                 node that has room. Nothing was written; reads and deletions of what is there go on, and writes as soon as \
+                 there is room",
             ),
             Refused::Absent => Problem::new(StatusCode::NOT_FOUND, "not-found", "the document does not exist"),
             Refused::KeyReused(first) => {

@@ -15,7 +15,7 @@ use super::{Meters, Node, Stopped};
 use crate::{
     document::State,
     op::{Command, DocKey, KEY_SPAN},
-    replica::Draft,
+    replica::{Draft, Replica},
 };
 
 /// How often the memory is looked at. Writes at full speed come to some ten megabytes meanwhile.
@@ -99,20 +99,21 @@ fn is_past((from, below): (u64, u64), was_past: bool, resident: u64, max: u64) -
     resident >= max / 100 * if was_past { below } else { from }
 }
 
-/// True if a draft is taken while memory or the disk is full: one of an operator, or one that deletes documents that are there, each
-/// once, and has no more guards than commands. The operation itself takes room, so one that deletes nothing only grows the log.
-pub(super) fn makes_room(draft: &Draft, state: &State) -> bool {
-    let deleted: BTreeSet<&DocKey<'_>> = draft
-        .commands
-        .iter()
-        .filter_map(|command| match command {
-            Command::Delete(doc) => Some(doc),
-            _ => None,
-        })
-        .filter(|doc| state.text(&doc.collection, &doc.id).is_some())
-        .collect();
-    let of_documents = draft.commands.iter().filter(|command| command.doc().is_some()).count();
-    !draft.commands.is_empty() && deleted.len() == of_documents && draft.guards.len() <= draft.commands.len()
+/// True if a draft is taken while memory or the disk is full. It then needs no operation, is one of an operator, or deletes documents
+/// that are there, each once, with no more guards than commands. An operation takes room itself, so one that deletes nothing only
+/// grows the log.
+pub(super) fn is_taken_when_full(draft: &Draft, replica: &Replica) -> bool {
+    replica.known_answer(draft).is_some() || makes_room(draft, replica.state())
+}
+
+fn makes_room(draft: &Draft, state: &State) -> bool {
+    let is_there = |doc: &DocKey<'_>| state.text(&doc.collection, &doc.id).is_some();
+    let mut deleted = BTreeSet::new();
+    let fits = draft.commands.iter().all(|command| match command {
+        Command::Delete(doc) => is_there(doc) && deleted.insert(doc),
+        other => other.is_membership(),
+    });
+    fits && !draft.commands.is_empty() && draft.guards.len() <= draft.commands.len()
 }
 
 /// What the process takes.

@@ -181,7 +181,7 @@ impl<N: Network> Task<N> {
                 self.receipts.push((answer, Err(Refused::DiskFull)));
             }
             Request::Submit(draft, answer)
-                if self.meters.memory_full.read() != 0 && !memory::makes_room(&draft, self.replica.state()) =>
+                if self.meters.memory_full.read() != 0 && !memory::is_taken_when_full(&draft, &self.replica) =>
             {
                 self.meters.refuse(&Refused::MemoryFull);
                 self.receipts.push((answer, Err(Refused::MemoryFull)));
@@ -211,7 +211,7 @@ impl<N: Network> Task<N> {
 
     /// Whether the journal has room for an op. What only deletes goes to the reserve of a full disk.
     fn takes(&self, draft: &Draft) -> bool {
-        self.journal.has_room() || self.journal.has_deletion_room() && memory::makes_room(draft, self.replica.state())
+        self.journal.has_room() || self.journal.has_deletion_room() && memory::is_taken_when_full(draft, &self.replica)
     }
 
     fn on_link_input(&mut self, input: LinkInput) {

@@ -623,6 +623,22 @@ impl Replica {
         self.pump_all();
     }
 
+    /// The answer to a draft that needs no operation: its key was used before, or its document must exist and does not.
+    pub fn known_answer(&self, draft: &Draft) -> Option<Result<Receipt, Refused>> {
+        let held = draft.key.as_ref().and_then(|key| self.state.claim(key));
+        if let Some(claim) = held.filter(|claim| !claim.has_ended(self.clock + 1)) {
+            let same = claim.request == request(&draft.guards, &draft.commands);
+            return Some(if same { Ok(self.repeated(claim)) } else { Err(Refused::KeyReused(claim.op)) });
+        }
+        (draft.present && self.creates(draft)).then_some(Err(Refused::Absent))
+    }
+
+    /// True if the document of the first command does not exist.
+    fn creates(&self, draft: &Draft) -> bool {
+        let absent = |doc: &DocKey<'_>| self.state.get(&doc.collection, &doc.id).is_none();
+        draft.commands.first().and_then(Command::doc).is_some_and(absent)
+    }
+
     fn submit(&mut self, draft: Draft) -> Result<Receipt, Refused> {
         match self.standing() {
             Standing::Member => {}
@@ -630,17 +646,11 @@ impl Replica {
             Standing::Joining | Standing::CatchingUp => return Err(Refused::NotReady),
         }
         draft.commands.iter().try_for_each(|command| self.admit(command))?;
-        let held = draft.key.as_ref().and_then(|key| self.state.claim(key));
-        if let Some(claim) = held.filter(|claim| !claim.has_ended(self.clock + 1)) {
-            let same = claim.request == request(&draft.guards, &draft.commands);
-            return if same { Ok(self.repeated(claim)) } else { Err(Refused::KeyReused(claim.op)) };
+        if let Some(answer) = self.known_answer(&draft) {
+            return answer;
         }
-        let Draft { key, guards, commands, present } = draft;
-        let absent = |doc: &DocKey<'_>| self.state.get(&doc.collection, &doc.id).is_none();
-        let created = commands.first().and_then(Command::doc).is_some_and(absent);
-        if present && created {
-            return Err(Refused::Absent);
-        }
+        let created = self.creates(&draft);
+        let Draft { key, guards, commands, .. } = draft;
         if let Some(Command::Evict(Eviction { node, force: true })) = commands.first() {
             self.take_over(*node);
         }
