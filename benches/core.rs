@@ -222,7 +222,7 @@ impl Lone {
         let hello = Hello::newcomer(NodeId(Uuid::from_u128(2)), "stopped", self.replica.pool().cloned());
         let heads = self.replica.log().heads().collect();
         for event in [
-            Event::Opened(link, None),
+            Event::Opened(link, None, None),
             Event::Heard(link, Message::Hello(hello)),
             Event::Heard(link, Message::Heads(heads)),
             Event::Closed(link),

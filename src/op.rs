@@ -65,6 +65,10 @@ pub struct Stamp {
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Hash(pub [u8; 16]);
 
+/// The public half of a node's static key for links, of X25519.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PublicKey(pub [u8; 32]);
+
 /// How far the ops of one origin are held: the "command head".
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
@@ -121,7 +125,7 @@ pub enum Command<'a> {
     /// Delete a document; no effect on an absent one.
     Delete(#[serde(borrow)] DocKey<'a>),
     /// Make a node a member, and say up to which time all is final where it joins: who holds this op holds all that its
-    /// sponsor held, so that it is final there too. Like the three below, and `Removed`, it stands alone in its op.
+    /// sponsor held, so that it is final there too. Like the three below, `Removed` and `Key`, it stands alone in its op.
     Add(#[serde(borrow)] Newcomer<'a>, u64),
     /// The origin leaves the pool: its last op.
     Retire,
@@ -133,6 +137,9 @@ pub enum Command<'a> {
     Text(#[serde(borrow)] DocKey<'a>, #[serde(borrow)] Edit<'a>),
     /// The eviction of a member is effective where the origin is, and so it is for all who hold this op, for ever.
     Removed(NodeId),
+    /// The static key of a node: whoever links under this id proves that it holds the key. It counts where the origin is that node,
+    /// or has added it.
+    Key(NodeId, PublicKey),
 }
 
 /// An edit of a text document.
@@ -425,7 +432,12 @@ impl<'a> Command<'a> {
             | Command::Patch(doc, _)
             | Command::Delete(doc)
             | Command::Text(doc, _) => Some(doc),
-            Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) | Command::Removed(_) => None,
+            Command::Add(..)
+            | Command::Retire
+            | Command::Evict(_)
+            | Command::Fence(..)
+            | Command::Removed(_)
+            | Command::Key(..) => None,
         }
     }
 
@@ -449,6 +461,7 @@ impl<'a> Command<'a> {
             Command::Evict(eviction) => Command::Evict(eviction),
             Command::Fence(node, seq) => Command::Fence(node, seq),
             Command::Removed(node) => Command::Removed(node),
+            Command::Key(node, key) => Command::Key(node, key),
             Command::Text(doc, Edit { creates, update }) => {
                 Command::Text(doc.into_owned(), Edit { creates, update: Cow::Owned(update.into_owned()) })
             }
@@ -506,6 +519,19 @@ impl fmt::Display for NodeId {
 impl fmt::Debug for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
+    }
+}
+
+/// As hexadecimal digits.
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
     }
 }
 

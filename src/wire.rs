@@ -16,8 +16,9 @@ use crate::{
 };
 
 /// The protocol version this node speaks. Version 1, without snapshots, was never released; version 3 has edits of texts among
-/// the commands of an op, and presence; version 4 names the process in the hello; in version 5 an op has a bounded cost.
-pub const VERSION: u8 = 6;
+/// the commands of an op, and presence; version 4 names the process in the hello; in version 5 an op has a bounded cost; version 7
+/// has the keys of members among the commands.
+pub const VERSION: u8 = 7;
 /// Longest frame: one op of the largest size, and what goes with it.
 pub const FRAME_BYTES_MAX: usize = OP_BYTES_MAX + (1 << 20);
 /// A sender of ops ends its batch when it passes this, so that a frame is some milliseconds of work for its receiver.
@@ -238,6 +239,8 @@ pub enum Why {
     Copy,
     /// The receiver runs under the same id, and one of the two must come back as another: they meet again if neither has yet.
     SameId,
+    /// Its static key is not that of its node id: it must come back under a new one.
+    OtherKey,
 }
 
 /// A heartbeat, with what its sender heard of others.

@@ -5,7 +5,7 @@ import { commandWords, guardWords } from "./words.js";
 /// So many ops are kept; the oldest go first. Their values are not: a clipped line of words stands for each command.
 export const OPS_MAX = 10_000;
 const COMMANDS_KEPT_MAX = 20;
-const MEMBERSHIP = ["add", "retire", "evict", "fence", "removed"];
+const MEMBERSHIP = ["add", "retire", "evict", "fence", "removed", "key"];
 
 /// An op of `GET /v1/log` as the diagram keeps it. A time past 2^53 would be drawn a little off, and no pool counts so far.
 export function entryOf(op) {

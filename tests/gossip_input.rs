@@ -192,8 +192,8 @@ async fn a_frame_that_is_cut_short_anywhere_or_goes_on_is_refused() {
 async fn another_protocol_version_is_named_and_refused() {
     let scene = Scene::set().await;
     let mut peer = Peer::silent(&scene.a).await;
-    peer.send_bytes(vec![0, 7, 9, 1, 2, 3]).await;
-    peer.expect_refused(Why::OtherVersion, "7 to 9").await;
+    peer.send_bytes(vec![0, 17, 19, 1, 2, 3]).await;
+    peer.expect_refused(Why::OtherVersion, "17 to 19").await;
     let mut peer = Peer::greeted(&scene.a).await;
     peer.send_bytes(vec![77, 1, 2, 3]).await;
     peer.expect_refused(Why::OtherVersion, "77").await;

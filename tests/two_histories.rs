@@ -50,9 +50,9 @@ impl Pool {
         self.opened += 1;
         let link = LinkId(self.opened);
         self.links.extend([(one, link, other), (other, link, one)]);
-        self.give(one, Event::Opened(link, None));
+        self.give(one, Event::Opened(link, None, None));
         let dialled = self.nodes[one].config().urls.first().cloned().map(Endpoint::from);
-        self.give(other, Event::Opened(link, dialled));
+        self.give(other, Event::Opened(link, dialled, None));
     }
 
     fn part(&mut self, one: usize, other: usize) {
@@ -170,7 +170,7 @@ fn is_final_where_the_other_holds(holding: impl Fn(&Replica) -> Hash) -> bool {
     let (mut node, link, now) = (Replica::new(Config::founder(node, 1)), LinkId(1), Now::default());
     drop(node.handle(now, Event::Tick));
     let hello = Hello::newcomer(other, "other", node.pool().cloned());
-    drop(node.handle(now, Event::Opened(link, None)));
+    drop(node.handle(now, Event::Opened(link, None, None)));
     drop(node.handle(now, Event::Heard(link, Message::Hello(hello))));
     drop(node.handle(now, Event::Heard(link, Message::Heads(Vec::new()))));
     assert!(node.roster().knows(other));

@@ -171,6 +171,10 @@ pub(super) enum CommandBody<'a> {
     Removed {
         node: String,
     },
+    Key {
+        node: String,
+        key: String,
+    },
     Text {
         #[serde(flatten)]
         doc: Target<'a>,
@@ -251,6 +255,7 @@ pub(super) fn command<'a>(command: &'a Command<'_>) -> CommandBody<'a> {
         Command::Evict(eviction) => CommandBody::Evict { node: eviction.node.to_string(), force: eviction.force },
         Command::Fence(node, held) => CommandBody::Fence { node: node.to_string(), held: held.to_string() },
         Command::Removed(node) => CommandBody::Removed { node: node.to_string() },
+        Command::Key(node, key) => CommandBody::Key { node: node.to_string(), key: key.to_string() },
         Command::Text(doc, edit) => CommandBody::Text { doc: doc.into(), update: BASE64_STANDARD.encode(&edit.update) },
     }
 }

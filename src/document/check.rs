@@ -80,7 +80,9 @@ fn check_command(body: &Body<'_>, command: &Command<'_>) -> Result<(), Fault> {
         Command::Text(_, edit) if edit.update.len() > TEXT_BYTES_MAX => Err(Fault::TooLarge),
         Command::Text(_, edit) => Shape::of(&edit.update).map(drop).map_err(Fault::BadUpdate),
         Command::Add(newcomer, _) => alone(body).and_then(|()| check_newcomer(newcomer)),
-        Command::Retire | Command::Evict(_) | Command::Fence(..) | Command::Removed(_) => alone(body),
+        Command::Retire | Command::Evict(_) | Command::Fence(..) | Command::Removed(_) | Command::Key(..) => {
+            alone(body)
+        }
     }
 }
 

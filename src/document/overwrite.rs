@@ -58,7 +58,12 @@ impl Writes {
                 // Edits of a text are put together, none is lost to another.
                 Command::Text(..) => parts.push(Part { path: vec![], value: None, replaces: false }),
                 Command::Patch(_, steps) => patched(&tree(steps).unwrap_or_default(), &mut parts),
-                Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) | Command::Removed(_) => {}
+                Command::Add(..)
+                | Command::Retire
+                | Command::Evict(_)
+                | Command::Fence(..)
+                | Command::Removed(_)
+                | Command::Key(..) => {}
             }
         }
         Writes(parts.list)

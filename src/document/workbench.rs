@@ -298,7 +298,12 @@ impl<'k> Workbench<'k> {
                     _ => Reason::Command { index, why: failure.to_string() },
                 })?;
             }
-            Command::Add(..) | Command::Retire | Command::Evict(_) | Command::Fence(..) | Command::Removed(_) => {}
+            Command::Add(..)
+            | Command::Retire
+            | Command::Evict(_)
+            | Command::Fence(..)
+            | Command::Removed(_)
+            | Command::Key(..) => {}
         }
         Ok(())
     }

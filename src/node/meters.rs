@@ -10,7 +10,7 @@ use crate::{
     meter::{Counter, Gauge, Headcount},
     op::NodeId,
     record::Record,
-    replica::{Effect, Event, Refused},
+    replica::{Effect, Event, LinkId, Refused},
     storage::{self, Status, Store},
     wire::{Message, Refusal, Why},
 };
@@ -113,9 +113,23 @@ impl Meters {
         self.refused[why].count();
     }
 
+    /// Tells the operator of a refusal, if that is news.
+    fn tell(&self, link: LinkId, by: &str, refusal: &Refusal, words: &'static str) {
+        let why = &refusal.detail;
+        if !self.is_news(by, refusal) {
+        } else if refusal.why == Why::OtherKey {
+            tracing::warn!(link = link.0, why, "{words}");
+        } else {
+            tracing::info!(link = link.0, why, "{words}");
+        }
+    }
+
     /// Whether a refusal is to be told: no cause more than once a minute, and not at all what is as it should be.
     fn is_news(&self, by: &str, refusal: &Refusal) -> bool {
         let usual = matches!(refusal.why, Why::Double | Why::Oneself);
+        if refusal.why == Why::OtherKey {
+            return self.said.is_news(&format!("{by} other key"));
+        }
         // Clocks and the like differ from one to the next.
         let cause: String = refusal.detail.chars().filter(|letter| !letter.is_ascii_digit()).collect();
         !usual && self.said.is_news(&format!("{by} {cause}"))
@@ -124,18 +138,16 @@ impl Meters {
     /// Counts an event before the replica takes it.
     pub(super) fn see_event(&self, event: &Event) {
         match event {
-            Event::Opened(link, Some(endpoint)) => {
+            Event::Opened(link, Some(endpoint), _) => {
                 tracing::debug!(link = link.0, %endpoint, "link opened, dialled by this node");
                 self.links_dialled.count();
             }
-            Event::Opened(link, None) => {
+            Event::Opened(link, None, _) => {
                 tracing::debug!(link = link.0, "link opened, dialled by the peer");
                 self.links_accepted.count();
             }
             Event::Heard(link, Message::Refusal(refusal)) => {
-                if self.is_news("peer", refusal) {
-                    tracing::info!(link = link.0, why = refusal.detail, "the peer refuses the link");
-                }
+                self.tell(*link, "peer", refusal, "the peer refuses the link");
                 self.links_refused_by_peer.count();
             }
             Event::DialFailed(..) => self.dials_failed.count(),
@@ -151,9 +163,7 @@ impl Meters {
                 if op.origin() == node { &self.issued } else { &self.heard }.count();
             }
             Effect::Send(link, Message::Refusal(refusal)) => {
-                if self.is_news("node", refusal) {
-                    tracing::info!(link = link.0, why = refusal.detail, "this node refuses the link");
-                }
+                self.tell(*link, "node", refusal, "this node refuses the link");
                 self.links_refused.count();
             }
             Effect::Receipt(_, Err(refused)) => {

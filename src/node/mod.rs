@@ -218,7 +218,7 @@ impl<N: Network> Task<N> {
         match input {
             LinkInput::Opened(link, dialled, outgoing) => {
                 self.outgoing.insert(link, outgoing);
-                self.event(Event::Opened(link, dialled));
+                self.event(Event::Opened(link, dialled, None));
             }
             // What it cannot store it does not hear; the repair brings it again once there is room.
             LinkInput::Event(Event::Heard(_, message)) if message.is_batch() && !self.journal.has_room() => {}

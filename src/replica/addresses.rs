@@ -208,7 +208,7 @@ mod tests {
         let local = Hello { urls: vec!["http://127.0.0.1:1".into()], process: 10, ..hello.clone() };
         for (hello, link) in [(hello, link), (local, LinkId(1_001))] {
             let said = Event::Heard(link, Message::Hello(hello));
-            [Event::Opened(link, None), said].into_iter().for_each(|event| drop(pool.give(a, event)));
+            [Event::Opened(link, None, None), said].into_iter().for_each(|event| drop(pool.give(a, event)));
         }
         pool.pass(3_000);
         let expected = ["http://n1:1", "http://10.0.0.2:1", "http://n3:1"];
@@ -247,7 +247,7 @@ mod tests {
         };
         let link = LinkId(1_000);
         let said = [Message::Hello(hello), Message::Heads(Vec::new())].map(|message| Event::Heard(link, message));
-        for event in [Event::Opened(link, None)].into_iter().chain(said).chain([Event::Closed(link)]) {
+        for event in [Event::Opened(link, None, None)].into_iter().chain(said).chain([Event::Closed(link)]) {
             pool.give(a, event);
         }
         assert_eq!(pool.nodes[a].roster().len(), 3);

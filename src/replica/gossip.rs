@@ -57,6 +57,8 @@ impl Replica {
             self.leave_dead_end();
             self.end_disputes();
             self.part_from_evicted();
+            self.part_from_other_keys();
+            self.bind_own_key();
             if self.ready {
                 self.peers.forget_useless(&self.roster, !self.links.is_empty());
             }
@@ -402,7 +404,7 @@ mod tests {
     fn greet(replica: &mut Replica) -> LinkId {
         let link = LinkId(1);
         let hello = Hello::newcomer(NodeId(uuid::Uuid::from_u128(2)), "b", replica.pool().cloned());
-        replica.handle(Now::default(), Event::Opened(link, None));
+        replica.handle(Now::default(), Event::Opened(link, None, None));
         replica.handle(Now::default(), Event::Heard(link, Message::Hello(hello)));
         replica.handle(Now::default(), Event::Heard(link, Message::Heads(Vec::new())));
         link
@@ -477,7 +479,7 @@ mod tests {
         tells_of_another_past(&mut replica, link);
         let newcomer = replica.node();
         assert_ne!(newcomer, before);
-        replica.handle(Now::default(), Event::Opened(LinkId(2), Some("http://x:1".into())));
+        replica.handle(Now::default(), Event::Opened(LinkId(2), Some("http://x:1".into()), None));
         let refusal = Refusal { why: Why::Evicted, detail: String::new(), try_instead: Vec::new() };
         replica.handle(Now::default(), Event::Heard(LinkId(2), Message::Refusal(refusal)));
         assert_ne!(replica.node(), newcomer);

@@ -8,7 +8,7 @@ use std::{
     mem,
 };
 
-use super::{dump::Pieces, log::Log, peers::Endpoint, presence::Shown};
+use super::{dump::Pieces, keys::LinkKeys, log::Log, peers::Endpoint, presence::Shown};
 use crate::{
     op::{Hash, Head, NodeId, Op, OpId},
     wire::{BATCH_BYTES, Hello, Message, Pulse},
@@ -24,6 +24,8 @@ pub(super) struct Link {
     pub(super) heard_ms: u64,
     /// Where it was dialled, if this node dialled it.
     pub(super) dialled: Option<Endpoint>,
+    /// The static keys that its two ends have proved; none in a pool without a secret.
+    pub(super) keys: Option<LinkKeys>,
     /// What the peer said it is; none until then.
     pub(super) peer: Option<Hello>,
     /// Whether it has said anything else since.
@@ -65,11 +67,12 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(now_ms: u64, dialled: Option<Endpoint>) -> Link {
+    pub(super) fn new(now_ms: u64, dialled: Option<Endpoint>, keys: Option<LinkKeys>) -> Link {
         Link {
             opened_ms: now_ms,
             heard_ms: now_ms,
             dialled,
+            keys,
             peer: None,
             confirmed: false,
             sent: None,

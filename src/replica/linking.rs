@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::{
-    DIALLED_MAX, Effect, FOUND_AFTER_MS, FULL_MESH_MAX, LINKS_MAX, Link, LinkId, Replica,
+    DIALLED_MAX, Effect, FOUND_AFTER_MS, FULL_MESH_MAX, LINKS_MAX, Link, LinkId, LinkKeys, Replica,
     peers::{ADDRESSES_MAX, Endpoint, Outcome, Situation},
     rebirth::{Loss, Orphan},
 };
 use crate::{
     document::check_newcomer,
-    op::{Newcomer, NodeId},
+    op::{Newcomer, NodeId, PublicKey},
     plant::{Rule, left_out},
     wire::{Hello, Message, Refusal, Why, WireError},
 };
@@ -20,6 +20,8 @@ pub const OPEN_MAX: usize = 64;
 const KEEP_MS: u64 = 2_000;
 /// A node that gave its pool up waits this long for one of the other to be there.
 const TURN_BACK_MS: u64 = 10_000;
+/// A node that gave its pool up finds a member of the other again within this, or looks further.
+const HOSTED_MS: u64 = 2_000;
 /// Most addresses of others that a refusal names.
 const TRY_INSTEAD_MAX: usize = 8;
 
@@ -87,9 +89,15 @@ impl Replica {
         link.dialled.as_ref().is_some_and(|endpoint| self.peers.is_given(&endpoint.url))
     }
 
-    /// Whether there is a link to a member of this node's pool.
+    /// Whether there is a link to a member of this node's pool, or was a moment ago.
     fn is_hosted(&self) -> bool {
-        self.links.values().filter_map(|link| link.peer.as_ref()).any(|peer| peer.member && peer.pool == self.pool)
+        let just_now = self.now.mono_ms < self.hosted_until_ms;
+        just_now
+            || self
+                .links
+                .values()
+                .filter_map(|link| link.peer.as_ref())
+                .any(|peer| peer.member && peer.pool == self.pool)
     }
 
     /// Whether nothing is lost if this node gives its pool up for another: nobody has written anything there, or it has not got
@@ -103,18 +111,31 @@ impl Replica {
     }
 
     /// Gives up a pool in which there is nothing, to go on as a newcomer in that of the peer. Under a new id: what it said under
-    /// the old one is not of that pool.
-    fn give_up_empty_pool(&mut self, link: LinkId) {
+    /// the old one is not of that pool. A link that proves the key of the old id ends with that.
+    fn give_up_empty_pool(&mut self, link: LinkId, hello: &Hello) {
         let others: Vec<LinkId> = self.links.keys().copied().filter(|other| *other != link).collect();
         others.into_iter().for_each(|other| self.drop_link(other, Outcome::Fine));
         self.forget();
         self.take_new_id();
         self.peers.begin_anew();
         self.counters.merged += 1;
+        if !self.links.contains_key(&link) {
+            self.go_on_to(hello);
+        }
+    }
+
+    /// Enters the pool of a peer without a link to it. The peer is found again under this node's new id.
+    fn go_on_to(&mut self, hello: &Hello) {
+        hello.urls.iter().for_each(|url| self.peers.hint(url));
+        hello.pool.clone().into_iter().for_each(|pool| self.enter(pool));
+        self.provisional = true;
+        self.hear_clock(hello.clock);
+        self.hosted_until_ms = self.now.mono_ms + HOSTED_MS;
     }
 
     fn would_move(&self, link: LinkId) -> bool {
-        self.is_told_to_join(link) && self.log.len() <= 1
+        let alone = self.roster.all().len() <= 1 && self.log.len() == self.roster.ops().count();
+        self.is_told_to_join(link) && alone
     }
 
     /// Whether this link leads to where an operator wants this node to be.
@@ -134,9 +155,11 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_opened(&mut self, link: LinkId, dialled: Option<Endpoint>) {
-        self.links.insert(link, Link::new(self.now.mono_ms, dialled.clone()));
-        if self.cut {
+    pub(super) fn on_opened(&mut self, link: LinkId, dialled: Option<Endpoint>, keys: Option<LinkKeys>) {
+        self.links.insert(link, Link::new(self.now.mono_ms, dialled.clone(), keys));
+        if self.is_outdated(keys) {
+            self.drop_link(link, Outcome::Fine);
+        } else if self.cut {
             self.refuse(link, Why::Cut, "its operator has cut its links".into());
         } else if self.links.len() > OPEN_MAX {
             self.refuse(link, Why::Busy, "it has all the links it takes".into());
@@ -156,6 +179,9 @@ impl Replica {
 
     /// The first word on a link, or news about the peer's pool.
     pub(super) fn on_hello(&mut self, link: LinkId, hello: Hello) {
+        if let Some(detail) = self.key_objection(link, hello.node) {
+            return self.refuse_for_key(link, detail);
+        }
         if self.is_copy(&hello) {
             self.meet_copy(link, &hello);
             return self.cede(hello.node);
@@ -171,7 +197,7 @@ impl Replica {
         let accepted = found.dialled.is_none();
         let knowable = hello.node != self.config.node && self.goes_on_without(hello.node).is_none();
         match self.meeting(link, &hello) {
-            Meeting::WeJoin if knowable && Self::newcomer(&hello).is_ok() => self.give_up_empty_pool(link),
+            Meeting::WeJoin if knowable && Self::newcomer(&hello).is_ok() => self.give_up_empty_pool(link, &hello),
             // It gives its pool up when it hears which one this is, and says hello again.
             Meeting::TheyJoin if knowable => {
                 return if first && accepted {
@@ -179,6 +205,9 @@ impl Replica {
                 };
             }
             _ => {}
+        }
+        if !self.links.contains_key(&link) {
+            return;
         }
         if let Some((why, detail)) = self.objection(link, &hello) {
             if first && accepted && matches!(why, Why::Oneself | Why::OtherPool) {
@@ -347,6 +376,10 @@ impl Replica {
             self.be_reborn(why, Loss::Fork);
             return self.cede(node);
         }
+        if refusal.why == Why::OtherKey && !stays && (self.log.is_empty() || self.believes(link)) {
+            let why = format!("{}; {} comes back as another", refusal.detail, self.config.node);
+            return self.be_reborn(why, Loss::Fork);
+        }
         refusal.try_instead.iter().take(TRY_INSTEAD_MAX).for_each(|url| self.peers.hint(url));
         self.drop_link(link, Outcome::of(refusal.why, format!("it refused: {}", refusal.detail)));
     }
@@ -361,17 +394,20 @@ impl Replica {
         }
         // One who says it is a member has an `Add`, which comes, or hangs on someone who was cut off.
         let lets_in = self.ready && !self.lets_nobody_in();
-        let outside = |peer: &&Hello| lets_in && !peer.member && !self.roster.knows(peer.node);
-        let newcomers: Vec<Newcomer<'static>> = self
+        let outside = |peer: &Hello| lets_in && !peer.member && !self.roster.knows(peer.node);
+        let newcomers: Vec<(Newcomer<'static>, Option<PublicKey>)> = self
             .links
             .values()
             .filter(|link| link.is_served())
-            .filter_map(|link| link.peer.as_ref())
-            .filter(outside)
-            .map(|peer| Newcomer { node: peer.node, name: peer.name.clone().into(), urls: peer.urls.clone() })
+            .filter_map(|link| Some((link.peer.as_ref()?, link.keys)))
+            .filter(|(peer, _)| outside(peer))
+            .map(|(peer, keys)| {
+                let newcomer = Newcomer { node: peer.node, name: peer.name.clone().into(), urls: peer.urls.clone() };
+                (newcomer, keys.map(|keys| keys.peer))
+            })
             .collect();
         if !newcomers.is_empty() {
-            newcomers.into_iter().for_each(|newcomer| self.add(newcomer));
+            newcomers.into_iter().for_each(|(newcomer, key)| self.add(newcomer, key));
             self.pump_all();
         }
     }
@@ -592,12 +628,18 @@ mod tests {
         see_themselves: BTreeSet<usize>,
         /// The other end of each node's links: the node and its link.
         ends: BTreeMap<(usize, LinkId), (usize, LinkId)>,
+        /// Whether the pool has a secret: then each id has a key, and links prove it.
+        keyed: bool,
         opened: u64,
         dials: usize,
         now: Now,
     }
 
     const NAME: &str = "http://pool:1";
+
+    fn key_of(node: NodeId) -> PublicKey {
+        PublicKey(*blake3::hash(node.0.as_bytes()).as_bytes())
+    }
 
     fn config(id: u128, join: &[&str]) -> Config {
         Config {
@@ -610,6 +652,15 @@ mod tests {
     impl World {
         fn of(configs: impl IntoIterator<Item = Config>) -> World {
             World { nodes: configs.into_iter().map(Replica::new).collect(), ..World::default() }
+        }
+
+        fn keyed(configs: impl IntoIterator<Item = Config>) -> World {
+            let mut world = World { keyed: true, ..World::of(configs) };
+            for node in 0..world.nodes.len() {
+                let key = key_of(world.nodes[node].node());
+                world.give(node, Event::Key(key));
+            }
+            world
         }
 
         fn publish(&mut self, nodes: &[usize]) {
@@ -637,13 +688,27 @@ mod tests {
             let [near, far] = [LinkId(self.opened + 1), LinkId(self.opened + 2)];
             self.opened += 2;
             self.ends.extend([((from, near), (to, far)), ((to, far), (from, near))]);
-            vec![(to, Event::Opened(far, None)), (from, Event::Opened(near, Some(endpoint)))]
+            let key = |node: usize| key_of(self.nodes[node].node());
+            let keys = |own, peer| self.keyed.then(|| LinkKeys { own: key(own), peer: key(peer) });
+            let near_event = Event::Opened(near, Some(endpoint), keys(from, to));
+            vec![(to, Event::Opened(far, None, keys(to, from))), (from, near_event)]
+        }
+
+        /// Handles an event as the shell does, which follows the id with the key.
+        fn handle(&mut self, node: usize, event: Event) -> Vec<Effect> {
+            let replica = &mut self.nodes[node];
+            let before = replica.node();
+            let mut effects = replica.handle(self.now, event);
+            if self.keyed && replica.node() != before {
+                effects.extend(replica.handle(self.now, Event::Key(key_of(replica.node()))));
+            }
+            effects
         }
 
         fn give(&mut self, node: usize, event: Event) -> Option<Receipt> {
             let (mut coming, mut receipt) = (VecDeque::from([(node, event)]), None);
             while let Some((node, event)) = coming.pop_front() {
-                for effect in self.nodes[node].handle(self.now, event) {
+                for effect in self.handle(node, event) {
                     match effect {
                         Effect::Receipt(_, answer) => receipt = answer.ok(),
                         Effect::Dial(endpoint) => coming.extend(self.dial(node, endpoint)),
@@ -722,6 +787,23 @@ mod tests {
             world.publish(&(0..nodes).collect::<Vec<_>>());
             world.pass(4_000);
             assert!(world.are_one(), "{nodes}: {:?}", world.pools());
+        }
+    }
+
+    #[test]
+    fn pools_that_merge_go_on_with_new_keys_under_their_new_ids() {
+        for nodes in [2, 3, 5, 8] {
+            let mut world = World::keyed((0..nodes as u128).map(|id| config(id, &[NAME])));
+            world.pass(5_000);
+            assert_eq!(world.pools().len(), nodes, "each has founded its own");
+            world.publish(&(0..nodes).collect::<Vec<_>>());
+            world.pass(6_000);
+            assert!(world.are_one(), "{nodes}: {:?}", world.pools());
+            for node in &world.nodes {
+                let bound = |(id, _): (&NodeId, _)| node.roster().key(*id) == Some(key_of(*id));
+                assert!(node.roster().present().all(bound), "{nodes}");
+                assert!(node.counters().reborn == 0 && node.counters().merged <= 3, "{nodes}: {:?}", node.counters());
+            }
         }
     }
 
@@ -831,7 +913,7 @@ mod tests {
             let now = Now { mono_ms: node.now.mono_ms + 10_000, wall_ms: 0 };
             let dials = |effects: Vec<Effect>| effects.iter().any(|effect| matches!(effect, Effect::Dial(_)));
             dials(node.handle(now, Event::Tick));
-            node.handle(now, Event::Opened(LinkId(process), Some("http://x:1".into())));
+            node.handle(now, Event::Opened(LinkId(process), Some("http://x:1".into()), None));
             let hello = Hello { founds: true, process, ..Hello::newcomer(node.node(), "copy", None) };
             node.handle(now, Event::Heard(LinkId(process), Message::Hello(hello)));
             let later = Now { mono_ms: now.mono_ms + later_ms, wall_ms: 0 };

@@ -11,6 +11,7 @@ mod dump;
 mod early;
 mod finality;
 mod gossip;
+mod keys;
 mod leaving;
 mod link;
 mod linking;
@@ -35,6 +36,7 @@ pub use causality::Causality;
 pub use dump::{Dump, DumpGone};
 pub use early::{EARLY_BYTES_MAX, EARLY_OPS_MAX};
 pub use finality::Holdup;
+pub use keys::LinkKeys;
 pub use leaving::Unshared;
 pub use link::LinkId;
 pub use log::Log;
@@ -51,7 +53,7 @@ use crate::{
     document::{Claim, Fault, Reason, State, Verdict, check, cost, request},
     op::{
         Body, Command, DRAFT_BYTES_MAX, DocKey, Eviction, Guard, Hash, IdempotencyKey, KEY_SPAN, Newcomer, NodeId, Op,
-        OpError, OpId, PoolId, Stamp, TIME_MAX,
+        OpError, OpId, PoolId, PublicKey, Stamp, TIME_MAX,
     },
     plant::{Rule, left_out, span_squeezed, step_squeezed},
     record::{Identity, Record},
@@ -207,8 +209,12 @@ pub enum Event {
     Pin(u64),
     /// Memory is short, or no longer: while it is, nothing stays that is kept only for those who look back.
     Tight(bool),
-    /// A link came about; with the place if this node dialled it.
-    Opened(LinkId, Option<Endpoint>),
+    /// The static key that this node proves on its links under its present id; where the pool has a secret, given at the start and
+    /// right after each change of the id.
+    Key(PublicKey),
+    /// A link came about; with the place if this node dialled it, and with the static keys that its two ends have proved, if the pool
+    /// has a secret.
+    Opened(LinkId, Option<Endpoint>, Option<LinkKeys>),
     /// A dial came to nothing; the text says why.
     DialFailed(Endpoint, String),
     /// The URL of a dial holds a name, and these are its addresses: each is to be dialled.
@@ -389,6 +395,8 @@ pub struct Replica {
     ready: bool,
     /// Whether it took its pool from a peer's hello, and has not got in yet.
     provisional: bool,
+    /// Until when it counts as linked to a member of the pool for which it gave its own up.
+    hosted_until_ms: u64,
     /// Whether ops of its own may come from peers: it came back from a journal that may be an old copy, and has issued
     /// nothing since.
     takes_back: bool,
@@ -396,6 +404,8 @@ pub struct Replica {
     resumed_at: u64,
     /// The same as its journal has it, until a peer takes what came since for this node's history.
     unconfirmed: Option<u64>,
+    /// The static key that it proves on its links under its present id.
+    key: Option<PublicKey>,
     /// The ids that it had to give up, what it issued under them and has yet to issue again, and as what it has.
     former: BTreeSet<NodeId>,
     /// Ids that nobody runs under any more: this node has had them, or other nodes in its data directory before it.
@@ -473,9 +483,11 @@ impl Replica {
             tips: BTreeMap::new(),
             ready: false,
             provisional: false,
+            hosted_until_ms: 0,
             takes_back: false,
             resumed_at: 0,
             unconfirmed: None,
+            key: None,
             former: BTreeSet::new(),
             gave_up: BTreeSet::new(),
             spare: Vec::new(),
@@ -544,7 +556,8 @@ impl Replica {
             Event::Stored => self.go_on_compacting(),
             Event::Pin(time) => self.pin(time),
             Event::Tight(tight) => self.on_tight(tight),
-            Event::Opened(link, dialled) => self.on_opened(link, dialled),
+            Event::Key(key) => self.on_key(key),
+            Event::Opened(link, dialled, keys) => self.on_opened(link, dialled, keys),
             Event::DialFailed(endpoint, why) => self.on_dial_failed(&endpoint, why),
             Event::Resolved(url, addresses) => self.on_resolved(&url, addresses),
             Event::Heard(link, message) => self.on_heard(link, message),
@@ -679,7 +692,7 @@ impl Replica {
             Command::Evict(eviction) => (eviction.node, self.config.node),
             Command::Retire => return self.may_retire(),
             Command::Add(newcomer, _) => return Err(Refused::Membership(newcomer.node, Unfit::NotForClients)),
-            Command::Fence(node, _) | Command::Removed(node) => {
+            Command::Fence(node, _) | Command::Removed(node) | Command::Key(node, _) => {
                 return Err(Refused::Membership(*node, Unfit::NotForClients));
             }
             Command::Put(..) | Command::Merge(..) | Command::Patch(..) | Command::Delete(_) | Command::Text(..) => {
@@ -759,13 +772,16 @@ impl Replica {
 
     fn add_oneself(&mut self) {
         let Config { node, name, urls, .. } = self.config.clone();
-        self.add(Newcomer { node, name: name.into(), urls });
+        self.add(Newcomer { node, name: name.into(), urls }, self.key);
         self.ready = true;
     }
 
-    fn add(&mut self, newcomer: Newcomer<'_>) {
-        self.let_in.insert(newcomer.node, self.now.mono_ms);
+    /// Makes a node a member; with the static key that it proves, if there is one.
+    fn add(&mut self, newcomer: Newcomer<'_>, key: Option<PublicKey>) {
+        let node = newcomer.node;
+        self.let_in.insert(node, self.now.mono_ms);
         self.issue_alone(Command::Add(newcomer, self.finality.frontier).into_owned());
+        key.into_iter().for_each(|key| self.issue_alone(Command::Key(node, key)));
     }
 
     fn is_member(&self) -> bool {

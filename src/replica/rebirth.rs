@@ -179,6 +179,7 @@ impl Replica {
     pub(super) fn take_new_id(&mut self) {
         let before = self.config.node;
         self.give_up(before);
+        self.part_keyed();
         // If another process goes on under that id, its signs of life are not measured by this one's.
         self.pulses.remove(&before);
         self.config.node = self.new_id();

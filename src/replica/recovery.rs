@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Config, Replica, copies, dump, gossip::Place, rebirth::Orphan};
 use crate::{
-    op::{NodeId, Op},
+    op::{NodeId, Op, PublicKey},
     plant::{Rule, left_out},
     record::{Identity, Record},
     snapshot::{Part, Whole},
@@ -78,6 +78,12 @@ impl Recovery {
     /// Whether it has met a snapshot that is whole. A journal whose beginning was cut off must have one.
     pub fn is_whole(&self) -> bool {
         self.whole
+    }
+
+    /// The id that the node goes by, and the static key that the pool knows it by, if it does.
+    pub fn key(&self) -> Option<(NodeId, PublicKey)> {
+        let (node, roster) = (self.made.replica.config.node, &self.made.replica.roster);
+        roster.key(node).map(|key| (node, key))
     }
 
     /// How many documents of a snapshot that is not whole are missing, about.

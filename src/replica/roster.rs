@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::log::Log;
 use crate::{
-    op::{Addresses, Command, Eviction, NodeId, Op, OpId, Stamp},
+    op::{Addresses, Command, Eviction, NodeId, Op, OpId, PublicKey, Stamp},
     plant::{Rule, left_out},
 };
 
@@ -73,6 +73,8 @@ pub struct Roster {
     /// How many of them are present.
     present: usize,
     exits: BTreeMap<NodeId, Exit>,
+    /// The static keys of nodes, each with the stamp of the first op in the order that says it.
+    keys: BTreeMap<NodeId, (Stamp, PublicKey)>,
     /// The ops that say all this: they are few, and outlive the log's.
     ops: BTreeMap<Stamp, Op>,
 }
@@ -151,6 +153,14 @@ impl Roster {
                 exit.forced |= force;
             }
             Some(Command::Removed(node)) => self.exits.entry(*node).or_default().removed = true,
+            Some(Command::Key(node, key)) => {
+                // A sponsor's `Add` is before this op in its chain, so this is the same in whichever order ops come.
+                let sponsored = self.members.get(node).is_some_and(|member| member.is_sponsored_by(op.origin()));
+                let is_first = self.keys.get(node).is_none_or(|(stamp, _)| op.stamp() < *stamp);
+                if is_first && (*node == op.origin() || sponsored) {
+                    self.keys.insert(*node, (op.stamp(), *key));
+                }
+            }
             Some(Command::Fence(node, held)) => {
                 let fences = &mut self.exits.entry(*node).or_default().fences;
                 let (first, most) = fences.entry(op.origin()).or_insert((op.id().seq, *held));
@@ -206,6 +216,16 @@ impl Roster {
     /// Whether a node is or was a member.
     pub fn knows(&self, node: NodeId) -> bool {
         self.members.contains_key(&node)
+    }
+
+    /// The static key of a node, if any op says it. It stays when the node leaves.
+    pub fn key(&self, node: NodeId) -> Option<PublicKey> {
+        self.keys.get(&node).map(|(_, key)| *key)
+    }
+
+    /// The node that has a static key.
+    pub fn holder(&self, key: PublicKey) -> Option<NodeId> {
+        self.keys.iter().find(|(_, (_, held))| *held == key).map(|(node, _)| *node)
     }
 
     /// Whether a member has retired.

@@ -197,8 +197,8 @@ mod tests {
         fn link(&mut self, (from, to): (usize, usize)) {
             let link = LinkId(self.links.len() as u64);
             self.links.push((from, to, true));
-            self.event(to, Event::Opened(link, None));
-            self.event(from, Event::Opened(link, Some(format!("http://n{to}:1").into())));
+            self.event(to, Event::Opened(link, None, None));
+            self.event(from, Event::Opened(link, Some(format!("http://n{to}:1").into()), None));
         }
 
         fn event(&mut self, node: usize, event: Event) {

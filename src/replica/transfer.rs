@@ -292,8 +292,8 @@ impl Replica {
 pub(super) mod tests {
     use super::*;
     use crate::{
-        op::{Command, DocKey, Eviction},
-        replica::{Config, Draft, Endpoint, Event, Now, Receipt, Recovery, Retention, Standing},
+        op::{Command, DocKey, Eviction, PublicKey},
+        replica::{Config, Draft, Endpoint, Event, LinkKeys, Now, Receipt, Recovery, Retention, Standing},
     };
 
     /// Nodes that hear each other on links which a test opens and closes, and keep what they were told to store.
@@ -304,7 +304,7 @@ pub(super) mod tests {
         /// Who is at the other end of each node's links.
         links: Vec<(usize, LinkId, usize)>,
         opened: u64,
-        now: Now,
+        pub(in crate::replica) now: Now,
         /// How many whole snapshots are lost on the way, from now on.
         lost: usize,
     }
@@ -328,12 +328,19 @@ pub(super) mod tests {
         }
 
         pub(in crate::replica) fn link(&mut self, one: usize, other: usize) {
+            self.link_with(one, other, None);
+        }
+
+        /// Links two nodes that prove these static keys, in the order of the nodes.
+        pub(in crate::replica) fn link_with(&mut self, one: usize, other: usize, keys: Option<(PublicKey, PublicKey)>) {
             self.opened += 1;
             let link = LinkId(self.opened);
             self.links.extend([(one, link, other), (other, link, one)]);
-            self.give(one, Event::Opened(link, None));
+            let near = keys.map(|(own, peer)| LinkKeys { own, peer });
+            let far = keys.map(|(peer, own)| LinkKeys { own, peer });
+            self.give(one, Event::Opened(link, None, near));
             let dialled = self.nodes[one].config().urls.first().cloned().map(Endpoint::from);
-            self.give(other, Event::Opened(link, dialled));
+            self.give(other, Event::Opened(link, dialled, far));
         }
 
         pub(in crate::replica) fn part(&mut self, one: usize, other: usize) {
@@ -768,8 +775,8 @@ pub(super) mod tests {
                 let Effect::Dial(url) = effect else { continue };
                 dials += 1;
                 let [dialled, taken] = [LinkId(2 * dials), LinkId(2 * dials + 1)];
-                let hello = node.handle(now, Event::Opened(dialled, Some(url)));
-                node.handle(now, Event::Opened(taken, None));
+                let hello = node.handle(now, Event::Opened(dialled, Some(url), None));
+                node.handle(now, Event::Opened(taken, None, None));
                 let Some(Effect::Send(_, hello)) = hello.into_iter().find(|it| matches!(it, Effect::Send(..))) else {
                     panic!("the dialler says hello");
                 };

@@ -28,7 +28,7 @@ use crate::{
     document::check,
     op::{
         Addresses, Body, Command, DocKey, Eviction, Hash, Head, IdempotencyKey, Newcomer, NodeId, Op, OpId, PoolId,
-        Stamp, TIME_MAX,
+        PublicKey, Stamp, TIME_MAX,
     },
     replica::{Draft, EARLY_OPS_MAX, Replica},
     snapshot::{Base, BaseDocument, Part, Slice, Whole},
@@ -272,6 +272,7 @@ impl Forger<'_> {
             5 => Command::Evict(Eviction { node: self.id(), force: self.rng.bool() }),
             6 => Command::Fence(self.id(), self.number()),
             7 => Command::Removed(self.id()),
+            8 => Command::Key(self.id(), PublicKey([self.rng.u8(..4); 32])),
             _ => Command::Put(doc, self.rng.u32(..100).to_string().into()),
         }
     }
@@ -381,7 +382,7 @@ impl Forger<'_> {
     }
 
     fn refusal(&mut self) -> Message {
-        let own = [Why::Fork, Why::OldCopy, Why::Copy, Why::SameId, Why::Oneself];
+        let own = [Why::Fork, Why::OldCopy, Why::Copy, Why::SameId, Why::Oneself, Why::OtherKey];
         let all = [&own[..], &[Why::OtherPool, Why::Busy, Why::Double, Why::Evicted]].concat();
         let why = self.rng.choice(all).unwrap_or(Why::Busy);
         Message::Refusal(Refusal {

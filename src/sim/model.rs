@@ -232,6 +232,7 @@ fn json_outcome(command: &Command<'_>, index: usize, before: Option<Value>) -> R
         | Command::Evict(_)
         | Command::Fence(..)
         | Command::Removed(_)
+        | Command::Key(..)
         | Command::Text(..) => Ok(None),
         Command::Merge(_, text) => {
             let merged = merged(before, tree(text));

@@ -16,17 +16,20 @@ use super::{
 };
 use crate::{
     document::{Reason, View},
-    op::{Command, DocKey, Eviction, KEY_SPAN, NodeId, Op, OpId, Stamp},
+    op::{Command, DocKey, Eviction, KEY_SPAN, NodeId, Op, OpId, PublicKey, Stamp},
     plant,
     record::Record,
     replica::{
-        Assembly, Config, Counters, Draft, Effect, Endpoint, Event, LinkId, Member, Now, Outbox, Receipt, Recovery,
-        Refused, Replica, Retention, Standing, TICK_MS,
+        Assembly, Config, Counters, Draft, Effect, Endpoint, Event, LinkId, LinkKeys, Member, Now, Outbox, Receipt,
+        Recovery, Refused, Replica, Retention, Standing, TICK_MS,
     },
     snapshot::Part,
     version::Version,
-    wire::{self, Message},
+    wire::{self, Message, Refusal, Why},
 };
+
+/// One pool of so many has a secret, and its nodes prove their keys.
+const KEYED_ONE_OF: u64 = 4;
 
 /// What comes over a link reaches a node two links away within this, whatever the faults, or one of the links is closed.
 const HEARD_MS: u64 = 15_000;
@@ -45,6 +48,8 @@ pub struct World {
     checks: bool,
     /// Whether idempotency keys are remembered for as long as a run takes.
     remembers: bool,
+    /// Whether the pool has a secret, so that nodes prove keys on their links; none until the first node starts.
+    keyed: Option<bool>,
     trace: blake3::Hasher,
     now_ms: u64,
 }
@@ -62,6 +67,8 @@ pub struct Node {
     pub disk: Disk,
     outbox: Outbox<Effect>,
     start_ms: u64,
+    /// The id whose key it proves on its links.
+    goes_by: Option<NodeId>,
     /// What its clients show, and what one who follows all rooms has seen.
     pub(super) guests: Guests,
     watch: Watch,
@@ -150,6 +157,8 @@ pub struct End {
     /// The other side.
     pub peer: usize,
     stage: Stage,
+    /// The keys that its two sides have proved.
+    keys: Option<LinkKeys>,
     /// Since when.
     since_ms: u64,
     out: BTreeMap<u64, Parcel>,
@@ -218,6 +227,7 @@ impl World {
             ledger: Ledger::default(),
             checks,
             remembers: true,
+            keyed: None,
             trace: blake3::Hasher::new(),
             now_ms: 0,
         }
@@ -498,6 +508,7 @@ impl World {
             Some(Command::Evict(eviction)) => format!(" evicts {}", name(eviction.node)),
             Some(Command::Fence(node, held)) => format!(" fences {} at {held}", name(*node)),
             Some(Command::Removed(node)) => format!(" has removed {}", name(*node)),
+            Some(Command::Key(node, _)) => format!(" says the key of {}", name(*node)),
             _ => String::new(),
         };
         format!("{}.{} at {}{what}", name(op.origin()), op.id().seq, op.time())
@@ -515,6 +526,7 @@ impl World {
     }
 
     fn start(&mut self, birth: Birth) -> Result<(), Violation> {
+        self.keyed.get_or_insert(birth.seed.is_multiple_of(KEYED_ONE_OF));
         if birth.journal.is_none()
             && let Some(last) = self.nodes.iter().rposition(|node| node.birth.machine == birth.machine)
         {
@@ -573,6 +585,7 @@ impl World {
             disk: Disk { records: journal, stored, busy: false, full: false, lost },
             outbox: Outbox::default(),
             start_ms: self.now_ms,
+            goes_by: None,
             guests: Guests::default(),
             watch,
             answer: None,
@@ -609,8 +622,24 @@ impl World {
         self.ends.iter_mut().filter(|end| end.node == node).for_each(|end| end.stage = stage);
     }
 
-    /// Gives a node one event, carries out the effects and checks what must hold.
+    /// Gives a node one event and, as the shell does, the key of its id where that is new.
     pub(super) fn step(&mut self, index: usize, event: Event, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        self.follow_id(index, outcomes)?;
+        self.take(index, event, outcomes)?;
+        self.follow_id(index, outcomes)
+    }
+
+    fn follow_id(&mut self, index: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let Some(Node { replica: Some(replica), goes_by, .. }) = self.nodes.get_mut(index) else { return Ok(()) };
+        let id = replica.node();
+        if self.keyed != Some(true) || goes_by.replace(id) == Some(id) {
+            return Ok(());
+        }
+        self.take(index, Event::Key(key_of(id)), outcomes)
+    }
+
+    /// Gives a node one event, carries out the effects and checks what must hold.
+    fn take(&mut self, index: usize, event: Event, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
         let Some(node) = self.nodes.get_mut(index) else { return Ok(()) };
         let Some(replica) = &mut node.replica else { return Ok(()) };
         // What a node cannot store it does not hear; the repair brings it again.
@@ -778,6 +807,9 @@ impl World {
         }
         match effect {
             Effect::Store(_) => {}
+            Effect::Send(_, Message::Refusal(Refusal { why: Why::OtherKey, detail, .. })) if self.checks => {
+                return Err(Violation { invariant: "no honest node is refused for its key", detail });
+            }
             Effect::Send(LinkId(end), message) => {
                 send(&mut self.ends, &mut self.trace, end as usize, message, outcomes)?;
             }
@@ -830,12 +862,19 @@ impl World {
         let Some(target) = self.at(&found.endpoint) else { return Ok(()) };
         let (near, far) = (self.ends.len(), self.ends.len() + 1);
         let since_ms = self.now_ms;
-        let end = |node, peer, stage| End { node, peer, stage, since_ms, out: BTreeMap::new(), next: 0 };
-        let dialled = end(found.node, far, Stage::Dialled);
+        let key = |node: usize| self.nodes[node].replica.as_ref().map(|replica| key_of(replica.node()));
+        let keys = |own, peer| Some(LinkKeys { own: key(own)?, peer: key(peer)? }).filter(|_| self.keyed == Some(true));
+        let end = |node, peer, stage, keys| End { node, peer, stage, keys, since_ms, out: BTreeMap::new(), next: 0 };
+        let dialled = end(found.node, far, Stage::Dialled, keys(found.node, target));
+        let keys = keys(target, found.node);
+        if keys.is_none() && self.keyed == Some(true) {
+            // Who dialled is gone, and proves nothing any more.
+            return Ok(());
+        }
         self.ends.push(dialled);
-        self.ends.push(end(target, near, Stage::Open));
+        self.ends.push(end(target, near, Stage::Open, keys));
         self.dials[dial].end = Some(near);
-        self.at_end(far, |link| Event::Opened(link, None), outcomes)
+        self.at_end(far, |link| Event::Opened(link, None, keys), outcomes)
     }
 
     fn connected(&mut self, dial: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
@@ -845,7 +884,8 @@ impl World {
             return Ok(());
         }
         (self.ends[end].stage, self.ends[end].since_ms) = (Stage::Open, self.now_ms);
-        self.at_end(end, |link| Event::Opened(link, Some(endpoint)), outcomes)
+        let keys = self.ends[end].keys;
+        self.at_end(end, |link| Event::Opened(link, Some(endpoint), keys), outcomes)
     }
 
     fn dial_failed(&mut self, dial: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
@@ -1103,6 +1143,11 @@ fn same_states(ours: (usize, &Replica), theirs: (usize, &Replica)) -> Result<(),
     if ours.1.roster().agrees(theirs.1.roster()) { Ok(()) } else { differs("the members".into()) }
 }
 
+/// The key of an id. The copies of a data directory have the same.
+fn key_of(node: NodeId) -> PublicKey {
+    PublicKey(*blake3::hash(node.0.as_bytes()).as_bytes())
+}
+
 /// A receipt says what was written, whatever has come after it; a refusal leaves nothing behind. `ops` are all that the node
 /// holds or has forgotten, if they are known.
 fn answer_is_right<'a>(
@@ -1116,7 +1161,9 @@ fn answer_is_right<'a>(
     let own = replica.log().after(Stamp { time: 0, origin: replica.node() }, Some(replica.node()));
     let new: Vec<&Op> = own.collect();
     let new = new.iter().rev().take(replica.log().len() - before);
-    let issued = new.filter(|op| !matches!(op.body().commands[..], [Command::Fence(..) | Command::Removed(_)])).count();
+    let issued = new
+        .filter(|op| !matches!(op.body().commands[..], [Command::Fence(..) | Command::Removed(_) | Command::Key(..)]))
+        .count();
     let wrong = |detail: String| Err(Violation { invariant: "an answer says what was done", detail });
     let receipt = match answer {
         Err(_) if issued == 0 => return Ok(()),

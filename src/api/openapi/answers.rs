@@ -185,6 +185,7 @@ fn ops() -> Value {
             only("evict", object(json!({ "node": schema("NodeId"), "force": { "type": "boolean" } }), json!({}))),
             only("fence", object(json!({ "node": schema("NodeId"), "held": schema("Count") }), json!({}))),
             only("removed", object(json!({ "node": schema("NodeId") }), json!({}))),
+            only("key", object(json!({ "node": schema("NodeId"), "key": { "type": "string" } }), json!({}))),
         ]),
         "Op": object(
             json!({

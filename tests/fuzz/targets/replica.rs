@@ -17,7 +17,7 @@ pub fn peer(mut input: &[u8]) {
     say(&mut replica, Event::Tick);
     let pool = replica.pool().cloned();
     let link = LinkId(1);
-    say(&mut replica, Event::Opened(link, None));
+    say(&mut replica, Event::Opened(link, None, None));
     let hello = hello(pool);
     say(&mut replica, Event::Heard(link, Message::Hello(hello)));
     let mut closed = false;
