@@ -14,13 +14,13 @@ use futures_util::{SinkExt, StreamExt, future::join_all};
 use hyper::Method;
 use lamplight::{
     node::{EARLIER_HANDSHAKE, HANDSHAKE, PoolSecret},
-    op::{NodeId, PoolId},
-    replica::{LinkId, Standing},
+    op::{NodeId, PoolId, PublicKey},
+    replica::{LinkId, Replica, Standing},
     wire::{self, Hello, Message},
 };
 use processes::{Http, Process};
 use serde_json::{Value, json};
-use support::{TestNode, start_knowing, start_node, until};
+use support::{TestNode, start_as, start_knowing, start_node, until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -429,6 +429,53 @@ async fn a_crowd_that_proves_nothing_keeps_nobody_out() {
     assert_eq!(rest(&mut crowd[0]).await, b"");
 }
 
+/// The keys of all who ever were members, as a node knows them.
+async fn keys(node: &TestNode) -> Vec<(NodeId, Option<PublicKey>)> {
+    let keys = |replica: &Replica| replica.roster().all().keys().map(|id| (*id, replica.roster().key(*id))).collect();
+    node.node.read(move |replica, _| keys(replica)).await.unwrap()
+}
+
+#[tokio::test]
+async fn each_member_has_a_key_of_its_own_which_all_know_and_without_a_secret_there_is_none() {
+    let a = founder(&[OLD]).await;
+    let b = start_knowing("b", Some(a.url.clone()), &secret(&[OLD])).await;
+    until(&b.node, |replica| replica.standing() == Standing::Member).await;
+    let ids = [a.node.id(), b.node.id()];
+    let known = move |replica: &Replica| ids.iter().all(|id| replica.roster().key(*id).is_some());
+    until(&a.node, known).await;
+    until(&b.node, known).await;
+    let all = keys(&a).await;
+    assert_eq!(all, keys(&b).await);
+    assert!(all.len() == 2 && all[0].1 != all[1].1);
+    let log = a.get("/v1/log?limit=100").await.expect(200).text();
+    assert!(all.iter().all(|(_, key)| log.contains(&format!("\"key\":\"{}\"", key.unwrap()))), "{log}");
+    let open = start_node().await;
+    assert_eq!(keys(&open).await, [(open.node.id(), None)]);
+    assert!(!open.get("/v1/log").await.expect(200).text().contains("\"key\""));
+}
+
+#[tokio::test]
+async fn a_member_that_speaks_under_the_id_of_another_with_its_own_key_is_refused() {
+    let a = founder(&[OLD]).await;
+    let b = start_knowing("b", Some(a.url.clone()), &secret(&[OLD])).await;
+    until(&b.node, |replica| replica.standing() == Standing::Member).await;
+    let (a_id, b_id) = (a.node.id(), b.node.id());
+    until(&a.node, move |replica| replica.roster().key(b_id).is_some()).await;
+    let before = linked(&a).await;
+    // It knows the secret, runs this program, and says that it is a node that it is not.
+    for id in [b_id, a_id] {
+        let other = start_as(id, "impostor", Some(a.url.clone()), &secret(&[OLD])).await;
+        // It finds no way in under that id, and comes in under one of its own.
+        until(&other.node, move |replica| replica.node() != id && replica.standing() == Standing::Member).await;
+        assert_eq!((a.node.id(), b.node.id()), (a_id, b_id), "who has the key stays");
+        let known = keys(&a).await;
+        assert!(known.iter().all(|(_, key)| key.is_some()), "{known:?}");
+    }
+    assert!(linked(&a).await.is_superset(&before));
+    let problems = a.get("/v1/pool").await.expect(200).json()["problems"].to_string();
+    assert!(!problems.contains("two processes"), "{problems}");
+}
+
 #[tokio::test]
 async fn the_secret_changes_while_the_pool_runs() {
     let secrets = [(); 3].map(|()| secret(&[OLD]));
@@ -558,4 +605,125 @@ fn a_file_without_a_good_secret_is_named_at_the_start() {
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(words) && said.contains(&file) && !said.contains("0123456789"), "{said}");
     }
+}
+
+/// The flags of a node in a directory, with the pool secret in a file.
+fn in_dir<'a>(data: &'a str, secret: &'a str) -> Vec<&'a str> {
+    vec!["--data", data, "--listen", "127.0.0.1:0", "--pool-secret-file", secret]
+}
+
+async fn id_of(http: &Http, node: &Process) -> String {
+    http.json(&format!("{}/v1/pool", node.url)).await["node"].as_str().unwrap().to_string()
+}
+
+/// The keys that the log of a node says, with their nodes.
+async fn keys_in_log(http: &Http, node: &Process) -> BTreeSet<(String, String)> {
+    let log = http.json(&format!("{}/v1/log?limit=1000", node.url)).await;
+    let commands = log["ops"].as_array().unwrap().iter().map(|op| &op["commands"][0]["key"]);
+    let text = |value: &Value| value.as_str().unwrap().to_string();
+    commands.filter(|key| key.is_object()).map(|key| (text(&key["node"]), text(&key["key"]))).collect()
+}
+
+#[tokio::test]
+async fn a_restart_keeps_the_key_and_a_node_without_its_key_file_comes_back_under_a_new_id_with_all_its_data() {
+    let (dir, http) = (Dir::new(), Http::new());
+    let (file, data) = (dir.write("secret", OLD), dir.0.join("data"));
+    let args = in_dir(data.to_str().unwrap(), &file);
+    let key_file = data.join("node-key");
+    let (mut id, mut keys, mut node) = (String::new(), BTreeSet::new(), None);
+    for start in 0..3 {
+        drop(node.take());
+        let process = Process::serve(&args);
+        http.formed(&[&process], 1).await;
+        if start == 0 {
+            (id, keys) = (id_of(&http, &process).await, keys_in_log(&http, &process).await);
+            assert_eq!(http.put(&format!("{}/v1/docs/c/x", process.url), "1").await.as_u16(), 201);
+        }
+        assert_eq!((id_of(&http, &process).await, keys_in_log(&http, &process).await), (id.clone(), keys.clone()));
+        node = Some(process);
+    }
+    assert_eq!((keys.len(), keys.iter().next().unwrap().0.clone()), (1, id.clone()));
+    drop(node.take());
+    // A damaged key is no reason to go on under another id without being told.
+    let key = std::fs::read(&key_file).unwrap();
+    std::fs::write(&key_file, &key[..key.len() - 3]).unwrap();
+    let (code, said) = Process::refused(&args);
+    assert!(code == Some(1) && said.contains("node-key is damaged") && said.contains("or remove it"), "{said}");
+    std::fs::remove_file(&key_file).unwrap();
+    let process = Process::serve(&args);
+    http.formed(&[&process], 1).await;
+    assert_ne!(id_of(&http, &process).await, id);
+    assert!(process.said().contains("the file node-key was lost or replaced"), "{}", process.said());
+    assert_eq!(http.json(&format!("{}/v1/docs/c/x", process.url)).await, json!(1));
+}
+
+/// Copies a directory with all that is in it.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_copy_of_a_data_directory_that_runs_beside_the_original_comes_back_as_another_also_without_its_key() {
+    for with_key in [true, false] {
+        let (dir, http) = (Dir::new(), Http::new());
+        let file = dir.write("secret", OLD);
+        let [one, two, three] = ["one", "two", "three"].map(|name| dir.0.join(name));
+        let a = Process::serve(&in_dir(one.to_str().unwrap(), &file));
+        http.formed(&[&a], 1).await;
+        let with_join = |data: &std::path::Path| {
+            let args = in_dir(data.to_str().unwrap(), &file);
+            Process::serve(&[&args[..], &["--join", &a.url]].concat())
+        };
+        let mut b = with_join(&two);
+        http.formed(&[&a, &b], 2).await;
+        http.converged(&[&a, &b]).await;
+        assert_eq!(b.stop(), Some(0));
+        copy(&two, &three);
+        if !with_key {
+            std::fs::remove_file(three.join("node-key")).unwrap();
+        }
+        let original = with_join(&two);
+        http.formed(&[&a, &original], 2).await;
+        let id = id_of(&http, &original).await;
+        // The two meet at once, for the copy knows where the original is.
+        let args = in_dir(three.to_str().unwrap(), &file);
+        let other = Process::serve(&[&args[..], &["--join", &a.url, "--join", &original.url]].concat());
+        http.formed(&[&a, &original, &other], 3).await;
+        let ids = [id_of(&http, &original).await, id_of(&http, &other).await];
+        assert!(ids[0] != ids[1] && (with_key || ids[0] == id), "{ids:?} of {id}");
+        http.converged(&[&a, &original, &other]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_evicted_node_comes_back_with_another_key_and_its_old_one_is_refused() {
+    let (dir, http) = (Dir::new(), Http::new());
+    let file = dir.write("secret", OLD);
+    let data: Vec<_> = ["a", "b", "c"].map(|name| dir.0.join(name)).into();
+    let a = Process::serve(&in_dir(data[0].to_str().unwrap(), &file));
+    http.formed(&[&a], 1).await;
+    let with_join = |at: usize| {
+        let args = in_dir(data[at].to_str().unwrap(), &file);
+        Process::serve(&[&args[..], &["--join", &a.url]].concat())
+    };
+    let (b, mut c) = (with_join(1), with_join(2));
+    http.formed(&[&a, &b, &c], 3).await;
+    http.converged(&[&a, &b, &c]).await;
+    let evicted = id_of(&http, &c).await;
+    c.kill();
+    let url = format!("{}/v1/pool/members/{evicted}?force=true", a.url);
+    let (status, ..) = http.call(Method::DELETE, &url, None, String::new()).await;
+    assert!(status.is_success(), "{status}");
+    http.formed(&[&a, &b], 2).await;
+    let c = with_join(2);
+    http.formed(&[&a, &b, &c], 3).await;
+    http.converged(&[&a, &b, &c]).await;
+    let keys = keys_in_log(&http, &a).await;
+    let of = |id: &str| keys.iter().find(|(node, _)| node == id).map(|(_, key)| key.clone());
+    let new = of(&id_of(&http, &c).await);
+    assert!(new.is_some() && of(&evicted).is_some() && new != of(&evicted), "{keys:?}");
 }

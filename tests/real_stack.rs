@@ -9,7 +9,7 @@ use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use lamplight::{
     api::{self, Access, Api, Site},
-    node::{Network, Node, PoolSecret, Trust},
+    node::{Credentials, Network, Node, PoolSecret, Trust},
     op::{KEY_SPAN, NodeId},
     replica::{Config, Replica},
 };
@@ -105,7 +105,8 @@ async fn serve(host: &'static str, seed: u64, start: u64) -> turmoil::Result {
     let listener = Listener(TcpListener::bind(("0.0.0.0", PORT)).await?);
     // Every third seed proves and seals all links; the proofs are the only thing that differs from run to run.
     let secret = if seed.is_multiple_of(3) { PoolSecret::new(b"known to all three")? } else { PoolSecret::none() };
-    let node = Node::guarded(Replica::new(config), None, Simulated, secret, Trust::of_system());
+    let node =
+        Node::guarded(Replica::new(config), None, Simulated, Credentials::of_process(secret, Trust::of_system()));
     let stop = CancellationToken::new();
     let mut site = Site::default();
     HOSTS.iter().try_for_each(|host| site.add_host(host))?;

@@ -10,8 +10,9 @@ use std::{
 use clap::ValueEnum;
 use uuid::Uuid;
 
-use super::{Failure, ids::Ids};
+use super::{Failure, ids::Ids, node_key};
 use crate::{
+    node::NodeKey,
     op::NodeId,
     replica::{Config, Recovery, Replica},
     storage::{Found, Layout, Options, Store, SyncMode},
@@ -37,6 +38,8 @@ pub enum Sync {
 pub struct Keeping {
     /// When a write is acknowledged.
     pub sync: Sync,
+    /// Whether the directory keeps a key of its node, which a pool with a secret needs.
+    pub keyed: bool,
     /// How much the journal grows before a snapshot takes the place of what is in it: [`Layout::snapshot_bytes`].
     pub snapshot_bytes: u64,
 }
@@ -46,6 +49,7 @@ pub struct Keeping {
 pub struct Data {
     store: Store,
     dir: PathBuf,
+    key: Option<NodeKey>,
     mark: Option<Mark>,
 }
 
@@ -60,6 +64,11 @@ impl Data {
     /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The node's secret key, if the directory keeps one.
+    pub fn key(&self) -> Option<NodeKey> {
+        self.key.clone()
     }
 
     /// The journal, and the mark if there is one.
@@ -109,7 +118,7 @@ pub fn open(dir: &Path, keeping: Keeping, config: Config) -> Result<(Replica, Da
     let began = Instant::now();
     let wanted = config.pool.clone();
     let mut recovery = Recovery::new(config);
-    let Keeping { sync, snapshot_bytes } = keeping;
+    let Keeping { sync, keyed, snapshot_bytes } = keeping;
     let layout = Layout { snapshot_bytes, ..Layout::default() };
     let options = Options { sync: mode(sync), layout, ..Options::default() };
     let (mut store, found) = Store::open_with(dir, options, &mut |record| recovery.take(record)).map_err(|error| {
@@ -123,10 +132,14 @@ pub fn open(dir: &Path, keeping: Keeping, config: Config) -> Result<(Replica, Da
         let dir = dir.display();
         tracing::error!(%dir, "the beginning of the journal is lost, and no whole snapshot stands in its place; what is sound is kept, the rest is asked of the peers");
     }
+    let key = keyed.then(|| node_key::kept_in(dir)).transpose()?;
+    let other_key = key.as_ref().zip(recovery.key()).is_some_and(|(key, (node, known))| key.public(node) != known);
     let lost = if !found.damage.is_empty() || beginning_lost {
         Some("the journal is damaged")
     } else if outlived_its_boot(dir) {
         Some("the machine went down while the node ran with --sync interval or never")
+    } else if other_key {
+        Some("the file node-key was lost or replaced")
     } else {
         None
     };
@@ -156,7 +169,7 @@ pub fn open(dir: &Path, keeping: Keeping, config: Config) -> Result<(Replica, Da
         let ops = replica.log().len();
         tracing::info!(ops, bytes = found.bytes, ms = began.elapsed().as_millis() as u64, "the journal is read");
     }
-    Ok((replica, Data { store, dir: dir.to_owned(), mark }))
+    Ok((replica, Data { store, dir: dir.to_owned(), key, mark }))
 }
 
 /// Has the next node that starts in a directory come up under a new id.

@@ -42,6 +42,7 @@ mod limits;
 mod logging;
 mod manual;
 mod members;
+mod node_key;
 mod output;
 mod pages;
 mod query;

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     api::{self, Access, Api, Limits, Site},
-    node::{Node, PoolSecret, Tcp, Trust, join_url, key_span, node_url, usual_memory_max},
+    node::{Credentials, Node, PoolSecret, Tcp, Trust, join_url, key_span, node_url, usual_memory_max},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
     storage::Layout,
@@ -154,7 +154,7 @@ pub async fn serve(args: ServeArgs, give_back: fn()) -> Result<(), Failure> {
     };
     let opened = args.access.open(bound, &config.urls, secret.is_set())?;
     let (limits, memory_max) = (args.limits.limits(), args.limits.memory_max());
-    let keeping = Keeping { sync: args.sync, snapshot_bytes: args.snapshot_bytes.0 };
+    let keeping = Keeping { sync: args.sync, keyed: secret.is_set(), snapshot_bytes: args.snapshot_bytes.0 };
     let stop = stop_on_signal()?;
     let (replica, data) = if args.memory {
         (Replica::new(config).with_ids(ids.had.iter().copied(), ids.own[1..].to_vec()), None)
@@ -232,11 +232,13 @@ async fn run(
 ) -> Result<(), Failure> {
     descriptors::raise(door.limits.connections);
     let name = replica.config().name.clone();
+    let node_key = data.as_ref().and_then(Data::key);
     let (store, mark) = data.map(Data::into_parts).unzip();
     let mark = Arc::new(mark.flatten());
     let settled = Arc::clone(&mark);
     let Opened { access, tls, trust } = door.opened;
-    let node = Node::guarded(replica, store, Tcp, door.secret, trust);
+    let credentials = Credentials { node_key, ..Credentials::of_process(door.secret, trust) };
+    let node = Node::guarded(replica, store, Tcp, credentials);
     if let Some(max) = door.memory_max {
         node.bound_memory(max, door.give_back);
     }

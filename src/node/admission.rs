@@ -21,10 +21,12 @@ use tokio::{
 
 use super::{
     handshake::{Acceptor, Unproved},
+    node_key::NodeKey,
     noise::{LinkKey, Session},
     secret::{Key, PoolSecret},
     whence::Whence,
 };
+use crate::op::{NodeId, PublicKey};
 
 /// Peers that have proved nothing yet, at once, and those of one address. One that can proves it within the time of two messages.
 const UNPROVED_MAX: usize = 64;
@@ -80,16 +82,17 @@ impl NotAdmitted {
 }
 
 /// The door of a node. A clone is the same door.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Door {
     secret: PoolSecret,
-    /// The static key; none if the system gave no random numbers for one.
-    key: Option<LinkKey>,
+    /// The node's secret key; none if the system gave no random numbers for one.
+    node_key: Option<NodeKey>,
+    /// The static key of the node's present id.
+    key: Arc<Mutex<Option<LinkKey>>>,
     hall: Arc<Mutex<Hall>>,
 }
 
 /// Those who stand between the door and the node.
-#[derive(Default)]
 struct Hall {
     /// From the first who came; dropping one sends that peer away.
     unproved: VecDeque<(Whence, oneshot::Sender<Infallible>)>,
@@ -98,6 +101,10 @@ struct Hall {
 }
 
 impl Hall {
+    fn new() -> Hall {
+        Hall { unproved: VecDeque::new(), complained: Vec::new() }
+    }
+
     /// A place for one more peer; it ends when the peer has to give way.
     fn enter(&mut self, whence: Whence) -> oneshot::Receiver<Infallible> {
         self.unproved.retain(|(_, place)| !place.is_closed());
@@ -141,14 +148,23 @@ impl Admission {
 pub(super) type Proof = Option<(Key, Session)>;
 
 impl Door {
-    /// The door of a node whose static key is made now.
-    pub(super) fn new(secret: PoolSecret) -> Door {
-        Door { secret, key: LinkKey::generate(), hall: Arc::default() }
+    /// The door of a node with this secret key; with one of this process alone, if there is none.
+    pub(super) fn new(secret: PoolSecret, node_key: Option<NodeKey>) -> Door {
+        let node_key = node_key.or_else(NodeKey::generate).filter(|_| secret.is_set());
+        Door { secret, node_key, key: Arc::default(), hall: Arc::new(Mutex::new(Hall::new())) }
     }
 
-    /// The node's static key.
-    pub(super) fn key(&self) -> Result<&LinkKey, Unproved> {
-        self.key.as_ref().ok_or(Unproved::NoChance)
+    /// Goes on with the static key of this id, and returns its public half; none where the pool has no secret.
+    pub(super) fn go_by(&self, node: NodeId) -> Option<PublicKey> {
+        let key = self.node_key.as_ref()?.link_key(node);
+        let public = key.public();
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
+        Some(public)
+    }
+
+    /// The static key of the node's present id.
+    pub(super) fn key(&self) -> Result<LinkKey, Unproved> {
+        self.key.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Unproved::NoChance)
     }
 
     pub(super) fn secret(&self) -> &PoolSecret {
@@ -157,21 +173,21 @@ impl Door {
 
     /// Lets a peer that offers this go on to the proof. Peers of unknown addresses count as one.
     pub(super) fn admit(&self, offer: Offer, from: Option<IpAddr>) -> Result<Admission, NotAdmitted> {
-        let handshake = match (offer, self.secret.is_set()) {
+        let message = match (offer, self.secret.is_set()) {
             (Offer::Plain, false) => None,
             (Offer::Plain, true) => return Err(NotAdmitted::SecretNeeded),
             (Offer::Noise(_) | Offer::Earlier, false) => return Err(NotAdmitted::NoSecret),
             (Offer::Earlier, true) => return Err(self.other_version()),
-            (Offer::Noise(message), true) => {
-                let handshake = self.key().and_then(|key| Acceptor::new(key, message));
-                Some(handshake.map_err(|why| match why {
-                    Unproved::OtherVersion => self.other_version(),
-                    why => NotAdmitted::Failed(why),
-                })?)
-            }
+            (Offer::Noise(message), true) => Some(message),
         };
-        let place = self.hall(|hall| hall.enter(Whence::of(from.unwrap_or(IpAddr::from([0; 4])))));
-        Ok(Admission { handshake, until: Instant::now() + PROOF_TIMEOUT, place })
+        let (whence, now) = (Whence::of(from.unwrap_or(IpAddr::from([0; 4]))), Instant::now());
+        let place = self.hall(|hall| hall.enter(whence));
+        let handshake = message.map(|message| self.key().and_then(|key| Acceptor::new(&key, message))).transpose();
+        let handshake = handshake.map_err(|why| match why {
+            Unproved::OtherVersion => self.other_version(),
+            why => NotAdmitted::Failed(why),
+        })?;
+        Ok(Admission { handshake, until: now + PROOF_TIMEOUT, place })
     }
 
     /// Waits for the connection of an admitted peer, and for its proof.
@@ -243,13 +259,29 @@ mod tests {
         hall.enter(Whence::of(IpAddr::from([10, 0, 0, peer])))
     }
 
+    fn door() -> Door {
+        let door = Door::new(PoolSecret::new(b"0123456789abcdef").expect("long enough"), None);
+        door.go_by(NodeId(uuid::Uuid::from_u128(1))).expect("random numbers");
+        door
+    }
+
+    #[test]
+    fn each_id_of_the_node_has_a_static_key_of_its_own_and_a_door_without_a_secret_has_none() {
+        let (door, ids) = (door(), [1, 2].map(|id| NodeId(uuid::Uuid::from_u128(id))));
+        let keys = ids.map(|id| door.go_by(id));
+        assert!(keys[0].is_some() && keys[0] != keys[1] && door.go_by(ids[0]) == keys[0]);
+        assert_eq!(door.key().map(|key| Some(key.public())), Ok(keys[0]));
+        let open = Door::new(PoolSecret::none(), NodeKey::generate());
+        assert_eq!((open.go_by(ids[0]), open.key().err()), (None, Some(Unproved::NoChance)));
+    }
+
     fn stays(place: &mut oneshot::Receiver<Infallible>) -> bool {
         place.try_recv() == Err(oneshot::error::TryRecvError::Empty)
     }
 
     #[test]
     fn however_many_come_from_one_address_one_of_another_keeps_its_place() {
-        let mut hall = Hall::default();
+        let mut hall = Hall::new();
         let mut node = enter(&mut hall, 1);
         let mut crowd: Vec<_> = (0..1_000).map(|_| enter(&mut hall, 2)).collect();
         assert!(stays(&mut node));
@@ -258,7 +290,7 @@ mod tests {
 
     #[test]
     fn of_many_addresses_with_a_place_each_the_oldest_gives_way() {
-        let mut hall = Hall::default();
+        let mut hall = Hall::new();
         let mut crowd: Vec<_> = (0..UNPROVED_MAX as u8).map(|peer| enter(&mut hall, peer)).collect();
         let mut node = enter(&mut hall, 200);
         let _next = enter(&mut hall, 201);
@@ -268,7 +300,7 @@ mod tests {
 
     #[test]
     fn of_few_addresses_that_take_all_places_the_one_with_the_most_gives_way() {
-        let mut hall = Hall::default();
+        let mut hall = Hall::new();
         let mut node = enter(&mut hall, 1);
         let crowd: Vec<_> = (0..1_000).map(|n| enter(&mut hall, 2 + (n % 50) as u8)).collect();
         assert!(stays(&mut node));

@@ -16,10 +16,8 @@ use super::{
     LINK_INPUTS_MAX, Look, Meters, Network, Published, REQUESTS_MAX, Reading, Request, Showing, Task, WAITING_MAX,
     admission::{Admission, NotAdmitted, Offer},
     journal::Journal,
-    link::Links,
+    link::{Credentials, Links},
     queue,
-    secret::PoolSecret,
-    trust::Trust,
 };
 use crate::{
     op::NodeId,
@@ -57,18 +55,12 @@ impl Node {
 
     /// Goes on with a replica, and with the journal that it came from, in a pool without a secret.
     pub fn resume(replica: Replica, store: Option<Store>, network: impl Network) -> Node {
-        Node::guarded(replica, store, network, PoolSecret::none(), Trust::of_system())
+        Node::guarded(replica, store, network, Credentials::none())
     }
 
     /// The same, which links only to nodes that know the pool's secret, if that has one, and at `https` URLs only to those
     /// that an authority vouches for.
-    pub fn guarded(
-        replica: Replica,
-        store: Option<Store>,
-        network: impl Network,
-        secret: PoolSecret,
-        trust: Trust,
-    ) -> Node {
+    pub fn guarded(replica: Replica, store: Option<Store>, network: impl Network, credentials: Credentials) -> Node {
         let (requests, request_inbox) = mpsc::channel(REQUESTS_MAX);
         let (link_inputs, link_inbox) = mpsc::channel(LINK_INPUTS_MAX);
         let latest = Published::of(&replica);
@@ -76,7 +68,9 @@ impl Node {
         let (presence_publisher, presence_end) = watch::channel(replica.presence().end());
         let (stopping, (stopper, stopped)) = (CancellationToken::new(), watch::channel(None));
         let meters = Arc::new(Meters::new(store.as_ref()));
-        let links = Links::new(link_inputs, Arc::clone(&meters), secret, trust);
+        let links = Links::new(link_inputs, Arc::clone(&meters), credentials);
+        // Peers may dial before the task runs.
+        let _ = links.go_by(replica.node());
         let task = Task {
             replica,
             journal: Journal::new(store),
@@ -84,6 +78,7 @@ impl Node {
             told: false,
             network: Arc::new(network),
             links: links.clone(),
+            goes_by: None,
             meters: Arc::clone(&meters),
             outgoing: BTreeMap::new(),
             receipts: Vec::new(),

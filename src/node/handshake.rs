@@ -22,6 +22,7 @@ use super::{
     },
     secret::Key,
 };
+use crate::op::PublicKey;
 
 /// Header with message 1 in a request, and message 2 in its answer.
 pub const HANDSHAKE: &str = "lamplight-noise";
@@ -64,6 +65,7 @@ impl fmt::Display for Unproved {
 
 /// The handshake of the node that dials; good for one link.
 pub struct Dialler {
+    key: PublicKey,
     state: HandshakeState,
     message: [u8; MESSAGE_1_BYTES],
 }
@@ -74,7 +76,7 @@ impl Dialler {
         let mut state = initiator(key).map_err(|_| Unproved::NoChance)?;
         let mut message = [0; MESSAGE_1_BYTES];
         state.write_message(&[], &mut message).map_err(|_| Unproved::NoChance)?;
-        Ok(Dialler { state, message })
+        Ok(Dialler { key: key.public(), state, message })
     }
 
     /// Message 1, for the header.
@@ -111,7 +113,7 @@ impl Dialler {
         }
         let mut message = [0; MESSAGE_4_BYTES];
         io.read_exact(&mut message).await.map_err(|_| Unproved::Ended)?;
-        let mut session = Session::new(self.state).map_err(|_| Unproved::Malformed)?;
+        let mut session = Session::new(self.state, self.key).map_err(|_| Unproved::Malformed)?;
         session.confirm(&message).map_err(|_| Unproved::OtherSecret)?;
         Ok(session)
     }
@@ -182,7 +184,7 @@ impl Acceptor {
             };
             set_secret(&mut state, secret).map_err(|_| Unproved::Malformed)?;
             if state.read_message(message, &mut []).is_ok() {
-                let session = Session::new(state).map_err(|_| Unproved::Malformed)?;
+                let session = Session::new(state, self.key.public()).map_err(|_| Unproved::Malformed)?;
                 return Ok((secret.clone(), session));
             }
             // The static key comes before the secret: who has not even sent that has not heard message 2.
@@ -223,7 +225,7 @@ mod tests {
     use tokio::io::{DuplexStream, duplex};
 
     use super::*;
-    use crate::node::secret::PoolSecret;
+    use crate::{node::secret::PoolSecret, replica::LinkKeys};
 
     fn secret(text: &str) -> Key {
         PoolSecret::new(text.as_bytes()).expect("long enough").first().expect("there is one")
@@ -303,8 +305,9 @@ mod tests {
                 let sealed = acceptor.seal(text.as_bytes());
                 assert_eq!(dialler.open(&sealed).expect("sealed"), text);
             }
-            assert_eq!(dialler.peer_key(), Some(&keys[1].public()[..]));
-            assert_eq!(acceptor.peer_key(), Some(&keys[0].public()[..]));
+            let [near, far] = keys.map(|key| key.public());
+            assert_eq!(dialler.keys(), LinkKeys { own: near, peer: far });
+            assert_eq!(acceptor.keys(), LinkKeys { own: far, peer: near });
         }
     }
 

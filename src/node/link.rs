@@ -36,15 +36,17 @@ use tokio_util::{either::Either, task::TaskTracker};
 
 use super::{
     Meters,
-    admission::{Admission, Door, NotAdmitted, Offer, REFUSAL},
+    admission::{Admission, Door, NotAdmitted, Offer, Proof, REFUSAL},
     handshake::{Dialler, HANDSHAKE, Unproved},
     next_link,
+    node_key::NodeKey,
     noise::{Session, sealed_len},
     secret::{Key, PoolSecret},
     trust::Trust,
 };
 use crate::{
-    replica::{Endpoint, Event, LinkId, is_local},
+    op::{NodeId, PublicKey},
+    replica::{Endpoint, Event, LinkId, LinkKeys, is_local},
     wire::{self, FRAME_BYTES_MAX, Hello, Message},
 };
 
@@ -59,6 +61,28 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most URLs of which is kept what was said of them; past that all may be said again.
 const COMPLAINTS_MAX: usize = 1_024;
+
+/// By what a node and its peers know each other.
+pub struct Credentials {
+    /// The pool's secret, or that there is none.
+    pub secret: PoolSecret,
+    /// The node's secret key; if there is none, it gets one of this process alone.
+    pub node_key: Option<NodeKey>,
+    /// The authorities that vouch for nodes at `https` URLs.
+    pub trust: Trust,
+}
+
+impl Credentials {
+    /// Of a node with a secret key of this process alone.
+    pub fn of_process(secret: PoolSecret, trust: Trust) -> Credentials {
+        Credentials { secret, node_key: None, trust }
+    }
+
+    /// Of a node in a pool without a secret.
+    pub fn none() -> Credentials {
+        Credentials::of_process(PoolSecret::none(), Trust::of_system())
+    }
+}
 
 /// How connections are made: TCP, or a simulated network in tests.
 pub trait Network: Send + Sync + 'static {
@@ -114,16 +138,29 @@ pub(super) enum Outgoing {
 
 /// What links tell the node's task.
 pub(super) enum LinkInput {
-    Opened(LinkId, Option<Endpoint>, mpsc::Sender<Outgoing>),
+    Opened(LinkId, Option<Endpoint>, Option<LinkKeys>, mpsc::Sender<Outgoing>),
     Event(Event),
 }
 
 /// What a dial has led to.
 enum Reached<T> {
-    /// A node, and the key that it has proved to know.
-    Node(T, Option<Key>),
+    /// A node, and what it has proved.
+    Node(T, Option<Proved>),
     /// The addresses of a name.
     Name(Vec<String>),
+}
+
+/// What the two ends of a link have proved: the pool's secret, as a key, and their static keys.
+struct Proved {
+    secret: Key,
+    keys: LinkKeys,
+}
+
+impl Proved {
+    /// Of a proof, whose session encrypts the frames.
+    fn of(proof: Proof) -> (Option<Proved>, Option<Session>) {
+        proof.map(|(secret, session)| (Proved { secret, keys: session.keys() }, session)).unzip()
+    }
 }
 
 /// Makes links and runs them.
@@ -140,9 +177,16 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(inputs: mpsc::Sender<LinkInput>, meters: Arc<Meters>, secret: PoolSecret, trust: Trust) -> Links {
-        let (counter, running, door) = (Arc::new(AtomicU64::new(1)), TaskTracker::new(), Door::new(secret));
+    pub(super) fn new(inputs: mpsc::Sender<LinkInput>, meters: Arc<Meters>, credentials: Credentials) -> Links {
+        let Credentials { secret, node_key, trust } = credentials;
+        let door = Door::new(secret, node_key);
+        let (counter, running) = (Arc::new(AtomicU64::new(1)), TaskTracker::new());
         Links { inputs, counter, meters, running, door, trust, complaints: Arc::default() }
+    }
+
+    /// Goes on with the static key of this id, and returns its public half; none where the pool has no secret.
+    pub(super) fn go_by(&self, node: NodeId) -> Option<PublicKey> {
+        self.door.go_by(node)
     }
 
     /// How many messages wait for the node's task, and how many may.
@@ -162,11 +206,11 @@ impl Links {
             Err(_) => Err("no answer in time".into()),
         };
         let event = match connected {
-            Ok(Reached::Node(transport, key)) => {
+            Ok(Reached::Node(transport, proved)) => {
                 let place = endpoint.address.clone().map_or_else(|| endpoint.url.clone(), |at| format!("http://{at}"));
                 let host =
                     Address::parse(&place).filter(|_| !is_local(&place)).map(|address| address.host().to_string());
-                return self.run(transport, key, Some(endpoint), host).await;
+                return self.run(transport, proved, Some(endpoint), host).await;
             }
             Ok(Reached::Name(addresses)) => Event::Resolved(endpoint.url, addresses),
             Err(why) => {
@@ -192,8 +236,8 @@ impl Links {
                 return Ok(Reached::Name(addresses));
             }
         }
-        let (transport, key) = self.connect(network, url, &address, place.unwrap_or(name)).await?;
-        Ok(Reached::Node(transport, key))
+        let (transport, proved) = self.connect(network, url, &address, place.unwrap_or(name)).await?;
+        Ok(Reached::Node(transport, proved))
     }
 
     /// Connects to a node, over TLS if its URL says so, and opens a link.
@@ -203,7 +247,7 @@ impl Links {
         url: &str,
         address: &Address,
         place: &str,
-    ) -> Result<(impl Transport + use<N>, Option<Key>), String> {
+    ) -> Result<(impl Transport + use<N>, Option<Proved>), String> {
         let stream = network.connect(place).await.map_err(|error| error.to_string())?;
         let stream = if address.is_secure {
             let secured = self.trust.secure(stream, address.host(), url).await;
@@ -238,10 +282,10 @@ impl Links {
     {
         match self.door.pass(admission, opening).await {
             Ok((io, proof)) => {
-                let (key, session) = proof.unzip();
+                let (proved, session) = Proved::of(proof);
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(websocket())).await;
                 let host = from.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_loopback()).map(|ip| ip.to_string());
-                self.run(frames(socket, session), key, None, host).await;
+                self.run(frames(socket, session), proved, None, host).await;
             }
             Err(why) => {
                 self.meters.links_refused.count();
@@ -252,11 +296,18 @@ impl Links {
 
     /// Runs a link until it ends, or until the secret that it was proved with is accepted no more. `host` is where the peer is
     /// seen, if it is on another machine.
-    async fn run(&self, transport: impl Transport, key: Option<Key>, dialled: Option<Endpoint>, host: Option<String>) {
+    async fn run(
+        &self,
+        transport: impl Transport,
+        proved: Option<Proved>,
+        dialled: Option<Endpoint>,
+        host: Option<String>,
+    ) {
+        let (secret, keys) = proved.map(|proved| (proved.secret, proved.keys)).unzip();
         let link = next_link(&self.counter);
         let _open = self.meters.links.enter();
         let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
-        if self.inputs.send(LinkInput::Opened(link, dialled, outgoing)).await.is_err() {
+        if self.inputs.send(LinkInput::Opened(link, dialled, keys, outgoing)).await.is_err() {
             return;
         }
         let (sink, stream) = transport.split();
@@ -264,7 +315,7 @@ impl Links {
         let ended = tokio::select! {
             why = read(stream, link, host, self) => why,
             why = write => why,
-            () = self.outdated(key) => "its pool secret is accepted no more".into(),
+            () = self.outdated(secret) => "its pool secret is accepted no more".into(),
         };
         tracing::debug!(link = link.0, why = ended, "link ended");
         let _ = self.inputs.send(LinkInput::Event(Event::Closed(link))).await;
@@ -354,7 +405,7 @@ async fn link<Io>(
     authority: &str,
     url: &str,
     door: &Door,
-) -> Result<(impl Transport + use<Io>, Option<Key>), String>
+) -> Result<(impl Transport + use<Io>, Option<Proved>), String>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -364,7 +415,7 @@ where
         let (socket, _) = open(request, stream, url).await?;
         return Ok((frames(socket, None), None));
     };
-    let handshake = door.key().and_then(Dialler::new).map_err(shown)?;
+    let handshake = door.key().and_then(|key| Dialler::new(&key)).map_err(shown)?;
     request.headers_mut().insert(HANDSHAKE, handshake.header().parse().map_err(shown)?);
     let (socket, answer) = open(request, stream, url).await?;
     let theirs = answer.headers().get(HANDSHAKE).and_then(|value| value.to_str().ok());
@@ -378,7 +429,8 @@ where
         why => why.to_string(),
     })?;
     let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(websocket())).await;
-    Ok((frames(socket, Some(session)), Some(secret)))
+    let (proved, session) = Proved::of(Some((secret, session)));
+    Ok((frames(socket, session), proved))
 }
 
 /// What to do about a node that has no secret where this one has.
@@ -512,10 +564,8 @@ mod tests {
 
     #[test]
     fn a_loopback_address_of_another_machine_is_read_as_where_that_machine_is_seen() {
-        let hello = |url: &str| Hello {
-            urls: vec![url.to_string()],
-            ..Hello::newcomer(crate::op::NodeId(uuid::Uuid::nil()), "", None)
-        };
+        let hello =
+            |url: &str| Hello { urls: vec![url.to_string()], ..Hello::newcomer(NodeId(uuid::Uuid::nil()), "", None) };
         for (url, host, seen) in [
             ("http://127.0.0.1:7171", Some("10.0.0.7"), "http://10.0.0.7:7171"),
             ("https://[::1]:7171", Some("fe80::7"), "https://[fe80::7]:7171"),

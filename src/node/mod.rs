@@ -13,6 +13,7 @@ mod journal;
 mod link;
 mod memory;
 mod meters;
+mod node_key;
 mod noise;
 mod published;
 mod said;
@@ -32,9 +33,10 @@ use std::{
 pub use admission::{Admission, NotAdmitted, Offer, REFUSAL};
 pub use handle::{ASK_EVERY, Node, Stopped};
 pub use handshake::{EARLIER_HANDSHAKE, HANDSHAKE, Unproved};
-pub use link::{Network, Tcp, join_url, node_url};
+pub use link::{Credentials, Network, Tcp, join_url, node_url};
 pub use memory::{key_span, usual_memory_max};
 pub use meters::Meters;
+pub use node_key::{NodeKey, NotAKey};
 pub use published::{Published, session_seqs};
 pub use secret::{PoolSecret, SECRET_BYTES_MIN, SECRETS_MAX, SecretError};
 use tokio::{
@@ -49,7 +51,10 @@ use self::{
     journal::Journal,
     link::{LinkInput, Links, Outgoing},
 };
-use crate::replica::{Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Refused, Replica, TICK_MS};
+use crate::{
+    op::NodeId,
+    replica::{Counters, Draft, Effect, Event, LinkId, Now, Outbox, Receipt, Refused, Replica, TICK_MS},
+};
 
 /// Most requests of clients that wait for the task; a full queue makes clients wait in turn.
 const REQUESTS_MAX: usize = 1_024;
@@ -103,6 +108,8 @@ struct Task<N> {
     outbox: Outbox<Out>,
     network: Arc<N>,
     links: Links,
+    /// The id whose static key the links are made with.
+    goes_by: Option<NodeId>,
     meters: Arc<Meters>,
     outgoing: BTreeMap<LinkId, mpsc::Sender<Outgoing>>,
     /// Whether this turn has led to anything that is in the outbox.
@@ -136,6 +143,7 @@ impl<N: Network> Task<N> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut asked, mut heard) = (Vec::with_capacity(TURN), Vec::with_capacity(TURN));
         let mut farewell: Option<Instant> = None;
+        self.follow_id();
         // The first event founds the pool, where there is nowhere to look for one.
         self.event(Event::Tick);
         while self.journal.failure().is_none() {
@@ -216,9 +224,9 @@ impl<N: Network> Task<N> {
 
     fn on_link_input(&mut self, input: LinkInput) {
         match input {
-            LinkInput::Opened(link, dialled, outgoing) => {
+            LinkInput::Opened(link, dialled, keys, outgoing) => {
                 self.outgoing.insert(link, outgoing);
-                self.event(Event::Opened(link, dialled, None));
+                self.event(Event::Opened(link, dialled, keys));
             }
             // What it cannot store it does not hear; the repair brings it again once there is room.
             LinkInput::Event(Event::Heard(_, message)) if message.is_batch() && !self.journal.has_room() => {}
@@ -232,6 +240,21 @@ impl<N: Network> Task<N> {
     }
 
     fn event(&mut self, event: Event) {
+        self.handle(event);
+        self.follow_id();
+    }
+
+    /// Has the links, and the replica, go on with the static key of the node's id.
+    fn follow_id(&mut self) {
+        let node = self.replica.node();
+        if self.goes_by.replace(node) != Some(node)
+            && let Some(key) = self.links.go_by(node)
+        {
+            self.handle(Event::Key(key));
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
         let before = self.replica.counters();
         self.meters.see_event(&event);
         let effects = self.replica.handle(self.now(), event);

@@ -32,6 +32,7 @@ use snow::{
 use zeroize::Zeroizing;
 
 use super::secret::Key;
+use crate::{op::PublicKey, replica::LinkKeys};
 
 /// Length of an X25519 key.
 pub const KEY_BYTES: usize = 32;
@@ -64,24 +65,33 @@ pub const fn sealed_len(length: usize) -> usize {
     length + pieces * PIECE_OVERHEAD
 }
 
-/// The static key of a node.
+/// The static key of a node under one id.
 #[derive(Clone)]
-pub struct LinkKey(Zeroizing<[u8; KEY_BYTES]>);
+pub struct LinkKey {
+    private: Zeroizing<[u8; KEY_BYTES]>,
+    public: PublicKey,
+}
 
 impl LinkKey {
+    /// The key with this private half.
+    pub fn new(private: Zeroizing<[u8; KEY_BYTES]>) -> LinkKey {
+        let public = PublicKey(MontgomeryPoint::mul_base_clamped(*private).to_bytes());
+        LinkKey { private, public }
+    }
+
     /// A new key; none if the system has no random numbers.
+    #[cfg(test)]
     pub fn generate() -> Option<LinkKey> {
-        random_key().map(LinkKey)
+        random_key().map(LinkKey::new)
     }
 
     fn private(&self) -> &[u8] {
-        &*self.0
+        &*self.private
     }
 
     /// The public half.
-    #[cfg(test)]
-    pub fn public(&self) -> [u8; KEY_BYTES] {
-        MontgomeryPoint::mul_base_clamped(*self.0).to_bytes()
+    pub fn public(&self) -> PublicKey {
+        self.public
     }
 }
 
@@ -215,13 +225,17 @@ impl Dh for X25519 {
 /// as one that is cut within a message. Messages are numbered for each direction and decrypted in that order only.
 pub struct Session {
     state: TransportState,
+    keys: LinkKeys,
     rekey_every: u64,
 }
 
 impl Session {
-    /// The session of a handshake that is complete.
-    pub fn new(state: HandshakeState) -> Result<Session, Error> {
-        Ok(Session { state: state.into_transport_mode()?, rekey_every: REKEY_EVERY })
+    /// The session of a handshake that is complete, of the node with this static key.
+    pub fn new(state: HandshakeState, own: PublicKey) -> Result<Session, Error> {
+        let state = state.into_transport_mode()?;
+        let peer = state.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(Error::Dh)?;
+        let keys = LinkKeys { own, peer: PublicKey(peer) };
+        Ok(Session { state, keys, rekey_every: REKEY_EVERY })
     }
 
     #[cfg(test)]
@@ -229,10 +243,9 @@ impl Session {
         self.rekey_every = messages;
     }
 
-    /// The public key that the peer has proved.
-    #[cfg(test)]
-    pub fn peer_key(&self) -> Option<&[u8]> {
-        self.state.get_remote_static()
+    /// The static keys that both sides have proved.
+    pub fn keys(&self) -> LinkKeys {
+        self.keys
     }
 
     /// An empty message, which proves to the peer that this side has come to the same keys.
@@ -320,7 +333,9 @@ mod tests {
             assert_eq!(writer.write_message(&[], &mut message), Ok(length));
             assert_eq!(reader.read_message(&message[..length], &mut []), Ok(0));
         }
-        (Session::new(dialler).expect("complete"), Session::new(acceptor).expect("complete"))
+        let [dialler_key, acceptor_key] = keys.map(|key| key.public());
+        let dialler = Session::new(dialler, dialler_key).expect("complete");
+        (dialler, Session::new(acceptor, acceptor_key).expect("complete"))
     }
 
     fn bytes(length: usize) -> Vec<u8> {
@@ -391,7 +406,8 @@ mod tests {
             let length = reader.read_message(&message[..length], &mut read).expect("it is whole");
             assert_eq!(read[..length], hex(payload), "{step}");
         }
-        let [mut dialler, mut acceptor] = [dialler, acceptor].map(|state| Session::new(state).expect("complete"));
+        let [mut dialler, mut acceptor] =
+            [dialler, acceptor].map(|state| Session::new(state, PublicKey([0; KEY_BYTES])).expect("complete"));
         for (step, (payload, expected)) in steps[3..].iter().enumerate() {
             let writer = if step % 2 == 0 { &mut acceptor } else { &mut dialler };
             let mut message = [0; 200];

@@ -18,7 +18,7 @@ use hyper_util::{
 };
 use lamplight::{
     api::{self, Access, Api, Limits},
-    node::{Node, PoolSecret, Tcp, Trust},
+    node::{Credentials, Node, PoolSecret, Tcp, Trust},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
     storage::Store,
@@ -117,7 +117,24 @@ pub async fn start_knowing(name: &str, join: Option<String>, secret: &PoolSecret
     start_in(name, join, Retention::default(), None, door).await
 }
 
+/// Starts a node that says that it has this id, and knows a pool secret.
+pub async fn start_as(id: NodeId, name: &str, join: Option<String>, secret: &PoolSecret) -> TestNode {
+    let door = (Access::default(), secret.clone(), Limits::default());
+    start_with_id(id, name, join, Retention::default(), None, door).await
+}
+
 async fn start_in(
+    name: &str,
+    join: Option<String>,
+    retention: Retention,
+    store: Option<Store>,
+    door: (Access, PoolSecret, Limits),
+) -> TestNode {
+    start_with_id(NodeId(Uuid::new_v4()), name, join, retention, store, door).await
+}
+
+async fn start_with_id(
+    id: NodeId,
     name: &str,
     join: Option<String>,
     retention: Retention,
@@ -133,9 +150,9 @@ async fn start_in(
         join: join.into_iter().collect(),
         retention,
         // The pool's id is drawn from the seed, and two pools must not have the same.
-        ..Config::founder(NodeId(Uuid::new_v4()), fastrand::u64(..))
+        ..Config::founder(id, fastrand::u64(..))
     };
-    let node = Node::guarded(Replica::new(config), store, Tcp, secret, Trust::of_system());
+    let node = Node::guarded(Replica::new(config), store, Tcp, Credentials::of_process(secret, Trust::of_system()));
     let stop = CancellationToken::new();
     let router = api::router(Api::new(node.clone(), stop.clone()).guarded(access).limited(limits.clone()));
     let serving = tokio::spawn(api::serve_with(listener, router, None, limits, stop.clone()));

@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 use hyper::{HeaderMap, Method, Request, StatusCode, header};
 use lamplight::{
     api::{self, Access, Api, Site},
-    node::{Network, Node, PoolSecret, Trust},
+    node::{Credentials, Network, Node, PoolSecret, Trust},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
 };
@@ -110,7 +110,8 @@ impl Running {
                 Asks::Secret => PoolSecret::new(POOL_SECRET).expect("long enough"),
                 _ => PoolSecret::none(),
             };
-            let node = Node::guarded(Replica::new(config), None, ways.clone(), secret, Trust::of_system());
+            let credentials = Credentials::of_process(secret, Trust::of_system());
+            let node = Node::guarded(Replica::new(config), None, ways.clone(), credentials);
             let mut published = node.published();
             while node.read(|replica, _| replica.standing()).await != Ok(Standing::Member) {
                 published.changed().await.expect("it runs");
