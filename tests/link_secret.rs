@@ -429,6 +429,26 @@ async fn a_crowd_that_proves_nothing_keeps_nobody_out() {
     assert_eq!(rest(&mut crowd[0]).await, b"");
 }
 
+#[tokio::test]
+async fn handshakes_beyond_the_rate_are_refused_with_429_and_nodes_link_again_after_that() {
+    let a = founder(&[OLD]).await;
+    let began = std::time::Instant::now();
+    let mut answers = Vec::new();
+    for _ in 0..400 {
+        answers.push(knock(&a, &request(Some(SOME_MESSAGE))).await.1);
+    }
+    let seconds = 1 + began.elapsed().as_secs() as usize;
+    let refused = answers.iter().filter(|answer| answer.starts_with("http/1.1 429")).collect::<Vec<_>>();
+    assert!(answers.len() - refused.len() <= 32 + 8 * seconds, "{} in {seconds} s", answers.len() - refused.len());
+    for answer in refused {
+        assert!(answer.contains("lamplight-refusal: too-many") && answer.contains("retry-after: 1"), "{answer}");
+        tells_nothing(answer);
+    }
+    // A node at the same address waits for its turn.
+    let b = start_knowing("b", Some(a.url.clone()), &secret(&[OLD])).await;
+    until(&b.node, |replica| replica.standing() == Standing::Member).await;
+}
+
 /// The keys of all who ever were members, as a node knows them.
 async fn keys(node: &TestNode) -> Vec<(NodeId, Option<PublicKey>)> {
     let keys = |replica: &Replica| replica.roster().all().keys().map(|id| (*id, replica.roster().key(*id))).collect();

@@ -90,9 +90,16 @@ fn refused(why: NotAdmitted) -> Response<Body> {
             StatusCode::UPGRADE_REQUIRED,
             "the two nodes speak different versions of the handshake between nodes: update the older of the two".into(),
         ),
+        NotAdmitted::TooMany => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many handshakes were begun from this address, or from all that have not proved the pool secret".into(),
+        ),
         NotAdmitted::Failed(why) => (StatusCode::BAD_REQUEST, format!("there is no link: {why}")),
     };
     let mut answer = Problem::new(status, "pool-secret", detail).into_response();
+    if why == NotAdmitted::TooMany {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
     answer.headers_mut().insert(HeaderName::from_static(REFUSAL), HeaderValue::from_static(why.word()));
     answer
 }

@@ -36,7 +36,11 @@ pub const KINDS: &[Kind] = &[
     kind("unauthorized", &[401], "no token, or none that is good"),
     kind("forbidden", &[403], "the token's role, or its collections, do not go so far"),
     kind("other-origin", &[403], "a write or a WebSocket from another site's page"),
-    kind("pool-secret", &[400, 403, 426], "the two nodes do not share a pool secret, or speak different handshakes"),
+    kind(
+        "pool-secret",
+        &[400, 403, 426, 429],
+        "the two nodes do not share a pool secret, or speak different handshakes, or too many handshakes were begun",
+    ),
     kind("not-found", &[404], "no such document, op, member or path"),
     kind("method-not-allowed", &[405], "the path does not take this method: Allow names those it takes"),
     kind("patch-failed", &[409], "a step of the patch cannot be carried out"),

@@ -4,6 +4,8 @@
 //! costs one small place here, for a few seconds at most. Where an address has taken its share, its oldest peer gives way, and where
 //! all places are taken, the oldest of the address that has the most. So whoever opens many connections from a few addresses does
 //! not keep out a node at another one. Links that are proved are no matter of this door.
+//!
+//! A place, and a turn by the rate of handshakes (`handshake_rate`), come before any cryptography.
 
 use std::{
     collections::VecDeque,
@@ -21,6 +23,7 @@ use tokio::{
 
 use super::{
     handshake::{Acceptor, Unproved},
+    handshake_rate::Handshakes,
     node_key::NodeKey,
     noise::{LinkKey, Session},
     secret::{Key, PoolSecret},
@@ -59,6 +62,8 @@ pub enum NotAdmitted {
     NoSecret,
     /// Its handshake is of another version.
     OtherVersion,
+    /// Too many handshakes were begun from its address, or from all.
+    TooMany,
     /// Its first message is malformed, or there can be no answer to it.
     Failed(Unproved),
 }
@@ -70,13 +75,14 @@ impl NotAdmitted {
             NotAdmitted::SecretNeeded => "secret-needed",
             NotAdmitted::NoSecret => "no-secret",
             NotAdmitted::OtherVersion => "other-version",
+            NotAdmitted::TooMany => "too-many",
             NotAdmitted::Failed(_) => "failed",
         }
     }
 
     /// What a word of the header stands for, if the dialler can do something about it.
     pub(super) fn of_word(word: &str) -> Option<NotAdmitted> {
-        let known = [NotAdmitted::SecretNeeded, NotAdmitted::NoSecret, NotAdmitted::OtherVersion];
+        let known = [NotAdmitted::SecretNeeded, NotAdmitted::NoSecret, NotAdmitted::OtherVersion, NotAdmitted::TooMany];
         known.into_iter().find(|why| why.word() == word)
     }
 }
@@ -96,13 +102,14 @@ pub(super) struct Door {
 struct Hall {
     /// From the first who came; dropping one sends that peer away.
     unproved: VecDeque<(Whence, oneshot::Sender<Infallible>)>,
+    handshakes: Handshakes,
     /// The recent warnings to the operator, each with its time.
     complained: Vec<(&'static str, Instant)>,
 }
 
 impl Hall {
-    fn new() -> Hall {
-        Hall { unproved: VecDeque::new(), complained: Vec::new() }
+    fn new(handshakes: Handshakes) -> Hall {
+        Hall { unproved: VecDeque::new(), handshakes, complained: Vec::new() }
     }
 
     /// A place for one more peer; it ends when the peer has to give way.
@@ -132,6 +139,7 @@ impl Hall {
 /// A peer that may go on to the proof, if there is to be one.
 pub struct Admission {
     handshake: Option<Acceptor>,
+    whence: Whence,
     until: Instant,
     /// Ends when the peer has to give way.
     place: oneshot::Receiver<Infallible>,
@@ -149,9 +157,9 @@ pub(super) type Proof = Option<(Key, Session)>;
 
 impl Door {
     /// The door of a node with this secret key; with one of this process alone, if there is none.
-    pub(super) fn new(secret: PoolSecret, node_key: Option<NodeKey>) -> Door {
+    pub(super) fn new(secret: PoolSecret, node_key: Option<NodeKey>, handshakes: Handshakes) -> Door {
         let node_key = node_key.or_else(NodeKey::generate).filter(|_| secret.is_set());
-        Door { secret, node_key, key: Arc::default(), hall: Arc::new(Mutex::new(Hall::new())) }
+        Door { secret, node_key, key: Arc::default(), hall: Arc::new(Mutex::new(Hall::new(handshakes))) }
     }
 
     /// Goes on with the static key of this id, and returns its public half; none where the pool has no secret.
@@ -181,13 +189,17 @@ impl Door {
             (Offer::Noise(message), true) => Some(message),
         };
         let (whence, now) = (Whence::of(from.unwrap_or(IpAddr::from([0; 4]))), Instant::now());
-        let place = self.hall(|hall| hall.enter(whence));
+        // One that is refused for the rate takes no place, so nobody gives way to it.
+        let place = self.hall(|hall| {
+            let has_turn = message.is_none() || hall.handshakes.admit(whence, now);
+            has_turn.then(|| hall.enter(whence)).ok_or(NotAdmitted::TooMany)
+        })?;
         let handshake = message.map(|message| self.key().and_then(|key| Acceptor::new(&key, message))).transpose();
         let handshake = handshake.map_err(|why| match why {
             Unproved::OtherVersion => self.other_version(),
             why => NotAdmitted::Failed(why),
         })?;
-        Ok(Admission { handshake, until: now + PROOF_TIMEOUT, place })
+        Ok(Admission { handshake, whence, until: now + PROOF_TIMEOUT, place })
     }
 
     /// Waits for the connection of an admitted peer, and for its proof.
@@ -199,12 +211,15 @@ impl Door {
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
-        let Admission { handshake, until, place } = admission;
+        let Admission { handshake, whence, until, place } = admission;
         let proved = async {
             let mut io = opening.await?;
             let Some(handshake) = handshake else { return Ok((io, None)) };
             match handshake.check(&mut io, &self.secret.all()).await {
-                Ok(proof) => Ok((io, Some(proof))),
+                Ok(proof) => {
+                    self.hall(|hall| hall.handshakes.proved(whence, Instant::now()));
+                    Ok((io, Some(proof)))
+                }
                 Err(why) => {
                     if why == Unproved::OtherSecret {
                         self.complain(
@@ -259,10 +274,38 @@ mod tests {
         hall.enter(Whence::of(IpAddr::from([10, 0, 0, peer])))
     }
 
+    /// A first message like any other: its key is the base point.
+    const MESSAGE_1: &str = "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAATsmwGr9YpA0n63vpzxveB";
+
     fn door() -> Door {
-        let door = Door::new(PoolSecret::new(b"0123456789abcdef").expect("long enough"), None);
+        let door = Door::new(PoolSecret::new(b"0123456789abcdef").expect("long enough"), None, Handshakes::new(true));
         door.go_by(NodeId(uuid::Uuid::from_u128(1))).expect("random numbers");
         door
+    }
+
+    #[test]
+    fn handshakes_beyond_the_rate_are_refused_before_they_take_a_place_or_cost_anything() {
+        let (door, began) = (door(), std::time::Instant::now());
+        let from = |peer| Some(IpAddr::from([10, 0, 0, peer]));
+        let mut kept = Vec::new();
+        let mut refused = 0;
+        for _ in 0..20_000 {
+            match door.admit(Offer::Noise(MESSAGE_1), from(1)) {
+                Ok(admission) => kept.push(admission),
+                Err(why) => {
+                    assert_eq!(why, NotAdmitted::TooMany);
+                    refused += 1;
+                }
+            }
+        }
+        let most = 40 + 8 * began.elapsed().as_secs() as usize;
+        assert!(kept.len() <= most && kept.len() + refused == 20_000, "{}", kept.len());
+        let places = door.hall(|hall| hall.unproved.iter().filter(|(_, place)| !place.is_closed()).count());
+        assert_eq!(places, UNPROVED_EACH_MAX);
+        assert!(door.admit(Offer::Noise(MESSAGE_1), from(2)).is_ok(), "another address has a rate of its own");
+        // What is malformed counts, too.
+        let malformed = |_: &u32| matches!(door.admit(Offer::Noise("x"), from(3)), Err(NotAdmitted::Failed(_)));
+        assert!((0..1_000).filter(malformed).count() <= most);
     }
 
     #[test]
@@ -271,7 +314,7 @@ mod tests {
         let keys = ids.map(|id| door.go_by(id));
         assert!(keys[0].is_some() && keys[0] != keys[1] && door.go_by(ids[0]) == keys[0]);
         assert_eq!(door.key().map(|key| Some(key.public())), Ok(keys[0]));
-        let open = Door::new(PoolSecret::none(), NodeKey::generate());
+        let open = Door::new(PoolSecret::none(), NodeKey::generate(), Handshakes::new(true));
         assert_eq!((open.go_by(ids[0]), open.key().err()), (None, Some(Unproved::NoChance)));
     }
 
@@ -281,7 +324,7 @@ mod tests {
 
     #[test]
     fn however_many_come_from_one_address_one_of_another_keeps_its_place() {
-        let mut hall = Hall::new();
+        let mut hall = Hall::new(Handshakes::new(true));
         let mut node = enter(&mut hall, 1);
         let mut crowd: Vec<_> = (0..1_000).map(|_| enter(&mut hall, 2)).collect();
         assert!(stays(&mut node));
@@ -290,7 +333,7 @@ mod tests {
 
     #[test]
     fn of_many_addresses_with_a_place_each_the_oldest_gives_way() {
-        let mut hall = Hall::new();
+        let mut hall = Hall::new(Handshakes::new(true));
         let mut crowd: Vec<_> = (0..UNPROVED_MAX as u8).map(|peer| enter(&mut hall, peer)).collect();
         let mut node = enter(&mut hall, 200);
         let _next = enter(&mut hall, 201);
@@ -300,7 +343,7 @@ mod tests {
 
     #[test]
     fn of_few_addresses_that_take_all_places_the_one_with_the_most_gives_way() {
-        let mut hall = Hall::new();
+        let mut hall = Hall::new(Handshakes::new(true));
         let mut node = enter(&mut hall, 1);
         let crowd: Vec<_> = (0..1_000).map(|n| enter(&mut hall, 2 + (n % 50) as u8)).collect();
         assert!(stays(&mut node));

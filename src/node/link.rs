@@ -38,6 +38,7 @@ use super::{
     Meters,
     admission::{Admission, Door, NotAdmitted, Offer, Proof, REFUSAL},
     handshake::{Dialler, HANDSHAKE, Unproved},
+    handshake_rate::Handshakes,
     next_link,
     node_key::NodeKey,
     noise::{Session, sealed_len},
@@ -70,12 +71,14 @@ pub struct Credentials {
     pub node_key: Option<NodeKey>,
     /// The authorities that vouch for nodes at `https` URLs.
     pub trust: Trust,
+    /// Whether the rate of handshakes is limited. It is not where a test drives a node without a network.
+    pub limits_handshakes: bool,
 }
 
 impl Credentials {
     /// Of a node with a secret key of this process alone.
     pub fn of_process(secret: PoolSecret, trust: Trust) -> Credentials {
-        Credentials { secret, node_key: None, trust }
+        Credentials { secret, node_key: None, trust, limits_handshakes: true }
     }
 
     /// Of a node in a pool without a secret.
@@ -178,8 +181,8 @@ pub(super) struct Links {
 
 impl Links {
     pub(super) fn new(inputs: mpsc::Sender<LinkInput>, meters: Arc<Meters>, credentials: Credentials) -> Links {
-        let Credentials { secret, node_key, trust } = credentials;
-        let door = Door::new(secret, node_key);
+        let Credentials { secret, node_key, trust, limits_handshakes } = credentials;
+        let door = Door::new(secret, node_key, Handshakes::new(limits_handshakes));
         let (counter, running) = (Arc::new(AtomicU64::new(1)), TaskTracker::new());
         Links { inputs, counter, meters, running, door, trust, complaints: Arc::default() }
     }
@@ -453,6 +456,9 @@ where
                 "{url} links only to nodes that know its pool secret, and this one has none: start this one with \
                  --pool-secret-file"
             ),
+            Some(NotAdmitted::TooMany) => {
+                format!("{url} answers no more handshakes just now, for too many were begun: it is dialled again")
+            }
             Some(NotAdmitted::NoSecret) => format!("{url} has no pool secret: {GIVE_IT_ONE}"),
             _ => error.to_string(),
         }

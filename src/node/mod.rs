@@ -9,6 +9,7 @@
 mod admission;
 mod handle;
 mod handshake;
+mod handshake_rate;
 mod journal;
 mod link;
 mod memory;

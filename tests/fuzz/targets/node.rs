@@ -111,6 +111,7 @@ impl Running {
                 _ => PoolSecret::none(),
             };
             let credentials = Credentials::of_process(secret, Trust::of_system());
+            let credentials = Credentials { limits_handshakes: false, ..credentials };
             let node = Node::guarded(Replica::new(config), None, ways.clone(), credentials);
             let mut published = node.published();
             while node.read(|replica, _| replica.standing()).await != Ok(Standing::Member) {
