@@ -21,6 +21,7 @@ use super::{
     final_feed::{self, FinalFeed},
     herald::{Ear, Herald},
     query::{self, Query},
+    rates::Caller,
     server::Hold,
 };
 
@@ -36,6 +37,7 @@ pub async fn show(
     State(api): State<Api>,
     Extension(herald): Extension<Arc<Herald>>,
     pass: Pass,
+    caller: Caller,
     hold: Option<Extension<Hold>>,
     uri: Uri,
     headers: HeaderMap,
@@ -52,7 +54,7 @@ pub async fn show(
     let reach = Reach::new(&pass, query.take("collection"))?;
     match query.take("view").as_deref() {
         None => {}
-        Some("final") => return show_final(api, reach, query, &headers, as_events).await,
+        Some("final") => return show_final((api, caller), reach, query, &headers, as_events).await,
         Some(_) => return Err(Problem::bad("bad-query", "view is final, or left out")),
     }
     let mut feed = Feed::new(&herald, Scope::new(reach, None)?);
@@ -73,7 +75,7 @@ pub async fn show(
 
 /// The same of the final feed.
 async fn show_final(
-    api: Api,
+    (api, caller): (Api, Caller),
     reach: Reach,
     mut query: Query,
     headers: &HeaderMap,
@@ -82,11 +84,11 @@ async fn show_final(
     let since = query.take("since");
     if as_events {
         let since = last_event_id(headers)?.or(since);
-        let feed = FinalFeed::open(&api, reach, since.as_deref()).await?;
+        let feed = FinalFeed::open(&api, caller, reach, since.as_deref()).await?;
         return Ok(final_feed::events(feed, api.stop));
     }
     let (limit, wait) = (query.limit()?, wait(&mut query)?);
-    let feed = FinalFeed::open(&api, reach, since.as_deref()).await?;
+    let feed = FinalFeed::open(&api, caller, reach, since.as_deref()).await?;
     final_feed::page(feed, limit, wait, &api.stop).await
 }
 

@@ -27,13 +27,19 @@ use crate::{
 };
 
 /// `PUT /v1/docs/{collection}/{id}`.
-pub async fn put(State(api): State<Api>, doc: DocPath, pass: Pass, request: Request) -> Result<Response, Problem> {
+pub async fn put(
+    State(api): State<Api>,
+    doc: DocPath,
+    pass: Pass,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let patience = api.patience(&parts.uri).await?;
     if extract::media_type(headers) == "text/plain" {
         let body = extract::body(&api, &parts, body).await?;
-        return text_docs::put(&api, doc.key(), headers, &body, patience).await;
+        return text_docs::put(&api, (doc.key(), &caller), headers, &body, patience).await;
     }
     json_only(headers)?;
     let value = json::canonical(&extract::body(&api, &parts, body).await?)?;
@@ -44,13 +50,19 @@ pub async fn put(State(api): State<Api>, doc: DocPath, pass: Pass, request: Requ
         commands: vec![Command::Put(doc, value.into())],
         present: false,
     };
-    let waited = write(&api, draft, patience).await?;
+    let waited = write(&api, &caller, draft, patience).await?;
     let status = if waited.receipt.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(waited.answer(|waited| shape::written(status, waited)))
 }
 
 /// `PATCH /v1/docs/{collection}/{id}`: a merge patch (RFC 7396) or a JSON Patch (RFC 6902).
-pub async fn patch(State(api): State<Api>, doc: DocPath, pass: Pass, request: Request) -> Result<Response, Problem> {
+pub async fn patch(
+    State(api): State<Api>,
+    doc: DocPath,
+    pass: Pass,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let patience = api.patience(&parts.uri).await?;
@@ -73,14 +85,14 @@ pub async fn patch(State(api): State<Api>, doc: DocPath, pass: Pass, request: Re
         && let Some(delta) = json::parse(text.as_bytes()).ok().filter(text_docs::looks_like_delta)
         && is_text(&api, &doc).await? == Some(true)
     {
-        return text_docs::patch(&api, doc, headers, &delta, patience).await;
+        return text_docs::patch(&api, (doc, &caller), headers, &delta, patience).await;
     }
     let mut guards = conditions(headers, &doc)?;
     // A patch says what to change, so at its place there must be something to change: without this guard, a merge that
     // comes after another node's deletion would leave a fragment.
     guards.push(Guard::Exists(doc.clone()));
     let draft = Draft { key: own_key(&pass, headers)?, guards, commands: vec![command(doc, text)], present: true };
-    let waited = write(&api, draft, patience).await?;
+    let waited = write(&api, &caller, draft, patience).await?;
     Ok(waited.answer(|waited| shape::written(StatusCode::OK, waited)))
 }
 
@@ -89,6 +101,7 @@ pub async fn delete(
     State(api): State<Api>,
     doc: DocPath,
     pass: Pass,
+    caller: Caller,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -100,7 +113,7 @@ pub async fn delete(
         commands: vec![Command::Delete(doc)],
         present: true,
     };
-    let waited = write(&api, draft, patience).await?;
+    let waited = write(&api, &caller, draft, patience).await?;
     Ok(waited.answer(|waited| shape::written(StatusCode::OK, waited)))
 }
 
@@ -129,7 +142,7 @@ pub async fn post(
     let id = new_id(&collection, key.as_deref());
     let doc = DocKey::new(collection.clone(), id.clone());
     let draft = Draft { key, guards: Vec::new(), commands: vec![Command::Put(doc, value.into())], present: false };
-    let waited = write(&api, draft, patience).await?;
+    let waited = write(&api, &caller, draft, patience).await?;
     Ok(waited.answer(|waited| {
         let mut response = shape::written(StatusCode::CREATED, waited);
         let location = format!("/v1/docs/{collection}/{}", utf8_percent_encode(&id, NON_ALPHANUMERIC));
@@ -150,7 +163,8 @@ pub async fn get(
     let DocPath { collection, id } = doc.clone();
     let look = move |replica: &Replica| when.get(replica, &collection, &id).map(|found| (found, replica.frontier()));
     let (found, frontier) = api.read(look).await??;
-    let view = found.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
+    let view = when.view(&api, &caller, found).await?;
+    let view = view.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
     let described = shape::describing(&view, frontier);
     let tags = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let current = described.get(header::ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default();
@@ -188,7 +202,7 @@ pub fn conditions(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Vec<Guar
 
 /// Issues a write of one document, and waits for it as long as it says; its guards are the client's conditions, so their
 /// failure is 412.
-pub async fn write(api: &Api, draft: Draft, patience: Patience) -> Result<Waited, Problem> {
+pub async fn write(api: &Api, caller: &Caller, draft: Draft, patience: Patience) -> Result<Waited, Problem> {
     // Cloned only where a document must be there: no other refusal names it.
     let doc = draft.commands.first().and_then(Command::doc).filter(|_| draft.present).cloned();
     let creates = draft.guards.iter().position(|guard| matches!(guard, Guard::Absent(_)));
@@ -204,7 +218,7 @@ pub async fn write(api: &Api, draft: Draft, patience: Patience) -> Result<Waited
     };
     match api.node.submit(draft).await? {
         Ok(receipt) => {
-            let waited = api.awaited(receipt, patience).await?;
+            let waited = api.awaited(caller, receipt, patience).await?;
             waited.check(refuse)?;
             Ok(waited)
         }

@@ -4,9 +4,9 @@
 //! what is final is told, so nothing told is ever taken back, and an entry's bytes follow from the pool's history alone.
 //! Without a cursor it begins at the horizon: where something is forgotten, with the documents as they were there.
 //!
-//! The node's task copies out which op wrote what; versions and JSON are made here.
+//! The node's task copies out which op wrote what. Workers carry the ops out again where they must; versions and JSON are made here.
 
-use std::{collections::BTreeSet, convert::Infallible, fmt::Write as _};
+use std::{collections::BTreeSet, convert::Infallible, fmt::Write as _, mem};
 
 use axum::{
     body::Body,
@@ -31,17 +31,21 @@ use super::{
     check_ready,
     final_place::Place,
     look::next_collection,
+    rates::Caller,
+    workers::Workers,
 };
 use crate::{
-    document::{Past, State, Text, prose::is_prose},
+    document::{Past, Replays, State, Text, prose::is_prose},
     node::{Node, Published, Stopped},
     op::{DocKey, Op, OpId, PoolId, Stamp},
     replica::{Refused, Replica},
     version::Version,
 };
 
-/// Most ops and most commands that one look goes through: some hundreds of microseconds of the node's task.
+/// Most ops that one look goes through, and bytes of theirs; commands that it decodes, and ops that it copies: some hundreds of
+/// microseconds of the node's task.
 const LOOK_OPS: usize = 1_000;
+const LOOK_OP_BYTES: usize = 1 << 20;
 const LOOK_WORK: usize = 20_000;
 /// Most documents that one look finds, and bytes of theirs after which it ends.
 const LOOK_ENTRIES: usize = 500;
@@ -148,9 +152,10 @@ enum What {
 }
 
 /// What a look found.
-pub struct Found {
-    /// Documents in the feed's collection.
-    pub entries: Vec<Entry>,
+struct Found {
+    /// Documents in the feed's collections, whose texts are to be worked out.
+    entries: Vec<Entry>,
+    replays: Replays,
     /// The place behind all that was looked at.
     place: Place,
     /// Whether there is more that is final.
@@ -162,6 +167,8 @@ pub struct Found {
 /// A reader of the final feed.
 pub struct FinalFeed {
     node: Node,
+    workers: Workers,
+    caller: Caller,
     published: watch::Receiver<Published>,
     pool: PoolId,
     reach: Reach,
@@ -175,13 +182,14 @@ pub struct FinalFeed {
 
 impl FinalFeed {
     /// A feed of the collections in reach, from a cursor or from the beginning of what is kept.
-    pub async fn open(api: &Api, reach: Reach, since: Option<&str>) -> Result<FinalFeed, Problem> {
+    pub async fn open(api: &Api, caller: Caller, reach: Reach, since: Option<&str>) -> Result<FinalFeed, Problem> {
         let look = |replica: &Replica| (replica.pool().map(|(pool, _)| *pool), replica.horizon());
         let (pool, horizon) = api.read(look).await?;
         let pool = pool.ok_or(Refused::NotReady)?;
         let (node, published) = (api.node.clone(), api.node.published());
         let place = since.map(|since| Place::parse(since, pool)).transpose()?.unwrap_or(Place::first(horizon));
-        Ok(FinalFeed { node, published, pool, reach, place, fresh: since.is_none(), more: true, frontier: 0 })
+        let (workers, fresh) = (api.workers.clone(), since.is_none());
+        Ok(FinalFeed { node, workers, caller, published, pool, reach, place, fresh, more: true, frontier: 0 })
     }
 
     /// Begins afresh.
@@ -227,7 +235,7 @@ impl FinalFeed {
             // Its ops must stay until all of it is read, which may take longer than others let them.
             self.node.pin(time).await?;
         }
-        let found = match self.look().await? {
+        let mut found = match self.look().await? {
             // The horizon has moved on since it was asked for.
             Err(problem) if self.fresh && problem.status() == StatusCode::GONE => {
                 self.restart().await?;
@@ -235,6 +243,7 @@ impl FinalFeed {
             }
             found => found?,
         };
+        found.work_out(&self.workers, &self.caller).await?;
         (self.place, self.fresh, self.more, self.frontier) = (found.place, false, found.more, found.frontier);
         Ok(found.entries)
     }
@@ -246,6 +255,34 @@ impl FinalFeed {
             _ => Err(Problem::from(Stopped)),
         };
         Ok(self.node.read(move |replica, _| check_ready(replica.standing()).map(|()| look(replica))).await??)
+    }
+}
+
+impl Found {
+    /// Works the texts out, or those of the first entries; what lies behind these is looked at again.
+    async fn work_out(&mut self, workers: &Workers, caller: &Caller) -> Result<(), Problem> {
+        let replays = workers.replay(caller, mem::take(&mut self.replays), LOOK_BYTES).await?;
+        let (mut bytes, mut fitting) = (0, 0);
+        for text in replays.texts() {
+            if bytes >= LOOK_BYTES {
+                break;
+            }
+            bytes += text.map_or(0, Text::len);
+            fitting += 1;
+        }
+        if fitting < self.entries.len() {
+            self.entries.truncate(fitting);
+            self.more = true;
+            if let Some(last) = self.entries.last() {
+                self.place = last.place.clone();
+            }
+        }
+        for (entry, text) in self.entries.iter_mut().zip(replays.into_texts()) {
+            entry.text = text;
+        }
+        // At the time of a snapshot some did not exist.
+        self.entries.retain(|entry| entry.text.is_some() || matches!(entry.what, What::Written(..)));
+        Ok(())
     }
 }
 
@@ -266,31 +303,32 @@ fn take(replica: &Replica, place: Place, reach: &Reach) -> Result<Found, Problem
 fn walk(replica: &Replica, time: u64, key: (String, Option<String>), reach: &Reach) -> Found {
     let (state, frontier) = (replica.state(), replica.frontier());
     let (mut collection, mut id) = key;
-    let mut entries = Vec::new();
+    let (mut entries, mut replays) = (Vec::new(), Replays::default());
     // The collection without a name, where a walk over all begins, is none of the users': a cursor that says an id in it is
     // not ours, and is before all documents too.
     let is_listed = reach.covers(&collection) && !collection.is_empty();
     if is_listed {
         let (views, last) = state.scan_at(&collection, id.as_deref(), time, LOOK_ENTRIES);
         let name = CompactString::new(&collection);
-        entries.extend(views.into_iter().map(|view| Entry {
-            what: What::Snapshot(time, view.stamp),
-            place: Place::Snapshot { time, collection: collection.clone(), id: Some(view.id.to_string()) },
+        entries.extend(views.heads().map(|(id, stamp)| Entry {
+            what: What::Snapshot(time, stamp),
+            place: Place::Snapshot { time, collection: collection.clone(), id: Some(id.to_string()) },
             collection: name.clone(),
-            id: view.id,
-            text: Some(view.text),
+            id: id.clone(),
+            text: None,
         }));
+        replays = views.replays;
         id = last.map(Into::into);
     }
     if id.is_none() || !is_listed {
         id = None;
         let Some(next) = next_collection(state, &collection, reach) else {
             let more = is_final_beyond(replica, time);
-            return Found { entries, place: Place::behind_time(time), more, frontier };
+            return Found { entries, replays, place: Place::behind_time(time), more, frontier };
         };
         collection = next;
     }
-    Found { entries, place: Place::Snapshot { time, collection, id }, more: true, frontier }
+    Found { entries, replays, place: Place::Snapshot { time, collection, id }, more: true, frontier }
 }
 
 fn is_final_beyond(replica: &Replica, time: u64) -> bool {
@@ -300,8 +338,13 @@ fn is_final_beyond(replica: &Replica, time: u64) -> bool {
 
 /// What the next final ops wrote.
 fn follow(replica: &Replica, place: Place, reach: &Reach, frontier: u64) -> Found {
-    let state = replica.state();
-    let (mut past, mut decoded) = (state.past(), 0);
+    let mut past = replica.state().past();
+    let found = follow_with(&mut past, replica, place, reach, frontier);
+    Found { replays: past.into_replays(), ..found }
+}
+
+fn follow_with<'r>(past: &mut Past<'r>, replica: &'r Replica, place: Place, reach: &Reach, frontier: u64) -> Found {
+    let (state, mut decoded) = (replica.state(), 0);
     let behind = place.behind();
     let mut ops = replica.log().after(behind, None).take_while(|op| op.time() <= frontier).peekable();
     let told = |stamp: Stamp| {
@@ -313,30 +356,31 @@ fn follow(replica: &Replica, place: Place, reach: &Reach, frontier: u64) -> Foun
             0
         }
     };
-    let mut found = Found { entries: Vec::new(), place: place.clone(), more: false, frontier };
+    let mut found =
+        Found { entries: Vec::new(), replays: Replays::default(), place: place.clone(), more: false, frontier };
     let (mut looked, mut bytes) = (0, 0);
     while let Some(op) = ops.next() {
-        if looked == LOOK_OPS {
+        if looked == LOOK_OPS || bytes >= LOOK_OP_BYTES {
             found.more = true;
             return found;
         }
         looked += 1;
+        bytes += op.bytes().len();
         // All ops of a time that is final are here: behind the last of them nothing of that time can come.
         let is_last = ops.peek().is_none_or(|next| next.time() > op.time());
         let behind = if is_last { Place::behind_time(op.time()) } else { Place::Behind(op.stamp()) };
         let docs = written(state, op);
         decoded += docs.len();
         for (index, doc) in docs.iter().enumerate().skip(told(op.stamp())) {
-            if found.entries.len() == LOOK_ENTRIES || bytes >= LOOK_BYTES || past.work() + decoded >= LOOK_WORK {
+            if found.entries.len() == LOOK_ENTRIES || past.work() + decoded >= LOOK_WORK {
                 found.more = true;
                 return found;
             }
             let place =
                 if index + 1 == docs.len() { behind.clone() } else { Place::Amid(op.stamp(), index as u32 + 1) };
             if reach.covers(&doc.collection) {
-                let entry = entry(&mut past, op, doc, place.clone());
-                bytes += entry.text.as_ref().map_or(0, Text::len);
-                found.entries.push(entry);
+                past.read(doc, op.stamp());
+                found.entries.push(entry(op, doc, place.clone()));
             }
             found.place = place;
         }
@@ -355,12 +399,12 @@ fn written<'s>(state: &State, op: &'s Op) -> Vec<DocKey<'s>> {
     docs.into_iter().collect()
 }
 
-fn entry<'s>(past: &mut Past<'s>, op: &Op, doc: &DocKey<'s>, place: Place) -> Entry {
+fn entry(op: &Op, doc: &DocKey<'_>, place: Place) -> Entry {
     Entry {
         what: What::Written(op.id(), op.stamp()),
         collection: CompactString::new(&doc.collection),
         id: CompactString::new(&doc.id),
-        text: past.after(doc, op.stamp()),
+        text: None,
         place,
     }
 }

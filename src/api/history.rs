@@ -24,7 +24,7 @@ use super::{
     shape,
 };
 use crate::{
-    document::{Text, Verdict, Writes},
+    document::{Replays, Text, Verdict, Writes},
     op::{Body, Command, DocKey, Guard, NodeId, Op, Stamp},
     replica::{Causality, Replica},
     version::Version,
@@ -35,11 +35,11 @@ const AROUND: usize = 1_000;
 /// Most ops of the log that are read for that in one turn of the node's task, some hundreds of microseconds; and for one
 /// answer. Where these do not tell, nor does the answer.
 const READ_OPS: usize = 5_000;
+/// Ops that one look copies, for the texts after them.
+const LOOK_OPS: usize = 5_000;
 const READ_MAX: usize = 500_000;
 /// Most ops that one op is said to be concurrent with, or to have overwritten: those nearest to it.
 const NAMED_MAX: usize = 100;
-/// Bytes of a document's texts that are made in one turn of the node's task.
-const TURN_BYTES: usize = 256 << 10;
 /// Bytes of ops that are compared with one to find what it overwrote, and pairs of their parts that are compared for one
 /// answer. Where these do not tell, the answer says that there may be more.
 const COMPARED_BYTES: usize = 4 << 20;
@@ -99,7 +99,7 @@ pub async fn show(
     let Some(mut window) = api.read(move |replica| asked.look(replica)).await?? else {
         return Err(Problem::no_document(&wanted.doc.collection, &wanted.doc.id));
     };
-    let texts = wanted.texts(&api, &mut window).await?;
+    let texts = wanted.texts(&api, &caller, &mut window).await?;
     let causality = causality(&api, &window).await?;
     Ok(Json(api.workers.run(&caller, move || wanted.compose(&window, &texts, causality.as_ref(), &pass)).await?))
 }
@@ -182,7 +182,7 @@ impl Wanted {
 
     /// What the document is after each op of the page, in stamp order. Where the texts pass the bound of an answer the page
     /// is cut.
-    async fn texts(&self, api: &Api, window: &mut Window) -> Result<Vec<Option<Text>>, Problem> {
+    async fn texts(&self, api: &Api, caller: &Caller, window: &mut Window) -> Result<Vec<Option<Text>>, Problem> {
         let mut stamps: Vec<Stamp> =
             window.members[window.page.clone()].iter().map(|member| member.op.stamp()).collect();
         if self.newest_first {
@@ -192,8 +192,9 @@ impl Wanted {
         while texts.len() < stamps.len() && bytes < ANSWER_BYTES {
             let (doc, rest) = (self.doc.clone(), stamps[texts.len()..].to_vec());
             let some = api.read(move |replica| after(replica, &doc, &rest)).await??;
-            bytes += some.iter().flatten().map(Text::len).sum::<usize>();
-            texts.extend(some);
+            let some = api.workers.replay(caller, some, ANSWER_BYTES - bytes).await?;
+            bytes += some.bytes();
+            texts.extend(some.into_texts());
         }
         window.more |= texts.len() < stamps.len();
         if self.newest_first {
@@ -245,23 +246,21 @@ impl Wanted {
     }
 }
 
-/// What a document is after the first of these ops, as many as one turn bears.
-fn after(replica: &Replica, doc: &DocKey<'_>, stamps: &[Stamp]) -> Result<Vec<Option<Text>>, Problem> {
+/// What a document is after the first of these ops, as many as one look bears.
+fn after(replica: &Replica, doc: &DocKey<'_>, stamps: &[Stamp]) -> Result<Replays, Problem> {
     // They were there when the page was taken.
     if stamps.iter().any(|stamp| stamp.time <= replica.horizon()) {
         return Err(past::forgotten(replica.horizon()));
     }
     // In stamp order each op is carried out once; newest first, each is found from a checkpoint.
-    let (mut past, mut texts, mut bytes) = (replica.state().past(), Vec::new(), 0);
+    let mut past = replica.state().past();
     for stamp in stamps {
-        if bytes >= TURN_BYTES {
+        if past.work() >= LOOK_OPS {
             break;
         }
-        let text = past.after(doc, *stamp);
-        bytes += text.as_ref().map_or(0, Text::len);
-        texts.push(text);
+        past.read(doc, *stamp);
     }
-    Ok(texts)
+    Ok(past.into_replays())
 }
 
 /// What the ops of a window had seen of each other; none if that cannot be told in bounds.

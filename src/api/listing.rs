@@ -24,7 +24,7 @@ use super::{
     workers::TURN_BYTES,
 };
 use crate::document::{
-    View,
+    PastViews, View,
     json::{self, excerpt},
     selector::{Selector, Sort, SortKey},
 };
@@ -34,6 +34,8 @@ const CHUNK: usize = 1000;
 /// Bytes of documents after which a page ends, though it has not reached its limit: a thousand documents of 1 MiB are
 /// more than a client or this node wants at once.
 const PAGE_BYTES_MAX: usize = 8 << 20;
+/// Bytes of texts of the past that are worked out before they are filtered.
+const PAST_BYTES: usize = 256 << 10;
 /// Longest sort key that a cursor holds, in bytes: cursors travel in URLs.
 const CURSOR_KEY_BYTES_MAX: usize = 4 << 10;
 
@@ -86,7 +88,7 @@ pub async fn docs(
     uri: Uri,
 ) -> Result<Json<Page>, Problem> {
     let wanted = Arc::new(Wanted::parse(collection, &uri)?);
-    let mut found = Found::new(wanted.limit);
+    let mut page = Found::new(wanted.limit);
     // In the order of ids nothing before the cursor needs to be looked at.
     let mut behind = wanted.after.as_ref().filter(|_| wanted.sort.is_none()).map(|(_, id)| id.clone());
     let most = if wanted.reads_values() { CHUNK } else { CHUNK.min(wanted.limit + 1) };
@@ -95,20 +97,24 @@ pub async fn docs(
         let (collection, after) = (wanted.collection.clone(), behind.take());
         let chunk = api.read(move |replica| {
             let (state, after) = (replica.state(), after.as_deref());
-            let found = match when.time(replica)? {
-                None => state.scan(&collection, after, most),
+            let found: (PastViews, _) = match when.time(replica)? {
+                None => {
+                    let (views, rest) = state.scan(&collection, after, most);
+                    (views.into_iter().collect(), rest)
+                }
                 Some(time) => state.scan_at(&collection, after, time, most),
             };
             Ok::<_, Problem>((found, replica.frontier()))
         });
-        let ((views, rest), frontier) = chunk.await??;
-        for portion in portions(views.into_iter().map(|view| when.dated(view))) {
+        let ((found, rest), frontier) = chunk.await??;
+        let (views, rest) = api.workers.work_out(&caller, found, PAST_BYTES).await?.up_to(rest);
+        for portion in portions(views.map(|view| when.dated(view))) {
             for (place, view) in wanted.places(&api, &caller, portion).await? {
-                found.offer(place, view, frontier);
+                page.offer(place, view, frontier);
             }
         }
         // In the order of ids the first document past the page is the end; in another order it may come last.
-        if wanted.sort.is_none() && found.more {
+        if wanted.sort.is_none() && page.more {
             break;
         }
         behind = rest;
@@ -116,8 +122,8 @@ pub async fn docs(
             break;
         }
     }
-    let next = if found.more { found.places.last_key_value().map(|(place, _)| wanted.cursor(place)) } else { None };
-    let docs = found.places.values().map(|(view, frontier)| DocBody::new(view, *frontier, false)).collect();
+    let next = if page.more { page.places.last_key_value().map(|(place, _)| wanted.cursor(place)) } else { None };
+    let docs = page.places.values().map(|(view, frontier)| DocBody::new(view, *frontier, false)).collect();
     Ok(Json(Page { docs, next: next.transpose()? }))
 }
 

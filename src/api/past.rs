@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Api, Problem, extract::DocPath, query::Query, rates::Caller, shape};
 use crate::{
-    document::{Text, View, diff, json},
+    document::{PastViews, Text, View, diff, json},
     replica::Replica,
     version::Version,
 };
@@ -47,13 +47,18 @@ impl When {
         }
     }
 
-    /// A document as it is then.
-    pub fn get(self, replica: &Replica, collection: &str, id: &str) -> Result<Option<View>, Problem> {
-        let found = match self.time(replica)? {
-            None => replica.state().get(collection, id),
+    /// A document as it is then, to be worked out with [`When::view`].
+    pub fn get(self, replica: &Replica, collection: &str, id: &str) -> Result<PastViews, Problem> {
+        Ok(match self.time(replica)? {
+            None => replica.state().get(collection, id).into_iter().collect(),
             Some(time) => replica.state().get_at(collection, id, time),
-        };
-        Ok(found.map(|view| self.dated(view)))
+        })
+    }
+
+    /// The document that was found, if it exists then.
+    pub async fn view(self, api: &Api, caller: &Caller, found: PastViews) -> Result<Option<View>, Problem> {
+        let found = api.workers.work_out(caller, found, usize::MAX).await?;
+        Ok(found.views().next().map(|view| self.dated(view)))
     }
 
     /// What is asked for at a time is final once nothing can come up to that time, whatever came last there.
@@ -144,11 +149,13 @@ pub async fn difference(
     let DocPath { collection, id } = doc.clone();
     let look = move |replica: &Replica| {
         let to = to.unwrap_or(replica.clock());
-        let at = |time| Ok::<_, Problem>((time, When::At(time).get(replica, &collection, &id)?.map(|view| view.text)));
-        Ok::<_, Problem>(([at(from)?, at(to)?], replica.frontier()))
+        let at = |time| When::At(time).get(replica, &collection, &id);
+        Ok::<_, Problem>((at(from)?, (to, at(to)?), replica.frontier()))
     };
-    let ([from, to], frontier) = api.read(look).await??;
-    let times = [from.0, to.0];
+    let (found, (to, found_to), frontier) = api.read(look).await??;
+    let times = [from, to];
+    let from = (from, When::At(from).view(&api, &caller, found).await?.map(|view| view.text));
+    let to = (to, When::At(to).view(&api, &caller, found_to).await?.map(|view| view.text));
     let compared = api.workers.run(&caller, move || compare(from, to, frontier)).await?;
     compared.map(Json).ok_or_else(|| {
         let when = format!("at time {} or {}", times[0], times[1]);

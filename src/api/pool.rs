@@ -18,6 +18,7 @@ use super::{
     extract::{self, NodePath},
     log,
     query::Query,
+    rates::Caller,
     shape,
     steps::Fields,
     wait::Patience,
@@ -66,7 +67,12 @@ pub async fn links(State(api): State<Api>, request: Request) -> Result<Json<Valu
 }
 
 /// `DELETE /v1/pool/members/{id}`: evicts a member; the node's own id makes it retire.
-pub async fn remove(State(api): State<Api>, NodePath(node): NodePath, uri: Uri) -> Result<Response, Problem> {
+pub async fn remove(
+    State(api): State<Api>,
+    NodePath(node): NodePath,
+    caller: Caller,
+    uri: Uri,
+) -> Result<Response, Problem> {
     let mut query = Query::of(&uri, &["force", "wait", "timeout"])?;
     let patience = Patience::take(&mut query)?;
     api.admit(patience).await?;
@@ -81,7 +87,7 @@ pub async fn remove(State(api): State<Api>, NodePath(node): NodePath, uri: Uri) 
         return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", detail));
     }
     let receipt = if own { retire(&api).await? } else { evict(&api, Eviction { node, force }).await? };
-    let waited = api.awaited(receipt, patience).await?;
+    let waited = api.awaited(&caller, receipt, patience).await?;
     let done = waited.receipt.is_final || waited.has_reached();
     Ok(if done { shape::written(StatusCode::OK, &waited) } else { waited.accepted() })
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::shape::ReceiptBody;
+use super::{Api, Problem, rates::Caller, shape::ReceiptBody};
 use crate::{
     node::{Node, Published, Stopped},
     op::{NodeId, OpId},
@@ -83,18 +83,23 @@ impl Receipts {
     }
 
     /// The receipts that are due by now, as messages.
-    pub async fn due(&mut self, node: &Node) -> Result<Vec<String>, Stopped> {
+    pub async fn due(&mut self, api: &Api, caller: &Caller) -> Result<Vec<String>, Problem> {
         if !self.waits() {
             return Ok(Vec::new());
         }
-        let news = node.latest();
-        let mut messages = self.held(node, &news).await?;
-        messages.extend(self.finals(node, news.frontier).await?);
+        let news = api.node.latest();
+        let mut messages = Vec::new();
+        for (id, receipt, held_by) in self.held(&api.node, &news).await? {
+            messages.push(message(&id, &api.complete(caller, receipt).await?, Some(held_by)));
+        }
+        for (id, receipt) in self.finals(&api.node, news.frontier).await? {
+            messages.push(message(&id, &api.complete(caller, receipt).await?, None));
+        }
         Ok(messages)
     }
 
     /// Of the writes that as many members hold as they wait for.
-    async fn held(&mut self, node: &Node, news: &Published) -> Result<Vec<String>, Stopped> {
+    async fn held(&mut self, node: &Node, news: &Published) -> Result<Vec<(String, Receipt, usize)>, Stopped> {
         let told = Some((news.node, news.held, news.frontier));
         if self.unheld.is_empty() || self.looked == told {
             return Ok(Vec::new());
@@ -105,20 +110,20 @@ impl Receipts {
             let held = |receipt: Receipt| (replica.holders(receipt.op), receipt);
             ops.into_iter().map(|op| replica.receipt(op).map(held)).collect()
         };
-        let (found, mut messages) = (node.read(look).await?, Vec::new());
+        let (found, mut due) = (node.read(look).await?, Vec::new());
         for (unheld, found) in std::mem::take(&mut self.unheld).into_iter().zip(found) {
             match found {
                 Some((held_by, receipt)) if held_by >= unheld.number => {
-                    messages.push(message(&unheld.id, &receipt, Some(held_by)));
+                    due.push((unheld.id, receipt, held_by));
                 }
                 _ => self.unheld.push_back(unheld),
             }
         }
-        Ok(messages)
+        Ok(due)
     }
 
     /// Of the writes that are final.
-    async fn finals(&mut self, node: &Node, frontier: u64) -> Result<Vec<String>, Stopped> {
+    async fn finals(&mut self, node: &Node, frontier: u64) -> Result<Vec<(String, Receipt)>, Stopped> {
         let later = self.tentative.split_off(&(frontier + 1, 0));
         let settled = std::mem::replace(&mut self.tentative, later);
         if settled.is_empty() {
@@ -128,10 +133,10 @@ impl Receipts {
             let receipt = |(id, op)| (id, op, replica.receipt(op), replica.is_orphan(op));
             settled.into_values().map(receipt).collect()
         };
-        let (found, mut messages) = (node.read(look).await?, Vec::new());
+        let (found, mut due) = (node.read(look).await?, Vec::new());
         for (id, op, receipt, is_orphan) in found {
             match receipt {
-                Some(receipt) if receipt.is_final => messages.push(message(&id, &receipt, None)),
+                Some(receipt) if receipt.is_final => due.push((id, receipt)),
                 // It was issued again, at a later place.
                 Some(receipt) => self.look_at(id, op, receipt.stamp.time),
                 None if is_orphan => self.look_at(id, op, frontier + 1),
@@ -139,7 +144,7 @@ impl Receipts {
                 None => {}
             }
         }
-        Ok(messages)
+        Ok(due)
     }
 
     /// Looks at an op when all is final up to a time.

@@ -62,7 +62,7 @@ impl From<&Receipt> for ReceiptBody {
     fn from(receipt: &Receipt) -> ReceiptBody {
         let docs: Vec<Written> = receipt
             .documents
-            .iter()
+            .versions()
             .map(|(doc, version)| Written {
                 collection: doc.collection.to_string(),
                 id: doc.id.to_string(),
@@ -99,8 +99,9 @@ impl From<&Waited> for ReceiptBody {
 /// The answer to a write of one document.
 pub fn written(status: StatusCode, waited: &Waited) -> Response {
     let mut response = (status, Json(ReceiptBody::from(waited))).into_response();
-    if let [(_, Some(version))] = &waited.receipt.documents[..] {
-        response.headers_mut().insert(header::ETAG, etag(*version));
+    let mut documents = waited.receipt.documents.versions();
+    if let (Some((_, Some(version))), None) = (documents.next(), documents.next()) {
+        response.headers_mut().insert(header::ETAG, etag(version));
     }
     response
 }

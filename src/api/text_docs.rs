@@ -53,10 +53,10 @@ pub async fn get(
             (text, View { text: mark, ..view })
         }
         When::Final | When::At(_) => {
-            let asked = doc.clone();
+            let (asked, mark) = (doc.clone(), view.text.clone());
             let look = move |replica: &Replica| {
                 let time = when.time(replica)?.unwrap_or(replica.clock());
-                Ok::<_, Problem>(replica.state().source_at(&asked.collection, &asked.id, time))
+                Ok::<_, Problem>(replica.state().source_at(&asked.collection, &asked.id, time, mark))
             };
             let source = api.read(look).await?;
             let source = source?.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
@@ -80,7 +80,7 @@ fn prefers_delta(headers: &HeaderMap) -> bool {
 /// `PUT` of plain text: makes a text, or makes one that is there read so, by the shortest edit.
 pub async fn put(
     api: &Api,
-    doc: DocKey<'static>,
+    (doc, caller): (DocKey<'static>, &Caller),
     headers: &HeaderMap,
     body: &[u8],
     patience: Patience,
@@ -89,17 +89,17 @@ pub async fn put(
     let text = str::from_utf8(body).map_err(|_| Problem::bad("bad-request", "text/plain is UTF-8 here"))?.to_string();
     let guards = docs::conditions(headers, &doc)?;
     if is_text(api, &doc).await? == Some(false) {
-        return replace(api, doc, guards, text, patience).await;
+        return replace(api, (doc, caller), guards, text, patience).await;
     }
     let live = settled(api, &doc).await?;
     let edited = live.edit(guards, |prose| Ok(difference(&prose.plain()?, &text))).await;
-    answer(api, &doc, edited, patience).await
+    answer(api, (&doc, caller), edited, patience).await
 }
 
 /// Puts a text in the place of a JSON document.
 async fn replace(
     api: &Api,
-    doc: DocKey<'static>,
+    (doc, caller): (DocKey<'static>, &Caller),
     guards: Vec<Guard<'static>>,
     text: String,
     patience: Patience,
@@ -108,14 +108,14 @@ async fn replace(
     let update = Prose::default().edit(fastrand::u32(1..), &steps).map_err(|unfit| problem_of(&unfit))?;
     let edit = Edit { creates: true, update: update.unwrap_or_else(|| vec![0, 0]).into() };
     let commands = vec![Command::Delete(doc.clone()), Command::Text(doc, edit)];
-    let waited = docs::write(api, Draft { key: None, guards, commands, present: false }, patience).await?;
+    let waited = docs::write(api, caller, Draft { key: None, guards, commands, present: false }, patience).await?;
     Ok(waited.answer(|waited| shape::written(StatusCode::OK, waited)))
 }
 
 /// `PATCH` with a delta.
 pub async fn patch(
     api: &Api,
-    doc: DocKey<'static>,
+    (doc, caller): (DocKey<'static>, &Caller),
     headers: &HeaderMap,
     delta: &Value,
     patience: Patience,
@@ -129,7 +129,7 @@ pub async fn patch(
     let steps = parse_delta(delta).map_err(|unfit| problem_of(&unfit))?;
     let live = settled(api, &doc).await?;
     let edited = live.edit(guards, |_| Ok(steps)).await;
-    answer(api, &doc, edited, patience).await
+    answer(api, (&doc, caller), edited, patience).await
 }
 
 /// Whether a JSON body may be a delta.
@@ -145,7 +145,7 @@ async fn settled(api: &Api, doc: &DocKey<'static>) -> Result<Arc<Live>, Problem>
 
 async fn answer(
     api: &Api,
-    doc: &DocKey<'static>,
+    (doc, caller): (&DocKey<'static>, &Caller),
     edited: Result<Edition, Refusal>,
     patience: Patience,
 ) -> Result<Response, Problem> {
@@ -174,7 +174,7 @@ async fn answer(
         }
     };
     let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
-    let waited = api.awaited(receipt, patience).await?;
+    let waited = api.awaited(caller, receipt, patience).await?;
     waited.check(Problem::from)?;
     Ok(waited.answer(|waited| shape::written(status, waited)))
 }

@@ -15,6 +15,7 @@ use super::{
     access::Pass,
     docs,
     extract::{self, OpPath},
+    rates::Caller,
     shape::ReceiptBody,
     steps,
     wait::Waited,
@@ -22,7 +23,7 @@ use super::{
 use crate::{document::json, op::OpId, replica::Replica};
 
 /// `POST /v1/tx`: one op over many documents.
-pub async fn post(State(api): State<Api>, pass: Pass, request: Request) -> Result<Response, Problem> {
+pub async fn post(State(api): State<Api>, pass: Pass, caller: Caller, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     docs::json_only(&parts.headers)?;
     let patience = api.patience(&parts.uri).await?;
@@ -37,15 +38,21 @@ pub async fn post(State(api): State<Api>, pass: Pass, request: Request) -> Resul
         return Err(Problem::bad("bad-request", "\"key\" and the header Idempotency-Key differ: send one of them"));
     }
     draft.key = pass.own_key(key.or(draft.key))?;
-    let waited = api.awaited(api.node.submit(draft).await??, patience).await?;
+    let waited = api.awaited(&caller, api.node.submit(draft).await??, patience).await?;
     waited.check(Problem::from)?;
     Ok(waited.answer(shown))
 }
 
 /// `GET /v1/ops/{op}`: the receipt as it stands, or as it is waited for. It is shown whatever it says.
-pub async fn op(State(api): State<Api>, OpPath(op): OpPath, pass: Pass, uri: Uri) -> Result<Response, Problem> {
+pub async fn op(
+    State(api): State<Api>,
+    OpPath(op): OpPath,
+    pass: Pass,
+    caller: Caller,
+    uri: Uri,
+) -> Result<Response, Problem> {
     let patience = api.patience(&uri).await?;
-    match api.awaited_op(op, patience).await? {
+    match api.awaited_op(&caller, op, patience).await? {
         Some(waited) => {
             check_op(&api, &pass, waited.receipt.op).await?;
             Ok(waited.answer(shown))

@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     Api, Problem, check_ready,
     query::{self, Query},
+    rates::Caller,
     shape,
 };
 use crate::{
@@ -154,8 +155,26 @@ impl Api {
     }
 
     /// The receipt once it is as the patience wants it, or as it stands when that has ended or the node is to stop.
-    pub(super) async fn awaited(&self, receipt: Receipt, patience: Patience) -> Result<Waited, Problem> {
+    pub(super) async fn awaited(
+        &self,
+        caller: &Caller,
+        receipt: Receipt,
+        patience: Patience,
+    ) -> Result<Waited, Problem> {
         tracing::debug!(op = %receipt.op, stamp = %receipt.stamp, "the receipt of an op");
+        let mut waited = self.wait(receipt, patience).await?;
+        waited.receipt = self.complete(caller, waited.receipt).await?;
+        Ok(waited)
+    }
+
+    /// The receipt with the versions of all documents.
+    pub(super) async fn complete(&self, caller: &Caller, mut receipt: Receipt) -> Result<Receipt, Problem> {
+        let replays = std::mem::take(&mut receipt.documents.replays);
+        receipt.documents.replays = self.workers.replay(caller, replays, usize::MAX).await?;
+        Ok(receipt)
+    }
+
+    async fn wait(&self, receipt: Receipt, patience: Patience) -> Result<Waited, Problem> {
         let Patience(Some((goal, patience))) = patience else {
             return Ok(Waited { receipt, held_by: None, outcome: Outcome::AtOnce });
         };
@@ -190,14 +209,19 @@ impl Api {
     }
     /// The same of an op that was issued earlier; none if this node does not hold it. One that it has yet to issue again has
     /// no receipt meanwhile: who waits, waits for that too.
-    pub(super) async fn awaited_op(&self, op: OpId, patience: Patience) -> Result<Option<Waited>, Problem> {
+    pub(super) async fn awaited_op(
+        &self,
+        caller: &Caller,
+        op: OpId,
+        patience: Patience,
+    ) -> Result<Option<Waited>, Problem> {
         let (begun, mut published) = (Instant::now(), self.node.published());
         let deadline = begun + patience.0.map_or(Duration::ZERO, |(_, patience)| patience);
         loop {
             let look = move |replica: &Replica, _: Now| (receipt_on(replica, op), replica.is_orphan(op));
             match self.node.read(look).await? {
                 (Ok(Some(receipt)), _) => {
-                    return Ok(Some(self.awaited(receipt, patience.after(begun.elapsed())).await?));
+                    return Ok(Some(self.awaited(caller, receipt, patience.after(begun.elapsed())).await?));
                 }
                 (receipt, false) => return receipt.map(|_| None).map_err(Problem::from),
                 (_, true) => {}

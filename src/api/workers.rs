@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    mem,
     panic::resume_unwind,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::available_parallelism,
@@ -15,7 +16,10 @@ use axum::http::StatusCode;
 use tokio::{sync::oneshot, task::spawn_blocking};
 
 use super::{Problem, error::RETRY_AFTER, rates::Caller};
-use crate::node::Stopped;
+use crate::{
+    document::{PastViews, Replays},
+    node::Stopped,
+};
 
 /// Reads that wait for their turn, of all clients together and of one.
 const WAITING_MAX: usize = 1_024;
@@ -70,6 +74,32 @@ impl Workers {
             // The runtime ends.
             Err(_) => Stopped.into(),
         })
+    }
+
+    /// Works documents out as they were, until all are done or their texts have so many bytes. Small ones take no turn.
+    pub async fn replay(&self, caller: &Caller, mut replays: Replays, bytes_max: usize) -> Result<Replays, Problem> {
+        if replays.are_small() {
+            replays.advance();
+        }
+        while !replays.are_done() && replays.bytes() < bytes_max {
+            let turn = move || {
+                replays.advance();
+                replays
+            };
+            replays = self.run(caller, turn).await?;
+        }
+        Ok(replays)
+    }
+
+    /// The same for documents at a time.
+    pub async fn work_out(
+        &self,
+        caller: &Caller,
+        mut views: PastViews,
+        bytes_max: usize,
+    ) -> Result<PastViews, Problem> {
+        views.replays = self.replay(caller, mem::take(&mut views.replays), bytes_max).await?;
+        Ok(views)
     }
 
     async fn turn(&self, caller: &Caller) -> Result<Turn, Problem> {

@@ -285,7 +285,7 @@ impl Connection {
         while index < self.subscriptions.len() {
             index += usize::from(self.advance(index).await?);
         }
-        for receipt in self.receipts.due(&self.api.node).await.map_err(|_| STOPPED)? {
+        for receipt in self.receipts.due(&self.api, &self.caller).await? {
             self.write(Message::Text(receipt.into())).await?;
         }
         for message in self.seats.due() {
@@ -462,7 +462,7 @@ impl Connection {
             self.receipts.await_held(id, &receipt, number);
             self.asks.reset_immediately();
         }
-        Ok(receipts::message(id, &receipt, None))
+        Ok(receipts::message(id, &self.api.complete(&self.caller, receipt).await?, None))
     }
 
     /// Sends the next part of a subscription; returns whether there is still the subscription.

@@ -10,7 +10,7 @@ use compact_str::CompactString;
 use super::{
     State, Text,
     claim::{Claim, KEYS},
-    history::{Document, touched},
+    history::{Document, carry_out_again, touched},
     prose::{Updates, mark_of},
     state::mark,
 };
@@ -24,6 +24,8 @@ use crate::{
 const REFOLD_BATCH: usize = 4_096;
 /// Most documents that one look takes in, existing or not.
 const LOOK_MAX: usize = 4_096;
+/// Units that replays of documents cost after which one look ends: some ten milliseconds.
+pub const REPLAY_UNITS: usize = 1 << 20;
 /// Keys looked at for each op that is forgotten: more than one, so that those that have ended grow no faster than they go.
 const SWEPT_PER_OP: usize = 2;
 
@@ -39,7 +41,7 @@ impl State {
             let base = if count == document.ops.len() {
                 document.text.clone()
             } else {
-                document.text_at(&key, count, &self.rejected, |bench, op| bench.carry_out_again(op, &op.body()))
+                document.text_at(&key, count, &self.rejected, carry_out_again)
             };
             document.forget(&key, count, base, &self.rejected);
             if document.is_gone() {
@@ -49,8 +51,15 @@ impl State {
                 self.collections.remove(&*key.collection);
             }
         }
-        self.rejected = self.rejected.split_off(&Stamp { time: horizon + 1, origin: NodeId(uuid::Uuid::nil()) });
+        let behind = Stamp { time: horizon + 1, origin: NodeId(uuid::Uuid::nil()) };
+        self.rejected = self.rejected.split_off(&behind);
+        self.costly = self.costly.split_off(&behind);
         self.sweep(SWEPT_PER_OP * ops.len(), horizon);
+    }
+
+    /// The units that it costs, about, to forget an op before those behind it in its documents.
+    pub fn forgetting_units(&self, op: &Op) -> usize {
+        self.costly.get(&op.stamp()).copied().unwrap_or_default()
     }
 
     /// Looks at so many idempotency keys, in turn, and forgets those that no further op is held against.
@@ -97,7 +106,7 @@ impl State {
 
     /// The documents behind a key as they are at a time, for a snapshot; not before the horizon.
     pub fn slice(&self, after: Option<Key>, time: u64) -> Slice {
-        let (mut documents, mut bytes, mut looked) = (Vec::new(), 0, 0);
+        let (mut documents, mut bytes, mut looked, mut units) = (Vec::new(), 0, 0, 0);
         let first = after.as_ref().map_or("", |(collection, _)| collection);
         for (name, collection) in self.collections.range::<str, _>((Bound::Included(first), Bound::Unbounded)) {
             let from = after.as_ref().filter(|(collection, _)| **collection == **name);
@@ -109,7 +118,8 @@ impl State {
                     documents.push(BaseDocument { collection, id, text, stamp });
                 }
                 looked += 1;
-                if bytes >= PART_BYTES || looked == slice_squeezed(LOOK_MAX) {
+                units += document.replay_units(document.place_of(time), &self.costly);
+                if bytes >= PART_BYTES || looked == slice_squeezed(LOOK_MAX) || units >= REPLAY_UNITS {
                     let next = Some((name.to_string(), id.to_string()));
                     return Slice { after, documents, next };
                 }
@@ -123,8 +133,7 @@ impl State {
         let text = if place == document.ops.len() {
             document.text.clone()
         } else {
-            let again = |bench: &mut super::workbench::Workbench<'_>, op: &Op| bench.carry_out_again(op, &op.body());
-            document.text_at(&DocKey::new(&**name, id), place, &self.rejected, again)
+            document.text_at(&DocKey::new(&**name, id), place, &self.rejected, carry_out_again)
         };
         let stamp = document.stamp_at(place, &self.rejected).unwrap_or(super::history::NEVER);
         let key = DocKey::new(&**name, id);

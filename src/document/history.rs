@@ -3,7 +3,7 @@
 //! Ops up to the horizon are forgotten: what they made is the document's *base*, a text and nothing more. A document on which
 //! no op has come since is its text, and the stamp of the op that wrote it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use smallvec::SmallVec;
 
@@ -11,6 +11,7 @@ use super::{
     Text,
     claim::{Claim, KEYS},
     prose::{Source, Updates, is_prose},
+    replay::{Pending, Replay, Start},
     workbench::{Reason, Workbench},
 };
 use crate::{
@@ -23,6 +24,9 @@ const CHECKPOINT_EVERY: usize = 16;
 
 /// The ops that have no effect, and why.
 pub(super) type Rejected = BTreeMap<Stamp, Reason>;
+
+/// The units of the ops that cost much. Only an estimate where an op has come to lie elsewhere since.
+pub(super) type Costly = BTreeMap<Stamp, usize>;
 
 /// The stamp of no op.
 pub(super) const NEVER: Stamp = Stamp { time: 0, origin: NodeId(uuid::Uuid::nil()) };
@@ -185,20 +189,58 @@ impl Document {
         if key.collection == KEYS {
             return self.claim_at(place, rejected);
         }
-        let checkpoints = self.checkpoints();
-        let at = checkpoints.partition_point(|checkpoint| checkpoint.after <= place);
-        let (mut start, text) = match at.checked_sub(1).map(|at| &checkpoints[at]) {
-            Some(checkpoint) => (checkpoint.after, checkpoint.text.clone()),
-            None => (0, None),
-        };
-        if let Some(overwrite) = (start..place).rev().find(|index| replaces(&self.ops[*index])) {
-            start = overwrite;
-        }
+        let (start, text) = self.start_before(place);
         let mut bench = Workbench::new([(key.clone(), text)].into_iter());
         for op in self.ops[start..place].iter().filter(|op| !rejected.contains_key(&op.stamp())) {
             again(&mut bench, op);
         }
         bench.text(0)
+    }
+
+    /// The same, with the ops yet to be carried out.
+    pub(super) fn replay_at(&self, key: &DocKey<'_>, place: usize, rejected: &Rejected) -> Replay {
+        if place == self.ops.len() {
+            return Replay::Done(self.text.clone());
+        }
+        if key.collection == KEYS {
+            return Replay::Done(self.claim_at(place, rejected));
+        }
+        let (start, text) = self.start_before(place);
+        self.replay_between(key, Start::Text(text), start..place, rejected)
+    }
+
+    /// The document at the end of a range of its ops, from what it is at the start.
+    pub(super) fn replay_between(
+        &self,
+        key: &DocKey<'_>,
+        start: Start,
+        places: Range<usize>,
+        rejected: &Rejected,
+    ) -> Replay {
+        let applied = self.ops[places].iter().filter(|op| !rejected.contains_key(&op.stamp()));
+        let key = DocKey::new(key.collection.to_string(), key.id.to_string());
+        Replay::of(Pending { key, start, ops: applied.cloned().collect() })
+    }
+
+    /// Where a replay up to its op at `place` begins, and what the document is there: at the nearest checkpoint, or at the
+    /// nearest op that replaces it whole.
+    fn start_before(&self, place: usize) -> (usize, Option<Text>) {
+        let checkpoints = self.checkpoints();
+        let at = checkpoints.partition_point(|checkpoint| checkpoint.after <= place);
+        let (start, text) = match at.checked_sub(1).map(|at| &checkpoints[at]) {
+            Some(checkpoint) => (checkpoint.after, checkpoint.text.clone()),
+            None => (0, None),
+        };
+        (start..place).rev().find(|index| replaces(&self.ops[*index])).map_or((start, text), |index| (index, None))
+    }
+
+    /// The units that a replay up to its op at `place` costs, about.
+    pub(super) fn replay_units(&self, place: usize, costly: &Costly) -> usize {
+        if place == self.ops.len() || costly.is_empty() {
+            return 0;
+        }
+        let ops = &self.ops[self.start_before(place).0..place];
+        ops.iter().filter_map(|op| costly.get(&op.stamp())).sum()
     }
 
     /// The same for what is remembered of an idempotency key.
@@ -351,6 +393,11 @@ impl More {
         let last = ops.last().map(Op::stamp);
         self.reading.retain(|stamp| Some(*stamp) > last);
     }
+}
+
+/// Carries out an op that has effect at its place again.
+pub(super) fn carry_out_again(bench: &mut Workbench<'_>, op: &Op) {
+    bench.carry_out_again(op, &op.body());
 }
 
 /// Whether the op carries a change of one document on to another: it touches several and can fail.

@@ -18,12 +18,14 @@ mod past;
 pub mod patch;
 mod pieces;
 pub mod prose;
+mod replay;
 pub mod selector;
 mod state;
 mod text;
 mod update;
 mod workbench;
 
+pub use base::REPLAY_UNITS;
 pub use changes::{CHANGES_MAX, Change, Changes};
 pub use check::{
     COLLECTION_BYTES_MAX, Fault, ID_BYTES_MAX, KEY_BYTES_MAX, URLS_MAX, check, check_base, check_collection, check_id,
@@ -33,7 +35,8 @@ pub use claim::{Claim, request};
 pub use diff::diff;
 pub use edits::{Edited, Edits};
 pub use overwrite::Writes;
-pub use past::Past;
+pub use past::{Past, PastViews};
+pub use replay::Replays;
 pub use state::{State, Verdict, View, Work};
 pub use text::Text;
 pub use update::{Clocks, Malformed};

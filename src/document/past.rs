@@ -8,21 +8,81 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use compact_str::CompactString;
 
-use super::{State, Text, View, claim::KEYS, history::Document, prose::Source, workbench::Workbench};
-use crate::op::{Body, DocKey, Op, Stamp};
+use super::{
+    State, Text, View,
+    claim::KEYS,
+    history::Document,
+    prose::Source,
+    replay::{Replay, Replays, Start},
+};
+use crate::op::{DocKey, Op, Stamp};
 
 /// From one place of a document to one that is no more than so many ops behind it, these ops are carried out; to others it
 /// is found anew, from the nearest checkpoint.
 const STRIDE: usize = 16;
-/// A scan of the past ends early once it has made texts of so many bytes.
-const SCAN_BYTES: usize = 256 << 10;
+
+/// Documents at a time, with the ops that are yet to be carried out on them.
+#[derive(Clone, Debug, Default)]
+pub struct PastViews {
+    heads: Vec<Head>,
+    /// What they come to.
+    pub replays: Replays,
+}
+
+/// A document at a time, but for its text.
+#[derive(Clone, Debug)]
+struct Head {
+    collection: Arc<str>,
+    id: CompactString,
+    stamp: Option<Stamp>,
+    latest: u64,
+}
+
+impl PastViews {
+    /// The ids, each with the op that wrote the document last. Some may turn out not to exist at the time.
+    pub fn heads(&self) -> impl Iterator<Item = (&CompactString, Option<Stamp>)> {
+        self.heads.iter().map(|head| (&head.id, head.stamp))
+    }
+
+    /// Those that exist, as far as their texts are worked out; with the id behind which the others come, which is `rest` where all
+    /// are worked out.
+    pub fn up_to(self, rest: Option<CompactString>) -> (impl Iterator<Item = View>, Option<CompactString>) {
+        let done = self.replays.texts().count();
+        let last = if done < self.heads.len() { done.checked_sub(1).map(|at| self.heads[at].id.clone()) } else { rest };
+        (self.views(), last)
+    }
+
+    /// Those that exist, as far as their texts are worked out.
+    pub fn views(self) -> impl Iterator<Item = View> {
+        self.heads.into_iter().zip(self.replays.into_texts()).filter_map(|(head, text)| {
+            let Head { collection, id, stamp, latest } = head;
+            Some(View { collection, id, text: text?, stamp, latest })
+        })
+    }
+}
+
+/// Documents of now.
+impl FromIterator<View> for PastViews {
+    fn from_iter<I: IntoIterator<Item = View>>(views: I) -> PastViews {
+        let mut past = PastViews::default();
+        for View { collection, id, text, stamp, latest } in views {
+            past.heads.push(Head { collection, id, stamp, latest });
+            past.replays.push(Replay::Done(Some(text)));
+        }
+        past
+    }
+}
 
 impl State {
-    /// A document as the ops up to a time make it, if it exists there. `time` must not be before the horizon.
-    pub fn get_at(&self, collection: &str, id: &str, time: u64) -> Option<View> {
-        let (name, found) = self.collections.get_key_value(collection)?;
-        let (id, document) = found.documents.get_key_value(id)?;
-        self.view_at(name, id, document, time)
+    /// A document as the ops up to a time make it, if some are known. `time` must not be before the horizon.
+    pub fn get_at(&self, collection: &str, id: &str, time: u64) -> PastViews {
+        let found = self.collections.get_key_value(collection);
+        let found = found.and_then(|(name, found)| Some((name, found.documents.get_key_value(id)?)));
+        let mut views = PastViews::default();
+        if let Some((name, (id, document))) = found {
+            self.view_at(&mut views, name, id, document, time);
+        }
+        views
     }
 
     /// As [`State::scan`], of the documents as the ops up to a time make them. It may look at fewer than `most`: one that
@@ -33,34 +93,40 @@ impl State {
         after: Option<&str>,
         time: u64,
         most: usize,
-    ) -> (Vec<View>, Option<CompactString>) {
-        let Some((name, found)) = self.collections.get_key_value(collection) else { return (Vec::new(), None) };
+    ) -> (PastViews, Option<CompactString>) {
+        let mut views = PastViews::default();
+        let Some((name, found)) = self.collections.get_key_value(collection) else { return (views, None) };
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let (mut views, mut last, mut cost, mut bytes) = (Vec::new(), None, 0, 0);
+        let (mut last, mut cost) = (None, 0);
         for (id, document) in found.documents.range::<str, _>((from, Bound::Unbounded)) {
-            if cost >= most || bytes >= SCAN_BYTES {
+            if cost >= most {
                 return (views, last);
             }
             let place = document.place_of(time);
-            let is_now = place == document.ops.len();
-            cost += if is_now { 1 } else { 1 + place.min(STRIDE) };
-            if let Some(view) = self.view_at(name, id, document, time) {
-                bytes += if is_now { 0 } else { view.text.len() };
-                views.push(view);
-            }
+            cost += if place == document.ops.len() { 1 } else { 1 + place.min(STRIDE) };
+            self.view_at(&mut views, name, id, document, time);
             last = Some(id.clone());
         }
         (views, None)
     }
 
-    /// What a text document was made of at a time, which must not be before the horizon; none where it was no text.
-    pub fn source_at(&self, collection: &str, id: &str, time: u64) -> Option<Source> {
-        let document = self.document(collection, id)?;
-        let key = DocKey::new(collection, id);
-        let again = |bench: &mut Workbench<'_>, op: &Op| bench.carry_out_again(op, &op.body());
+    fn view_at(&self, views: &mut PastViews, name: &Arc<str>, id: &CompactString, document: &Document, time: u64) {
         let place = document.place_of(time);
-        let mark = document.text_at(&key, place, &self.rejected, again);
-        document.source_at(&key, place, mark, &self.rejected)
+        let replay = document.replay_at(&DocKey::new(&**name, id.as_str()), place, &self.rejected);
+        if replay == Replay::Done(None) {
+            return;
+        }
+        let stamp = document.stamp_at(place, &self.rejected);
+        let latest = document.ops[..place].last().map_or(0, Op::time);
+        views.heads.push(Head { collection: Arc::clone(name), id: id.clone(), stamp, latest });
+        views.replays.push(replay);
+    }
+
+    /// What a text document was made of at a time, which must not be before the horizon, if `mark` is what it was there; none
+    /// where it was no text.
+    pub fn source_at(&self, collection: &str, id: &str, time: u64, mark: Text) -> Option<Source> {
+        let document = self.document(collection, id)?;
+        document.source_at(&DocKey::new(collection, id), document.place_of(time), Some(mark), &self.rejected)
     }
 
     /// The ops that touch a document, in stamp order, as far as they are kept; none if it does not exist and no op that is
@@ -72,68 +138,58 @@ impl State {
 
     /// Reads documents as they were after ops.
     pub fn past(&self) -> Past<'_> {
-        Past { state: self, bodies: BTreeMap::new(), known: BTreeMap::new(), work: 0 }
-    }
-
-    fn view_at(&self, name: &Arc<str>, id: &CompactString, document: &Document, time: u64) -> Option<View> {
-        let place = document.place_of(time);
-        if place == document.ops.len() {
-            return self.view(name, id, document);
-        }
-        let again = |bench: &mut Workbench<'_>, op: &Op| bench.carry_out_again(op, &op.body());
-        let text = document.text_at(&DocKey::new(&**name, id.as_str()), place, &self.rejected, again)?;
-        let (stamp, latest) =
-            (document.stamp_at(place, &self.rejected), document.ops[..place].last().map_or(0, Op::time));
-        Some(View { collection: Arc::clone(name), id: id.clone(), text, stamp, latest })
+        Past { state: self, known: BTreeMap::new(), replays: Replays::default(), work: 0 }
     }
 }
 
-/// Reads documents as they were after ops. To read a document from op to op, in their order, costs each op once.
+/// Documents as they were after ops. To read a document from op to op, in their order, costs each op once.
 #[derive(Debug)]
 pub struct Past<'s> {
     state: &'s State,
-    /// An op over many documents is decoded once, not for each of them.
-    bodies: BTreeMap<Stamp, Body<'s>>,
-    /// Where each document was read last, and what it was there.
-    known: BTreeMap<DocKey<'s>, (usize, Option<Text>)>,
+    /// Where each document was read last: its place there, and that of what it comes to in the list.
+    known: BTreeMap<DocKey<'s>, (usize, usize)>,
+    replays: Replays,
     work: usize,
 }
 
 impl<'s> Past<'s> {
-    /// What a document is after all its ops up to `stamp`, which must be past the horizon; none if it is absent there.
-    pub fn after(&mut self, doc: &DocKey<'s>, stamp: Stamp) -> Option<Text> {
-        let document = self.state.document(&doc.collection, &doc.id)?;
+    /// Adds what a document is after all its ops up to `stamp`, which must be past the horizon.
+    pub fn read(&mut self, doc: &DocKey<'s>, stamp: Stamp) {
+        let Some(document) = self.state.document(&doc.collection, &doc.id) else {
+            self.replays.push(Replay::Done(None));
+            return;
+        };
         let place = document.ops.partition_point(|op| op.stamp() <= stamp);
-        let Past { state, bodies, known, work } = self;
-        let mut again = |bench: &mut Workbench<'_>, op: &'s Op| {
-            let body = bodies.entry(op.stamp()).or_insert_with(|| op.body());
-            *work += body.commands.len();
-            bench.carry_out_again(op, body);
-        };
-        let text = match known.get(doc) {
-            _ if place == document.ops.len() => document.text.clone(),
-            Some((at, text)) if (*at..=*at + STRIDE).contains(&place) => {
-                let mut bench = Workbench::new([(doc.clone(), text.clone())].into_iter());
-                let applied = document.ops[*at..place].iter().filter(|op| !state.rejected.contains_key(&op.stamp()));
-                applied.for_each(|op| again(&mut bench, op));
-                bench.text(0)
+        let rejected = &self.state.rejected;
+        let replay = match self.known.get(doc) {
+            Some((at, index)) if place < document.ops.len() && (*at..=*at + STRIDE).contains(&place) => {
+                self.work += place - at;
+                document.replay_between(doc, Start::Of(*index), *at..place, rejected)
             }
-            _ => document.text_at(doc, place, &state.rejected, again),
+            _ => {
+                self.work += place.min(STRIDE);
+                document.replay_at(doc, place, rejected)
+            }
         };
-        known.insert(doc.clone(), (place, text.clone()));
-        text
+        let index = self.replays.push(replay);
+        self.known.insert(doc.clone(), (place, index));
     }
 
-    /// How many commands it has looked at to answer, for those who must not take long.
+    /// How many ops are to be carried out, about, for those who must not take long.
     pub fn work(&self) -> usize {
         self.work
+    }
+
+    /// What was read, in this order.
+    pub fn into_replays(self) -> Replays {
+        self.replays
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::op::{Command, Guard, NodeId, OpId};
+    use crate::op::{Body, Command, Guard, NodeId, OpId};
     use uuid::Uuid;
 
     fn random_op(rng: &mut fastrand::Rng, time: u64) -> Op {
@@ -158,7 +214,11 @@ mod tests {
         let (mut found, mut after) = (Vec::new(), None);
         loop {
             let (views, last) = match time {
-                Some(time) => state.scan_at("c", after.as_deref(), time, 2),
+                Some(time) => {
+                    let (mut views, last) = state.scan_at("c", after.as_deref(), time, 2);
+                    while !views.replays.advance() {}
+                    (views.views().collect(), last)
+                }
                 None => state.scan("c", after.as_deref(), 2),
             };
             found.extend(views.iter().map(|view| format!("{}={} {:?}", view.id, view.text.as_str(), view.stamp)));
@@ -167,6 +227,47 @@ mod tests {
                 None => return found,
             }
         }
+    }
+
+    fn worked_out(past: Past<'_>) -> Vec<Option<Text>> {
+        let mut replays = past.into_replays();
+        while !replays.advance() {}
+        replays.into_texts().collect()
+    }
+
+    /// An op that costs more than half of a turn, and leaves next to nothing.
+    fn costly_op(time: u64) -> Op {
+        let id = OpId { origin: NodeId(Uuid::from_u128(1)), seq: time };
+        let doc = || DocKey::new("c", "d");
+        let array = format!("[{}0]", "0,".repeat(20_000));
+        let shifts = vec![r#"{"op":"add","path":"/0","value":0},{"op":"remove","path":"/0"}"#; 30].join(",");
+        let commands = vec![
+            Command::Put(doc(), array.into()),
+            Command::Patch(doc(), format!("[{shifts}]").into()),
+            Command::Merge(doc(), format!(r#"{{"n":{time}}}"#).into()),
+        ];
+        Op::encode(id, time, &Body { wall_ms: 0, seen: vec![], key: None, guards: vec![], commands }).unwrap()
+    }
+
+    #[test]
+    fn a_look_at_the_past_carries_nothing_out_and_a_turn_little() {
+        let ops: Vec<Op> = (1..=20).map(costly_op).collect();
+        let mut state = State::default();
+        state.insert(&ops);
+        let (doc, mut past) = (DocKey::new("c", "d"), state.past());
+        ops.iter().for_each(|op| past.read(&doc, op.stamp()));
+        let mut replays = past.into_replays();
+        // What is now is known without work.
+        assert_eq!(replays.texts().count(), 0, "nothing was carried out yet");
+        let mut turns = 1;
+        while !replays.advance() {
+            assert!(replays.texts().count() <= 2 * turns, "one turn did too much");
+            turns += 1;
+        }
+        let texts: Vec<_> = replays.into_texts().map(|text| text.unwrap().as_str().to_string()).collect();
+        assert_eq!(texts, (1..=20).map(|n| format!(r#"{{"n":{n}}}"#)).collect::<Vec<_>>());
+        // Neither does a snapshot look at more than some, nor is more than some forgotten at once.
+        assert!(ops.iter().all(|op| state.forgetting_units(op) > 500_000));
     }
 
     #[test]
@@ -178,18 +279,26 @@ mod tests {
             rng.shuffle(&mut ops);
             let mut state = State::default();
             ops.chunks(7).for_each(|batch| state.insert(batch));
-            let (mut then, mut past) = (State::default(), state.past());
+            let (mut then, mut past, mut expected) = (State::default(), state.past(), Vec::new());
             let docs: Vec<DocKey<'_>> = (0..3).map(|n| DocKey::new("c", n.to_string())).collect();
             for op in &in_order {
                 then.insert(std::slice::from_ref(op));
                 assert_eq!(texts(&state, Some(op.time())), texts(&then, None), "seed {seed}, at {}", op.time());
                 for doc in docs.iter().filter(|_| rng.bool()) {
-                    let read = past.after(doc, op.stamp());
-                    assert_eq!(read.as_ref(), then.text("c", &doc.id), "seed {seed}, {doc:?} after {}", op.stamp());
-                    let alone = state.past().after(doc, op.stamp());
-                    assert_eq!(read, alone, "seed {seed}, {doc:?} after {}", op.stamp());
+                    let text = then.text("c", &doc.id).cloned();
+                    let mut alone = state.past();
+                    alone.read(doc, op.stamp());
+                    assert_eq!(
+                        worked_out(alone),
+                        std::slice::from_ref(&text),
+                        "seed {seed}, {doc:?} after {}",
+                        op.stamp()
+                    );
+                    past.read(doc, op.stamp());
+                    expected.push(text);
                 }
             }
+            assert_eq!(worked_out(past), expected, "seed {seed}");
         }
     }
 }

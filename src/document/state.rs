@@ -17,7 +17,7 @@ use compact_str::CompactString;
 use super::{
     Change, Changes, Edited, Edits, Text,
     claim::{Claim, KEYS},
-    history::{Document, Part, Rejected, borrowed, links, replaces, touched},
+    history::{Costly, Document, Part, Rejected, borrowed, carry_out_again, links, replaces, touched},
     prose::{Source, is_grown, is_prose},
     workbench::{Reason, Workbench},
 };
@@ -33,6 +33,7 @@ pub struct State {
     /// How many documents exist now.
     pub(super) count: usize,
     pub(super) rejected: Rejected,
+    pub(super) costly: Costly,
     pub(super) changes: Changes,
     pub(super) edits: Edits,
     pub(super) digest: u64,
@@ -94,7 +95,10 @@ struct Changed<'k> {
 
 /// What the documents of an op become by it, in the order of their keys.
 #[derive(Debug)]
-pub struct Prepared(Vec<Option<Text>>);
+pub struct Prepared {
+    texts: Vec<Option<Text>>,
+    costly: Vec<(Stamp, usize)>,
+}
 
 impl State {
     /// Puts ops to their places in the order and brings every document they can reach up to date. `batch` must hold
@@ -114,7 +118,8 @@ impl State {
                 linked.push(Changed { key, from: parts[0].op.stamp(), settled });
             } else {
                 let before = document.text.clone();
-                replay_alone(document, &key, first, &parts, &mut self.rejected, &mut self.work);
+                let costly = replay_alone(document, &key, first, &parts, &mut self.rejected, &mut self.work);
+                self.costly.extend(costly);
                 self.note(&key, before, &parts);
             }
         }
@@ -144,11 +149,12 @@ impl State {
             (key, text)
         }));
         bench.judge(op, &body)?;
-        Ok(Prepared((0..count).map(|at| bench.text(at)).collect()))
+        let texts = (0..count).map(|at| bench.text(at)).collect();
+        Ok(Prepared { texts, costly: bench.into_costly() })
     }
 
     /// Inserts an op that was prepared, if nothing was inserted since.
-    pub fn insert_prepared(&mut self, op: &Op, Prepared(texts): Prepared) {
+    pub fn insert_prepared(&mut self, op: &Op, prepared: Prepared) {
         let body = op.body();
         let (batch, bodies) = (std::slice::from_ref(op), std::slice::from_ref(&body));
         let groups = grouped(batch, bodies);
@@ -158,7 +164,8 @@ impl State {
             return self.insert(batch);
         }
         self.work.judged += 1;
-        for ((key, parts), text) in groups.into_iter().zip(texts) {
+        self.costly.extend(prepared.costly);
+        for ((key, parts), text) in groups.into_iter().zip(prepared.texts) {
             let (collection, id) = (self.collection(&key.collection), CompactString::new(&key.id));
             let collection = self.collections.get_mut(&collection).expect("made above");
             let document = collection.documents.entry(id).or_default();
@@ -361,6 +368,7 @@ impl State {
             *self.document_mut(&key).expect("taken from there above") = document;
             self.note(&key, before, &[]);
         }
+        self.costly.extend(bench.into_costly());
     }
 
     /// The documents that a change of `changed` can reach, each with the stamp from which on it can.
@@ -432,13 +440,10 @@ fn replay_alone(
     new: &[Part<'_>],
     rejected: &mut Rejected,
     work: &mut Work,
-) {
+) -> Vec<(Stamp, usize)> {
     let appended = first + new.len() == document.ops.len();
-    let before = if appended {
-        document.text.clone()
-    } else {
-        document.text_before(key, first, rejected, |bench, op| bench.carry_out_again(op, &op.body()))
-    };
+    let before =
+        if appended { document.text.clone() } else { document.text_before(key, first, rejected, carry_out_again) };
     let cut = document.cut_checkpoints(first);
     let mut bench = Workbench::new([(key.clone(), before)].into_iter());
     let last_new = new.last().map(|part| part.op.stamp());
@@ -451,7 +456,7 @@ fn replay_alone(
                 // From here on the document is what it was before the new ops came; behind this op, if it is this op
                 // that makes it so.
                 document.restore_checkpoints(place + usize::from(replaced), cut, new.len());
-                return;
+                return bench.into_costly();
             }
         }
         match parts.next_if(|part| *part.op == op) {
@@ -467,6 +472,7 @@ fn replay_alone(
         document.checkpoint(place, || bench.text(0));
     }
     document.text = bench.text(0);
+    bench.into_costly()
 }
 
 fn judge_anew(bench: &mut Workbench<'_>, op: &Op, body: &Body<'_>, rejected: &mut Rejected, work: &mut Work) {

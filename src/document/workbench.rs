@@ -25,6 +25,9 @@ use crate::{
     version::Version,
 };
 
+/// An op of so many units is costly: it takes about a millisecond to carry it out again.
+const COSTLY_UNITS: usize = 64 << 10;
+
 /// Why an op has no effect at its place. It stays in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -85,6 +88,8 @@ pub(super) struct Workbench<'k> {
     /// From which stamp on each document is replayed; empty if all are from the same.
     from: Vec<Stamp>,
     trees: Trees,
+    /// The ops judged here that cost much, with their units.
+    costly: Vec<(Stamp, usize)>,
 }
 
 /// The documents that may be trees, and how much these are: at most so many units.
@@ -98,7 +103,7 @@ impl<'k> Workbench<'k> {
     /// Lays out documents; `documents` must come in the order of their keys.
     pub(super) fn new(documents: impl Iterator<Item = (DocKey<'k>, Option<Text>)>) -> Workbench<'k> {
         let (keys, contents) = documents.map(|(key, text)| (key, text.map_or(Content::Absent, Content::Text))).unzip();
-        Workbench { keys, contents, from: Vec::new(), trees: Trees::default() }
+        Workbench { keys, contents, from: Vec::new(), trees: Trees::default(), costly: Vec::new() }
     }
 
     /// The documents do not start alike: an op leaves those alone that start behind it, for they hold it already.
@@ -126,6 +131,11 @@ impl<'k> Workbench<'k> {
         }
     }
 
+    /// The ops judged here that cost much, with their units.
+    pub(super) fn into_costly(self) -> Vec<(Stamp, usize)> {
+        self.costly
+    }
+
     /// Judges `op` on the documents at hand and, if it holds, carries it out on them. Documents that are not at hand
     /// are passed over: the caller lays out all that can decide the verdict.
     pub(super) fn judge(&mut self, op: &Op, body: &Body<'_>) -> Result<(), Reason> {
@@ -137,7 +147,10 @@ impl<'k> Workbench<'k> {
             return Err(Reason::Repeated(held.op));
         }
         let mut run = Run::default();
-        let verdict = self.check_all(&body.guards, &mut run).and_then(|()| self.carry_out(op, body, run));
+        let verdict = self.check_all(&body.guards, &mut run).and_then(|()| self.carry_out(op, body, &mut run));
+        if run.cost.units() >= COSTLY_UNITS {
+            self.costly.push((op.stamp(), run.cost.units()));
+        }
         if let Some(index) = key {
             self.contents[index] = Content::Text(Claim::of(op, body, verdict.is_ok()).text());
         }
@@ -153,18 +166,21 @@ impl<'k> Workbench<'k> {
         self.command(0, op, 0, last, &mut Run::default()).expect("neither a put nor a deletion can fail");
     }
 
-    /// Carries out an op whose verdict, *applied*, is known, on those of its documents that are at hand.
-    pub(super) fn carry_out_again(&mut self, op: &Op, body: &Body<'_>) {
-        let carried = self.carry_out(op, body, Run::default());
+    /// Carries out an op whose verdict, *applied*, is known, on those of its documents that are at hand. Returns the units that it
+    /// cost.
+    pub(super) fn carry_out_again(&mut self, op: &Op, body: &Body<'_>) -> usize {
+        let mut run = Run::default();
+        let carried = self.carry_out(op, body, &mut run);
         debug_assert_eq!(carried, Ok(()), "what was applied once at this place is applied again");
+        run.cost.units()
     }
 
-    fn carry_out(&mut self, op: &Op, body: &Body<'_>, mut run: Run) -> Result<(), Reason> {
+    fn carry_out(&mut self, op: &Op, body: &Body<'_>, run: &mut Run) -> Result<(), Reason> {
         self.limit_trees();
-        let done = self.carry_out_all(op, body, &mut run);
+        let done = self.carry_out_all(op, body, run);
         self.trees.units += run.cost.units();
         if done.is_err() && !left_out(Rule::Atomicity) {
-            run.undo.into_iter().for_each(|(at, content)| self.contents[at] = content);
+            mem::take(&mut run.undo).into_iter().for_each(|(at, content)| self.contents[at] = content);
         }
         done
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::{Effect, PIN_MS, Replica, Retention, finality::Finality, log::Log, roster::Roster};
 use crate::{
-    document::State,
+    document::{REPLAY_UNITS, State},
     op::{NodeId, Op, Stamp},
     plant::{Rule, left_out},
     record::{Identity, Record},
@@ -262,14 +262,16 @@ impl Replica {
         let frontier = if left_out(Rule::ForgetFinal) { self.clock } else { self.finality.frontier };
         let limit = frontier.min(pinned.unwrap_or(u64::MAX)).min(self.confirmed_to());
         let (mut horizon, mut count, mut freed, mut all) = (self.log.horizon(), 0, 0, true);
+        let mut units = 0;
         for op in self.log.after(Stamp { time: horizon, origin: NodeId(uuid::Uuid::max()) }, None) {
             if op.time() > limit || (count >= ops && freed >= bytes) {
                 break;
             }
-            if count >= ops_max || freed >= bytes_max {
+            if count >= ops_max || freed >= bytes_max || units >= REPLAY_UNITS {
                 all = false;
                 break;
             }
+            units += self.state.forgetting_units(op);
             (horizon, count, freed) = (op.time(), count + 1, freed + op.bytes().len());
         }
         if count > 0 {
@@ -289,6 +291,39 @@ mod tests {
         op::{Command, DocKey},
         replica::{Config, Draft, Event, Now},
     };
+
+    #[test]
+    fn ops_that_cost_much_are_forgotten_a_few_at_a_time() {
+        let config = Config::founder(NodeId(Uuid::from_u128(1)), 1);
+        let mut node = Replica::new(Config { retention: Retention { ops: 0, bytes: 0 }, ..config });
+        let mut now = Now::default();
+        let mut give = |node: &mut Replica, event| {
+            now.mono_ms += 1;
+            drop(node.handle(now, event));
+        };
+        let shifts = vec![r#"{"op":"add","path":"/0","value":0},{"op":"remove","path":"/0"}"#; 30].join(",");
+        let doc = || DocKey::new("c", "d");
+        let commands = || {
+            let array = format!("[{}0]", "0,".repeat(20_000));
+            let commands = [Command::Put(doc(), array.into()), Command::Patch(doc(), format!("[{shifts}]").into())];
+            commands.into_iter().chain([Command::Put(doc(), "0".into())]).collect()
+        };
+        give(&mut node, Event::Tick);
+        node.pins.insert(0, (1, u64::MAX));
+        for n in 0..20 {
+            let draft = Draft { key: None, guards: Vec::new(), commands: commands(), present: false };
+            give(&mut node, Event::Submit(n, draft));
+        }
+        node.pins.clear();
+        let mut kept = node.log.kept().0;
+        assert!(kept >= 20);
+        while kept > 0 {
+            give(&mut node, Event::Tick);
+            let left = node.log.kept().0;
+            assert!(left < kept && kept - left <= 3, "{kept}, then {left}");
+            kept = left;
+        }
+    }
 
     #[test]
     fn while_memory_is_short_hardly_anything_stays_for_those_who_look_back() {

@@ -50,7 +50,7 @@ pub use status::{LinkState, MemberStatus};
 
 use self::{early::Early, finality::Finality, link::Link, peers::Peers, rebirth::Orphan, transfer::Fetch};
 use crate::{
-    document::{Claim, Fault, Reason, State, Verdict, check, cost, request},
+    document::{Claim, Fault, Reason, Replays, State, Text, Verdict, check, cost, request},
     op::{
         Body, Command, DRAFT_BYTES_MAX, DocKey, Eviction, Guard, Hash, IdempotencyKey, KEY_SPAN, Newcomer, NodeId, Op,
         OpError, OpId, PoolId, PublicKey, Stamp, TIME_MAX,
@@ -257,13 +257,29 @@ pub struct Receipt {
     pub stamp: Stamp,
     /// Its verdict, as it stands.
     pub verdict: Verdict,
-    /// The documents it writes, each with the version that it has right after the op; no version if the op deletes it. Empty if
-    /// the verdict is a rejection, or if the op is forgotten.
-    pub documents: Vec<(DocKey<'static>, Option<Version>)>,
+    /// The documents it writes. Empty if the verdict is a rejection, or if the op is forgotten.
+    pub documents: Written,
     /// Whether the first of these documents came to be with this op.
     pub created: bool,
     /// Whether the verdict can no longer change.
     pub is_final: bool,
+}
+
+/// The documents that an op writes, each as it is right after the op.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    docs: Vec<DocKey<'static>>,
+    /// What they are, in this order. It is known at once for an op that was issued just now; else ops may have to be carried
+    /// out again.
+    pub replays: Replays,
+}
+
+impl Written {
+    /// The documents with their versions, as far as they are worked out; no version if the op deletes one.
+    pub fn versions(&self) -> impl Iterator<Item = (&DocKey<'static>, Option<Version>)> {
+        let version = |text: Option<&Text>| text.map(|text| Version::of(text.as_str()));
+        self.docs.iter().zip(self.replays.texts().map(version))
+    }
 }
 
 /// Why an op was not issued. Nothing was changed.
@@ -802,7 +818,7 @@ impl Replica {
     pub fn receipt_of(&self, id: OpId) -> Option<Receipt> {
         let op = self.log.get(id)?;
         let verdict = self.state.verdict(op.stamp());
-        let documents = if verdict.is_ok() { self.written(op) } else { Vec::new() };
+        let documents = if verdict.is_ok() { self.written(op) } else { Written::default() };
         let is_final = op.time() <= self.finality.frontier;
         Some(Receipt { op: id, stamp: op.stamp(), verdict, documents, created: false, is_final })
     }
@@ -817,23 +833,22 @@ impl Replica {
                 op: claim.op,
                 stamp: claim.stamp(),
                 verdict,
-                documents: Vec::new(),
+                documents: Written::default(),
                 created: false,
                 is_final: true,
             }
         })
     }
 
-    /// The documents that an op writes, each with the version that it has right after the op.
-    fn written(&self, op: &Op) -> Vec<(DocKey<'static>, Option<Version>)> {
-        let (body, mut met, mut past) = (op.body(), BTreeSet::new(), self.state.past());
+    fn written(&self, op: &Op) -> Written {
+        let (body, mut met) = (op.body(), BTreeSet::new());
         let written = body.commands.iter().filter_map(Command::doc).filter(|doc| met.insert(*doc));
-        let document = |doc: &DocKey<'_>| {
-            let key = DocKey::new(doc.collection.to_string(), doc.id.to_string());
-            let text = past.after(&key, op.stamp());
-            (key, text.map(|text| Version::of(text.as_str())))
-        };
-        written.map(document).collect()
+        let docs: Vec<DocKey<'static>> =
+            written.map(|doc| DocKey::new(doc.collection.to_string(), doc.id.to_string())).collect();
+        let mut past = self.state.past();
+        docs.iter().for_each(|doc| past.read(doc, op.stamp()));
+        let replays = past.into_replays();
+        Written { docs, replays }
     }
 
     /// How this node was set up.

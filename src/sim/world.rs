@@ -1198,8 +1198,9 @@ fn answer_is_right<'a>(
     // Nothing has come after an op that was issued a moment ago.
     let now = |doc: &DocKey<'_>| replica.state().text(&doc.collection, &doc.id).map(|text| Version::of(text.as_str()));
     let stored = |doc: &DocKey<'_>| model.as_ref().map_or_else(|| now(doc), |model| model.version_of(doc));
-    let differs = |(doc, version): &&(DocKey<'static>, Option<Version>)| stored(doc) != *version;
-    match receipt.documents.iter().find(differs) {
+    let mut documents = receipt.documents.clone();
+    while !documents.replays.advance() {}
+    match documents.versions().find(|(doc, version)| stored(doc) != *version) {
         Some((doc, version)) => wrong(format!("{doc:?} was not in version {version:?} after {}", receipt.op)),
         None => Ok(()),
     }
