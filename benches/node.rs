@@ -13,7 +13,7 @@ use axum::{Json, Router, extract::Path, routing::put};
 use futures_util::{SinkExt, StreamExt, future::join_all};
 use lamplight::{
     api::{self, Api},
-    node::{Node, Tcp},
+    node::{Client, Node, Tcp},
     op::{Command, DocKey, Eviction, NodeId},
     replica::{Config, Draft, Retention, Standing},
 };
@@ -222,7 +222,7 @@ async fn until_final(node: Node, n: usize) -> Duration {
     let began = Instant::now();
     let command = Command::Put(DocKey::new("bench", format!("d{}", n % 100)), format!("{n}").into());
     let draft = Draft { key: None, guards: Vec::new(), commands: vec![command], present: false };
-    let receipt = node.submit(draft).await.expect("it runs").expect("an op");
+    let receipt = node.submit(Client::READS, draft).await.expect("it runs").expect("an op");
     node.hurry(receipt.stamp.time).await.expect("it runs");
     let mut published = node.published();
     published.wait_for(|published| published.frontier >= receipt.stamp.time).await.expect("it runs");
@@ -254,7 +254,7 @@ async fn catch_up(how: &str, retention: Retention) {
         let doc = DocKey::new("bench", format!("document-{n}"));
         let commands = vec![Command::Put(doc, value.to_string().into())];
         let draft = Draft { key: None, guards: Vec::new(), commands, present: false };
-        waiting.push(a.node.hand_in(draft).await.expect("it runs"));
+        waiting.push(a.node.hand_in(Client::READS, draft).await.expect("it runs"));
         if waiting.len() == waiting.capacity() {
             join_all(waiting.drain(..)).await.into_iter().for_each(|answer| {
                 answer.expect("it runs").expect("a receipt");
@@ -277,7 +277,7 @@ async fn catch_up(how: &str, retention: Retention) {
         let evict = Command::Evict(Eviction { node: b.node.id(), force: true });
         b.node.stop().await.expect("it is in memory only");
         let draft = Draft { key: None, guards: Vec::new(), commands: vec![evict], present: false };
-        a.node.submit(draft).await.expect("it runs").expect("an op");
+        a.node.submit(Client::READS, draft).await.expect("it runs").expect("an op");
     }
     a.node.stop().await.expect("it is in memory only");
 }

@@ -6,7 +6,10 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use futures_util::{
     SinkExt, StreamExt,
@@ -479,6 +482,50 @@ async fn what_the_filters_of_one_token_take_is_bounded_and_given_back() {
     ws.send(json!({ "type": "unsubscribe", "id": "0" })).await;
     assert_eq!(ws.next().await["type"], "unsubscribed");
     assert_eq!(ask(&mut ws, "again".into(), filter(4_000)).await["type"], "snapshot");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn costly_writes_of_one_token_leave_others_their_turns() {
+    const MANY: usize = 24;
+    let node = start_for(&["greedy", "other"]).await;
+    let step = |n| match n % 2 {
+        0 => json!({ "op": "add", "path": "/0", "value": 0 }),
+        _ => json!({ "op": "remove", "path": "/0" }),
+    };
+    let steps: Vec<Value> = (0..200).map(step).collect();
+    let doc = |mut command: Value| {
+        command["collection"] = "c".into();
+        command["id"] = "d".into();
+        command
+    };
+    let commands = [
+        json!({ "put": doc(json!({ "value": vec![0; 20_000] })) }),
+        json!({ "patch": doc(json!({ "patch": steps })) }),
+        json!({ "put": doc(json!({ "value": 0 })) }),
+    ];
+    let costly = json!({ "commands": commands }).to_string();
+    let (bearer, done) = (|name: &str| format!("Bearer {}", token_of(name)), AtomicUsize::new(0));
+    let write_much = async || {
+        let answer =
+            node.call(Method::POST, "/v1/tx").json(&costly).header("authorization", bearer("greedy")).send().await;
+        answer.expect(200);
+        done.fetch_add(1, Ordering::SeqCst);
+    };
+    let write_little = async || {
+        while done.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let before = done.load(Ordering::SeqCst);
+        node.call(Method::PUT, "/v1/docs/c/e")
+            .json("1")
+            .header("authorization", bearer("other"))
+            .send()
+            .await
+            .expect(201);
+        done.load(Ordering::SeqCst) - before
+    };
+    let (_, meanwhile) = tokio::join!(join_all((0..MANY).map(|_| write_much())), write_little());
+    assert!(meanwhile < MANY / 3, "{meanwhile} of {MANY} costly writes came before the other client's");
 }
 
 #[tokio::test]

@@ -198,7 +198,7 @@ impl Load {
             };
             let answer = match self.draft(&line) {
                 Err(problem) => Pending::Refused(problem),
-                Ok(draft) => match self.api.node.hand_in(draft).await {
+                Ok(draft) => match self.api.node.hand_in(self.caller.client(), draft).await {
                     Ok(answer) => Pending::Issued(answer),
                     Err(stopped) => Pending::Refused(stopped.into()),
                 },

@@ -216,7 +216,7 @@ pub async fn write(api: &Api, caller: &Caller, draft: Draft, patience: Patience)
         }
         reason => reason.into(),
     };
-    match api.node.submit(draft).await? {
+    match api.node.submit(caller.client(), draft).await? {
         Ok(receipt) => {
             let waited = api.awaited(caller, receipt, patience).await?;
             waited.check(refuse)?;

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     document::{Past, Replays, State, Text, prose::is_prose},
-    node::{Node, Published, Stopped},
+    node::{Published, Stopped},
     op::{DocKey, Op, OpId, PoolId, Stamp},
     replica::{Refused, Replica},
     version::Version,
@@ -166,8 +166,7 @@ struct Found {
 
 /// A reader of the final feed.
 pub struct FinalFeed {
-    node: Node,
-    workers: Workers,
+    api: Api,
     caller: Caller,
     published: watch::Receiver<Published>,
     pool: PoolId,
@@ -186,15 +185,15 @@ impl FinalFeed {
         let look = |replica: &Replica| (replica.pool().map(|(pool, _)| *pool), replica.horizon());
         let (pool, horizon) = api.read(look).await?;
         let pool = pool.ok_or(Refused::NotReady)?;
-        let (node, published) = (api.node.clone(), api.node.published());
+        let published = api.node.published();
         let place = since.map(|since| Place::parse(since, pool)).transpose()?.unwrap_or(Place::first(horizon));
-        let (workers, fresh) = (api.workers.clone(), since.is_none());
-        Ok(FinalFeed { node, workers, caller, published, pool, reach, place, fresh, more: true, frontier: 0 })
+        let (api, fresh) = (api.clone(), since.is_none());
+        Ok(FinalFeed { api, caller, published, pool, reach, place, fresh, more: true, frontier: 0 })
     }
 
     /// Begins afresh.
     pub async fn restart(&mut self) -> Result<(), Problem> {
-        let horizon = self.node.read(|replica, _| replica.horizon()).await?;
+        let horizon = self.api.node.read(|replica, _| replica.horizon()).await?;
         (self.place, self.fresh, self.more) = (Place::first(horizon), true, true);
         Ok(())
     }
@@ -233,7 +232,7 @@ impl FinalFeed {
     pub async fn next(&mut self) -> Result<Vec<Entry>, Problem> {
         if let Place::Snapshot { time, .. } = self.place {
             // Its ops must stay until all of it is read, which may take longer than others let them.
-            self.node.pin(time).await?;
+            self.api.node.pin(time).await?;
         }
         let mut found = match self.look().await? {
             // The horizon has moved on since it was asked for.
@@ -243,7 +242,7 @@ impl FinalFeed {
             }
             found => found?,
         };
-        found.work_out(&self.workers, &self.caller).await?;
+        found.work_out(&self.api.workers, &self.caller).await?;
         (self.place, self.fresh, self.more, self.frontier) = (found.place, false, found.more, found.frontier);
         Ok(found.entries)
     }
@@ -254,7 +253,7 @@ impl FinalFeed {
             Some((now, _)) if *now == pool => take(replica, place, &reach),
             _ => Err(Problem::from(Stopped)),
         };
-        Ok(self.node.read(move |replica, _| check_ready(replica.standing()).map(|()| look(replica))).await??)
+        Ok(self.api.look(move |replica, _| check_ready(replica.standing()).map(|()| look(replica))).await??)
     }
 }
 

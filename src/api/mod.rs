@@ -73,7 +73,10 @@ pub use server::{serve, serve_with};
 use shares::Shares;
 use texts::Texts;
 pub use tls::{Tls, trust};
-use tokio::time::{Duration, Instant, timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{Duration, Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use workers::Workers;
@@ -82,9 +85,9 @@ use workers::Workers;
 pub use ws::bounded;
 
 use crate::{
-    node::{Node, session_seqs},
+    node::{Node, Published, Stopped, session_seqs},
     op::NodeId,
-    replica::{Refused, Replica, Standing},
+    replica::{Now, Refused, Replica, Standing},
 };
 
 /// Longest body of a request, in bytes: an op of the largest size. A bulk load is a stream of lines, each this long at
@@ -95,6 +98,8 @@ pub const BODY_BYTES_MAX: usize = crate::op::OP_BYTES_MAX;
 const DATA: [&str; 9] = ["docs", "collections", "tx", "ops", "changes", "ws", "yjs", "log", "backup"];
 /// How long a node waits until it holds what a session has seen.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Looks of those who follow the node or wait for it that are with its task at once: some hundred microseconds.
+const LOOKS_MAX: usize = 32;
 
 const NODE: HeaderName = HeaderName::from_static("lamplight-node");
 const CLOCK: HeaderName = HeaderName::from_static("lamplight-clock");
@@ -114,6 +119,8 @@ pub struct Api {
     rates: Arc<Rates>,
     texts: Arc<Texts>,
     workers: Workers,
+    /// Looks at the node of those who follow it or wait for it.
+    looks: Arc<Semaphore>,
     /// Memory for the filters of subscriptions, and for bodies that are on the way.
     filters: Arc<Shares>,
     bodies: Arc<Shares>,
@@ -135,6 +142,7 @@ impl Api {
             rates: Arc::default(),
             texts,
             workers: Workers::default(),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
             filters,
             bodies,
             meters,
@@ -151,6 +159,17 @@ impl Api {
     #[must_use]
     pub fn limited(self, limits: Limits) -> Api {
         Api { rates: Arc::new(Rates::new(limits.requests)), limits: Arc::new(limits), ..self }
+    }
+
+    /// Reads for one who follows the node or waits for something, when it is told of news. Thousands may be told at once: few of
+    /// them look at a time, so that a write does not wait for all.
+    pub(crate) async fn look<T, F>(&self, reading: F) -> Result<T, Stopped>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Replica, Now) -> T + Send + 'static,
+    {
+        let _turn = self.looks.acquire().await;
+        self.node.read(reading).await
     }
 
     /// Reads from a node that holds the pool's data; of one that does not, a read would show a part of it.
@@ -304,16 +323,26 @@ async fn await_session(api: &Api, session: Option<HeaderValue>) -> Result<(), Pr
         Problem::bad_header("Lamplight-Session is not one that a node gave: send back the last you got, or none")
     })?;
     let deadline = Instant::now() + SESSION_TIMEOUT;
-    let mut published = api.node.published();
+    let (mut published, mut from) = (api.node.published(), 0);
     loop {
-        let asked = seqs.clone();
-        if api.node.read(move |replica, _| replica.holds(&asked)).await? {
-            return Ok(());
+        // What the node says that it holds needs no question; of the rest it waits for one after the other.
+        let (missing, reissued) = {
+            let news = published.borrow_and_update();
+            (seqs[from..].iter().position(|entry| !news.holds(*entry)), news.reissued)
+        };
+        let Some(missing) = missing else { return Ok(()) };
+        from += missing;
+        let entry = seqs[from];
+        if api.node.read(move |replica, _| replica.holds(&[entry])).await? {
+            from += 1;
+            continue;
         }
-        match timeout_at(deadline, published.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(Problem::from(crate::node::Stopped)),
-            Err(_) => return Err(Problem::session_not_here()),
+        let may_hold = |news: &Published| news.holds(entry) || news.reissued != reissued;
+        let ask_again = deadline.min(Instant::now() + wait::ASK_EVERY);
+        match timeout_at(ask_again, published.wait_for(may_hold)).await {
+            Ok(Err(_)) => return Err(Problem::from(Stopped)),
+            Err(_) if ask_again == deadline => return Err(Problem::session_not_here()),
+            Ok(Ok(_)) | Err(_) => {}
         }
     }
 }

@@ -86,15 +86,17 @@ pub async fn remove(
         let detail = format!("{node} has left this pool already: GET /v1/pool lists its members");
         return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", detail));
     }
-    let receipt = if own { retire(&api).await? } else { evict(&api, Eviction { node, force }).await? };
+    let receipt =
+        if own { retire(&api, &caller).await? } else { evict(&api, &caller, Eviction { node, force }).await? };
     let waited = api.awaited(&caller, receipt, patience).await?;
     let done = waited.receipt.is_final || waited.has_reached();
     Ok(if done { shape::written(StatusCode::OK, &waited) } else { waited.accepted() })
 }
 
-async fn evict(api: &Api, eviction: Eviction) -> Result<Receipt, Problem> {
+async fn evict(api: &Api, caller: &Caller, eviction: Eviction) -> Result<Receipt, Problem> {
     let commands = vec![Command::Evict(eviction)];
-    let answer = api.node.submit(Draft { key: None, guards: Vec::new(), commands, present: false }).await?;
+    let answer =
+        api.node.submit(caller.client(), Draft { key: None, guards: Vec::new(), commands, present: false }).await?;
     if let Err(Refused::Membership(_, Unfit::NoMajority)) = answer
         && let Some(way_on) = api.node.read(|replica, _| replica.crossed_evictions()).await?
     {
@@ -105,11 +107,11 @@ async fn evict(api: &Api, eviction: Eviction) -> Result<Receipt, Problem> {
 
 /// Lets the node retire, once another member holds what it has: there is a moment for that, for a node that takes writes has
 /// mostly something on its way.
-async fn retire(api: &Api) -> Result<Receipt, Problem> {
+async fn retire(api: &Api, caller: &Caller) -> Result<Receipt, Problem> {
     let end = Instant::now() + SHARE_TIMEOUT;
     loop {
         let draft = Draft { key: None, guards: Vec::new(), commands: vec![Command::Retire], present: false };
-        let answer = api.node.submit(draft).await?;
+        let answer = api.node.submit(caller.client(), draft).await?;
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() || !matches!(answer, Err(Refused::Membership(_, Unfit::Unshared(_) | Unfit::Needed))) {
             return Ok(answer?);

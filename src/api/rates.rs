@@ -19,7 +19,7 @@ use super::{
     limits::Rate,
     server::Hold,
 };
-use crate::node::Whence;
+use crate::node::{Client, Whence};
 
 /// Clients of which something is remembered at once. Those beyond share one limit, until others can be forgotten.
 const CALLERS_MAX: usize = 16_384;
@@ -49,6 +49,11 @@ impl Caller {
     /// Who sends a request.
     pub fn of_request(parts: &Parts, api: &Api) -> Caller {
         Caller::of(&Pass::of_request(parts, api), parts.extensions.get().map(Hold::whence))
+    }
+
+    /// Whose turn it is at the node's task when it writes.
+    pub fn client(&self) -> Client {
+        Client::of(self)
     }
 
     /// Who comes with a pass, from an address.

@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{Api, Problem, rates::Caller, shape::ReceiptBody};
 use crate::{
-    node::{Node, Published, Stopped},
+    node::{Published, Stopped},
     op::{NodeId, OpId},
-    replica::{Now, Receipt, Replica},
+    replica::{Now, OpStatus, Receipt, Replica},
 };
 
 /// Most ops of one connection of either kind; past that the oldest gets no further receipt.
 const AWAITED_MAX: usize = 4_096;
+/// Receipts that are read with one look at the node.
+const RECEIPTS_AT_ONCE: usize = 64;
 
 /// The receipts that are still to come on one connection.
 #[derive(Debug, Default)]
@@ -33,6 +35,13 @@ struct Unheld {
     id: String,
     op: OpId,
     number: usize,
+}
+
+/// A receipt that is to be sent; with the id of its message.
+struct Due {
+    id: String,
+    op: OpId,
+    held_by: Option<usize>,
 }
 
 impl Receipts {
@@ -63,20 +72,20 @@ impl Receipts {
     }
 
     /// Asks them. A node that has to issue an op again asks for it once it has.
-    pub async fn ask(&mut self, node: &Node) -> Result<(), Stopped> {
+    pub async fn ask(&mut self, api: &Api) -> Result<(), Stopped> {
         let ops: Vec<OpId> = self.unheld.iter().map(|unheld| unheld.op).collect();
         let look = move |replica: &Replica, _: Now| -> (Option<u64>, Option<u64>) {
-            let receipts = ops.iter().filter_map(|op| replica.receipt(*op));
-            let (own, others): (Vec<Receipt>, _) = receipts.partition(|found| found.op.origin == replica.node());
+            let found = ops.iter().filter_map(|op| replica.status(*op));
+            let (own, others): (Vec<OpStatus>, _) = found.partition(|found| found.op.origin == replica.node());
             (own.iter().map(|own| own.op.seq).max(), others.iter().map(|other| other.stamp.time).max())
         };
-        let (seq, time) = node.read(look).await?;
+        let (seq, time) = api.look(look).await?;
         if let Some(seq) = seq {
-            node.ask(seq).await?;
+            api.node.ask(seq).await?;
         }
         // What is known of another node's ops is how far all are complete.
         if let Some(time) = time {
-            node.hurry(time).await?;
+            api.node.hurry(time).await?;
         }
         self.looked = None;
         Ok(())
@@ -87,34 +96,39 @@ impl Receipts {
         if !self.waits() {
             return Ok(Vec::new());
         }
-        let news = api.node.latest();
-        let mut messages = Vec::new();
-        for (id, receipt, held_by) in self.held(&api.node, &news).await? {
-            messages.push(message(&id, &api.complete(caller, receipt).await?, Some(held_by)));
-        }
-        for (id, receipt) in self.finals(&api.node, news.frontier).await? {
-            messages.push(message(&id, &api.complete(caller, receipt).await?, None));
+        let (news, mut messages) = (api.node.latest(), Vec::new());
+        let mut due = self.held(api, &news).await?;
+        due.extend(self.finals(api, news.frontier).await?);
+        for some in due.chunks(RECEIPTS_AT_ONCE) {
+            let ops: Vec<OpId> = some.iter().map(|due| due.op).collect();
+            let look = move |replica: &Replica, _: Now| -> Vec<Option<Receipt>> {
+                ops.iter().map(|op| replica.receipt(*op)).collect()
+            };
+            for (due, receipt) in some.iter().zip(api.look(look).await?) {
+                // A node that had to come back as another since may not hold an op that it had not issued.
+                let Some(receipt) = receipt else { continue };
+                messages.push(message(&due.id, &api.complete(caller, receipt).await?, due.held_by));
+            }
         }
         Ok(messages)
     }
 
-    /// Of the writes that as many members hold as they wait for.
-    async fn held(&mut self, node: &Node, news: &Published) -> Result<Vec<(String, Receipt, usize)>, Stopped> {
+    /// The writes that as many members hold as they wait for.
+    async fn held(&mut self, api: &Api, news: &Published) -> Result<Vec<Due>, Stopped> {
         let told = Some((news.node, news.held, news.frontier));
         if self.unheld.is_empty() || self.looked == told {
             return Ok(Vec::new());
         }
         self.looked = told;
         let ops: Vec<OpId> = self.unheld.iter().map(|unheld| unheld.op).collect();
-        let look = move |replica: &Replica, _: Now| -> Vec<Option<(usize, Receipt)>> {
-            let held = |receipt: Receipt| (replica.holders(receipt.op), receipt);
-            ops.into_iter().map(|op| replica.receipt(op).map(held)).collect()
+        let look = move |replica: &Replica, _: Now| -> Vec<Option<usize>> {
+            ops.into_iter().map(|op| replica.status(op).map(|found| replica.holders(found.op))).collect()
         };
-        let (found, mut due) = (node.read(look).await?, Vec::new());
-        for (unheld, found) in std::mem::take(&mut self.unheld).into_iter().zip(found) {
-            match found {
-                Some((held_by, receipt)) if held_by >= unheld.number => {
-                    due.push((unheld.id, receipt, held_by));
+        let (found, mut due) = (api.look(look).await?, Vec::new());
+        for (unheld, held_by) in std::mem::take(&mut self.unheld).into_iter().zip(found) {
+            match held_by {
+                Some(held_by) if held_by >= unheld.number => {
+                    due.push(Due { id: unheld.id, op: unheld.op, held_by: Some(held_by) });
                 }
                 _ => self.unheld.push_back(unheld),
             }
@@ -122,23 +136,23 @@ impl Receipts {
         Ok(due)
     }
 
-    /// Of the writes that are final.
-    async fn finals(&mut self, node: &Node, frontier: u64) -> Result<Vec<(String, Receipt)>, Stopped> {
+    /// The writes that are final.
+    async fn finals(&mut self, api: &Api, frontier: u64) -> Result<Vec<Due>, Stopped> {
         let later = self.tentative.split_off(&(frontier + 1, 0));
         let settled = std::mem::replace(&mut self.tentative, later);
         if settled.is_empty() {
             return Ok(Vec::new());
         }
-        let look = move |replica: &Replica, _: Now| -> Vec<(String, OpId, Option<Receipt>, bool)> {
-            let receipt = |(id, op)| (id, op, replica.receipt(op), replica.is_orphan(op));
-            settled.into_values().map(receipt).collect()
+        let look = move |replica: &Replica, _: Now| -> Vec<(String, OpId, Option<OpStatus>, bool)> {
+            let status = |(id, op)| (id, op, replica.status(op), replica.is_orphan(op));
+            settled.into_values().map(status).collect()
         };
-        let (found, mut due) = (node.read(look).await?, Vec::new());
-        for (id, op, receipt, is_orphan) in found {
-            match receipt {
-                Some(receipt) if receipt.is_final => due.push((id, receipt)),
+        let (found, mut due) = (api.look(look).await?, Vec::new());
+        for (id, op, status, is_orphan) in found {
+            match status {
+                Some(status) if status.is_final => due.push(Due { id, op, held_by: None }),
                 // It was issued again, at a later place.
-                Some(receipt) => self.look_at(id, op, receipt.stamp.time),
+                Some(status) => self.look_at(id, op, status.stamp.time),
                 None if is_orphan => self.look_at(id, op, frontier + 1),
                 // A node that had to come back as another may not hold an op that it had not issued.
                 None => {}

@@ -24,7 +24,7 @@ use crate::{
         delta::Step,
         prose::{Prose, Source, Unfit, is_prose, marked, updates_of},
     },
-    node::{Node, Published, Stopped},
+    node::{Client, Node, Published, Stopped},
     op::{Command, DocKey, Edit, Guard, Op},
     replica::{Draft, Receipt, Refused, Replica},
     version::Version,
@@ -355,7 +355,8 @@ impl Live {
         let edit = Edit { creates: held.mark.is_none(), update: update.into() };
         let commands = vec![Command::Text(self.doc.clone(), edit)];
         let draft = Draft { key: None, guards, commands, present: false };
-        let answered = self.node.hand_in(draft).await.map_err(Problem::from)?;
+        // Whoever edits it, its edits are issued in the order in which they were put in here: each builds on those before.
+        let answered = self.node.hand_in(Client::of(&self.doc), draft).await.map_err(Problem::from)?;
         held.under_way += 1;
         held.used = Instant::now();
         Ok(answered)

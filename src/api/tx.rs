@@ -38,7 +38,7 @@ pub async fn post(State(api): State<Api>, pass: Pass, caller: Caller, request: R
         return Err(Problem::bad("bad-request", "\"key\" and the header Idempotency-Key differ: send one of them"));
     }
     draft.key = pass.own_key(key.or(draft.key))?;
-    let waited = api.awaited(&caller, api.node.submit(draft).await??, patience).await?;
+    let waited = api.awaited(&caller, api.node.submit(caller.client(), draft).await??, patience).await?;
     waited.check(Problem::from)?;
     Ok(waited.answer(shown))
 }

@@ -183,7 +183,7 @@ impl Api {
         let (mut known, mut ended) = (receipt, false);
         let mut hurried = None;
         loop {
-            let sight = self.node.read(move |replica, _| Sight::of(replica, op)).await??;
+            let sight = self.look(move |replica, _| Sight::of(replica, op)).await??;
             let reached = sight.has_reached(goal);
             known = sight.receipt.clone().map_or(known, |receipt| Receipt { created, ..receipt });
             if reached || ended {

@@ -273,7 +273,7 @@ impl Connection {
             message = self.socket.recv() => self.on_message(message).await?,
             _ = self.pings.tick() => self.ping().await?,
             _ = self.asks.tick(), if self.receipts.asks() => {
-                self.receipts.ask(&self.api.node).await.map_err(|_| STOPPED)?;
+                self.receipts.ask(&self.api).await.map_err(|_| STOPPED)?;
             }
             () = std::future::ready(()), if behind => {}
             () = self.seats.rung() => {}
@@ -453,7 +453,7 @@ impl Connection {
             let checked = self.api.node.read(move |replica, _| wait::check_number(replica, number)).await?;
             checked.map_err(|detail| Problem::bad("bad-request", detail))?;
         }
-        let receipt = self.api.node.submit(draft).await??;
+        let receipt = self.api.node.submit(self.caller.client(), draft).await??;
         self.receipts.await_final(id, &receipt);
         if hurries && !receipt.is_final {
             self.api.node.hurry(receipt.stamp.time).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    node::{ASK_EVERY, Node},
+    node::{ASK_EVERY, Client, Node},
     op::{Command, OpId},
     replica::{Draft, Now, Refused, Replica, Unfit, Unshared},
 };
@@ -56,7 +56,7 @@ async fn retire(node: &Node, end: Instant) -> Result<Option<OpId>, Stays> {
     let because = |why: &str| Err(Stays::Because(why.into()));
     let draft = || Draft { key: None, guards: Vec::new(), commands: vec![Command::Retire], present: false };
     loop {
-        let refused = match node.submit(draft()).await.map_err(stopped)? {
+        let refused = match node.submit(Client::READS, draft()).await.map_err(stopped)? {
             Ok(receipt) => return Ok(Some(receipt.op)),
             Err(refused) => refused,
         };

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    LINK_INPUTS_MAX, Look, Meters, Network, Published, REQUESTS_MAX, Reading, Request, Showing, Task, WAITING_MAX,
+    Client, LINK_INPUTS_MAX, Look, Meters, Network, Published, REQUESTS_MAX, Reading, Request, Showing, Task,
+    WAITING_MAX,
     admission::{Admission, NotAdmitted, Offer},
     journal::Journal,
     link::{Credentials, Links},
@@ -34,7 +35,7 @@ pub struct Node(Arc<Handle>);
 
 struct Handle {
     run: Uuid,
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<(Client, Request)>,
     published: watch::Receiver<Published>,
     presence_end: watch::Receiver<u64>,
     links: Links,
@@ -109,17 +110,25 @@ impl Node {
         self.0.run
     }
 
-    /// Issues an op.
-    pub async fn submit(&self, draft: Draft) -> Result<Result<Receipt, Refused>, Stopped> {
-        self.hand_in(draft).await?.await.map_err(|_| Stopped)
+    /// Issues an op, when it is the client's turn.
+    pub async fn submit(&self, client: Client, draft: Draft) -> Result<Result<Receipt, Refused>, Stopped> {
+        self.hand_in(client, draft).await?.await.map_err(|_| Stopped)
     }
 
-    /// Hands a draft in, whose answer comes later: what is handed in one after the other is issued in this order. No
-    /// answer comes if the node stops before.
-    pub async fn hand_in(&self, draft: Draft) -> Result<oneshot::Receiver<Result<Receipt, Refused>>, Stopped> {
+    /// Hands a draft in, whose answer comes later: what is handed in for one client, one after the other, is issued in this order.
+    /// No answer comes if the node stops before.
+    pub async fn hand_in(
+        &self,
+        client: Client,
+        draft: Draft,
+    ) -> Result<oneshot::Receiver<Result<Receipt, Refused>>, Stopped> {
         let (answer, answered) = oneshot::channel();
-        self.0.requests.send(Request::Submit(draft, answer)).await.map_err(|_| Stopped)?;
+        self.request(client, Request::Submit(draft, answer)).await?;
         Ok(answered)
+    }
+
+    async fn request(&self, client: Client, request: Request) -> Result<(), Stopped> {
+        self.0.requests.send((client, request)).await.map_err(|_| Stopped)
     }
 
     /// Runs `reading` on the replica between two events. It must be short: the whole node waits for it.
@@ -133,7 +142,7 @@ impl Node {
             let value = reading(replica, now);
             Box::new(move || drop(answer.send(value)))
         });
-        self.0.requests.send(Request::Read(reading)).await.map_err(|_| Stopped)?;
+        self.request(Client::READS, Request::Read(reading)).await?;
         answered.await.map_err(|_| Stopped)
     }
 
@@ -146,7 +155,7 @@ impl Node {
     ) -> Result<Result<(), Refused>, Stopped> {
         let (answer, answered) = oneshot::channel();
         let showing = Showing { room, client, state };
-        self.0.requests.send(Request::Present(showing, answer)).await.map_err(|_| Stopped)?;
+        self.request(Client::READS, Request::Present(showing, answer)).await?;
         answered.await.map_err(|_| Stopped)
     }
 
@@ -168,7 +177,7 @@ impl Node {
     {
         let (answer, answered) = oneshot::channel();
         let look: Look = Box::new(move |replica, now| drop(answer.send(reading(replica, now))));
-        self.0.requests.send(Request::Look(look)).await.map_err(|_| Stopped)?;
+        self.request(Client::READS, Request::Look(look)).await?;
         answered.await.map_err(|_| Stopped)
     }
 
@@ -192,23 +201,23 @@ impl Node {
 
     /// Names a place to join, or to link to.
     pub async fn join(&self, url: String) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Join(url))).await.map_err(|_| Stopped)
+        self.request(Client::READS, Request::Command(Event::Join(url))).await
     }
 
     /// Cuts the links, or joins them again.
     pub async fn cut(&self, cut: bool) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Cut(cut))).await.map_err(|_| Stopped)
+        self.request(Client::READS, Request::Command(Event::Cut(cut))).await
     }
 
     /// Says that somebody waits until everything up to a time is final.
     pub async fn hurry(&self, time: u64) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Hurry(time))).await.map_err(|_| Stopped)
+        self.request(Client::READS, Request::Command(Event::Hurry(time))).await
     }
 
     /// Asks the linked peers whether they hold this node's ops up to this seq. Each answers once it has stored what it was
     /// sent; [`Published::held`] tells of answers, and [`Replica::holders`] what they come to.
     pub async fn ask(&self, seq: u64) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Ask(seq))).await.map_err(|_| Stopped)
+        self.request(Client::READS, Request::Command(Event::Ask(seq))).await
     }
 
     /// Waits until another member holds all that this node has issued, what it has to issue again included; at most for so
@@ -236,12 +245,12 @@ impl Node {
 
     /// Says that somebody reads what the documents were at a time: for a while, the log keeps what comes after it.
     pub async fn pin(&self, time: u64) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Pin(time))).await.map_err(|_| Stopped)
+        self.request(Client::READS, Request::Command(Event::Pin(time))).await
     }
 
     /// Says that memory is short, or no longer: while it is, what is kept only for those who look back goes.
     pub(super) async fn tighten(&self, tight: bool) -> Result<(), Stopped> {
-        self.0.requests.send(Request::Command(Event::Tight(tight))).await.map_err(|_| Stopped)
+        self.request(Client::READS, Request::Command(Event::Tight(tight))).await
     }
 
     /// Lets a peer that opens a link go on to the proof of the pool's secret, or says why not. `offer` is its handshake, and

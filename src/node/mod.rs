@@ -20,6 +20,7 @@ mod published;
 mod said;
 mod secret;
 mod trust;
+mod turns;
 mod whence;
 
 use std::{
@@ -42,15 +43,18 @@ pub use published::{Published, session_seqs};
 pub use secret::{PoolSecret, SECRET_BYTES_MIN, SECRETS_MAX, SecretError};
 use tokio::{
     sync::{mpsc, oneshot, watch},
+    task::yield_now,
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 pub use trust::{Trust, system_roots, tls_client};
+pub use turns::Client;
 pub use whence::Whence;
 
 use self::{
     journal::Journal,
     link::{LinkInput, Links, Outgoing},
+    turns::Turns,
 };
 use crate::{
     op::NodeId,
@@ -59,12 +63,17 @@ use crate::{
 
 /// Most requests of clients that wait for the task; a full queue makes clients wait in turn.
 const REQUESTS_MAX: usize = 1_024;
+/// Most requests that wait for their clients' turns.
+const TURNS_MAX: usize = 16_384;
 /// Most messages of peers that wait for the task. They can be large, so few: a full queue stops reading from the links.
 const LINK_INPUTS_MAX: usize = 64;
 /// How much waits for the disk at most; then nothing more is taken in until some of it is stored.
 const WAITING_MAX: usize = 16_384;
-/// How many inputs are handled before the others get a turn.
+/// How many inputs are handled before the others get a turn, and how long requests are.
 const TURN: usize = 64;
+const TURN_TIME: Duration = Duration::from_millis(5);
+/// A turn that takes longer is long.
+const LONG_TURN: Duration = Duration::from_millis(1);
 /// How long a node waits before it asks again for a snapshot that has not begun: as long as nothing is final that the last
 /// one did not hold, there is none to write.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
@@ -137,12 +146,13 @@ struct Task<N> {
 impl<N: Network> Task<N> {
     async fn run(
         mut self,
-        mut requests: mpsc::Receiver<Request>,
+        mut requests: mpsc::Receiver<(Client, Request)>,
         mut link_inputs: mpsc::Receiver<LinkInput>,
     ) -> Result<(), String> {
         let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut asked, mut heard) = (Vec::with_capacity(TURN), Vec::with_capacity(TURN));
+        let (mut asked, mut heard) = (Vec::with_capacity(REQUESTS_MAX), Vec::with_capacity(TURN));
+        let (mut turns, mut begun) = (Turns::default(), Instant::now());
         let mut farewell: Option<Instant> = None;
         self.follow_id();
         // The first event founds the pool, where there is nowhere to look for one.
@@ -153,9 +163,19 @@ impl<N: Network> Task<N> {
             if farewell.is_some_and(|end| !self.owes_anything() || Instant::now() >= end) {
                 break;
             }
+            if begun.elapsed() >= LONG_TURN {
+                // Whoever was answered just now may be waiting for this thread.
+                yield_now().await;
+            }
+            begun = Instant::now();
             let takes = self.outbox.len() < WAITING_MAX;
             tokio::select! {
-                _ = requests.recv_many(&mut asked, TURN), if takes => asked.drain(..).for_each(|request| self.on_request(request)),
+                _ = requests.recv_many(&mut asked, REQUESTS_MAX), if takes && turns.len() < TURNS_MAX => {
+                    asked.drain(..).for_each(|(client, request)| turns.push(client, request));
+                    self.serve(&mut turns);
+                }
+                // Not before all that have asked have a place in a queue.
+                () = yield_now(), if takes && turns.len() > 0 => self.serve(&mut turns),
                 _ = link_inputs.recv_many(&mut heard, TURN), if takes => heard.drain(..).for_each(|input| self.on_link_input(input)),
                 () = self.journal.changed() => {}
                 _ = ticks.tick() => {
@@ -181,6 +201,24 @@ impl<N: Network> Task<N> {
         }
         self.links.drained().await;
         self.journal.close().await
+    }
+
+    /// Serves requests until the turn is over. What was served before a costly one is answered first.
+    fn serve(&mut self, turns: &mut Turns<Request>) {
+        let begun = Instant::now();
+        let mut last = begun;
+        for served in 0..TURN {
+            if served > 0 && turns.is_next_costly() {
+                return;
+            }
+            let Some((client, request)) = turns.pop() else { return };
+            self.on_request(request);
+            let now = Instant::now();
+            if turns.charge(client, now - last) || now - begun >= TURN_TIME {
+                return;
+            }
+            last = now;
+        }
     }
 
     fn on_request(&mut self, request: Request) {

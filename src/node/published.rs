@@ -18,6 +18,10 @@ pub struct Published {
     pub clock: u64,
     /// The session of a client that has seen all that this node holds; for the header `Lamplight-Session`.
     pub session: Arc<str>,
+    /// How many ops it holds of each origin, in the order of the origins.
+    tips: Arc<[(NodeId, u64)]>,
+    /// How many ops it knows to have been issued again under other ids.
+    pub reissued: usize,
     /// How many ops it holds. A late op may change nothing else, and still be what a session waits for.
     pub ops: usize,
     /// For how many Lamport times the idempotency keys of its clients are remembered.
@@ -36,10 +40,13 @@ pub struct Published {
 
 impl Published {
     pub(super) fn of(replica: &Replica) -> Published {
+        let tips: Arc<[(NodeId, u64)]> = replica.tips().iter().map(|(node, seq)| (*node, *seq)).collect();
         Published {
             node: replica.node(),
             clock: replica.clock(),
-            session: session(replica).into(),
+            session: session(&tips).into(),
+            tips,
+            reissued: replica.reissued(),
             ops: replica.log().len(),
             key_span: replica.config().key_span,
             changes_end: replica.state().changes().end(),
@@ -50,11 +57,18 @@ impl Published {
         }
     }
 
+    /// Whether it holds so many ops of an origin, under the ids that they were issued with first.
+    pub fn holds(&self, (origin, seq): (NodeId, u64)) -> bool {
+        let at = self.tips.binary_search_by_key(&origin, |(origin, _)| *origin);
+        seq == 0 || at.is_ok_and(|at| self.tips[at].1 >= seq)
+    }
+
     /// Whether there is no news since.
     pub(super) fn is_of(&self, replica: &Replica) -> bool {
         self.node == replica.node()
             && self.clock == replica.clock()
             && self.ops == replica.log().len()
+            && self.reissued == replica.reissued()
             && self.changes_end == replica.state().changes().end()
             && self.edits_end == replica.state().edits().end()
             && self.frontier == replica.frontier()
@@ -63,9 +77,8 @@ impl Published {
     }
 }
 
-fn session(replica: &Replica) -> String {
-    let tips: Vec<(NodeId, u64)> = replica.tips().iter().map(|(node, seq)| (*node, *seq)).collect();
-    BASE64_URL_SAFE_NO_PAD.encode(postcard::to_allocvec(&tips).expect("plain data is written to memory"))
+fn session(tips: &[(NodeId, u64)]) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(postcard::to_allocvec(tips).expect("plain data is written to memory"))
 }
 
 /// The seqs that a session stands for; none if the text is no session.

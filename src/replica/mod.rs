@@ -265,6 +265,17 @@ pub struct Receipt {
     pub is_final: bool,
 }
 
+/// Where an op stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpStatus {
+    /// The op, as it was issued last.
+    pub op: OpId,
+    /// Its place.
+    pub stamp: Stamp,
+    /// Whether its verdict can no longer change.
+    pub is_final: bool,
+}
+
 /// The documents that an op writes, each as it is right after the op.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
@@ -806,11 +817,28 @@ impl Replica {
 
     /// The receipt of an op as it stands, if the op is in the log; of one that was issued again, that of the later.
     pub fn receipt(&self, id: OpId) -> Option<Receipt> {
-        let Some(again) = self.reissued.get(&id) else { return self.receipt_of(id) };
-        // Others who held it may have issued it again before.
+        match self.as_issued(id)? {
+            Ok(id) => self.receipt_of(id),
+            Err(claim) => Some(self.repeated(claim)),
+        }
+    }
+
+    /// Where an op stands, if it is in the log; of one that was issued again, where the later stands.
+    pub fn status(&self, id: OpId) -> Option<OpStatus> {
+        let (op, stamp) = match self.as_issued(id)? {
+            Ok(id) => (id, self.log.get(id)?.stamp()),
+            Err(claim) => (claim.op, claim.stamp()),
+        };
+        Some(OpStatus { op, stamp, is_final: stamp.time <= self.finality.frontier })
+    }
+
+    /// The id under which an op was issued last, or what is remembered of its idempotency key: others who held it may have issued it
+    /// again before.
+    fn as_issued(&self, id: OpId) -> Option<Result<OpId, Claim>> {
+        let Some(again) = self.reissued.get(&id) else { return Some(Ok(id)) };
         let key = self.log.get(*again)?.body().key;
         let claim = key.and_then(|key| self.state.claim(&key.text));
-        claim.map_or_else(|| self.receipt_of(*again), |claim| Some(self.repeated(claim)))
+        Some(claim.map_or(Ok(*again), Err))
     }
 
     /// The receipt of the op that the pool holds under this id, as it stands. The pool's record of an idempotency key names
@@ -962,6 +990,11 @@ impl Replica {
     pub fn holds(&self, seqs: &[(NodeId, u64)]) -> bool {
         let held = |origin, seq| self.log.head(origin).seq >= seq || self.holds_again(OpId { origin, seq });
         seqs.iter().all(|(origin, seq)| held(*origin, *seq))
+    }
+
+    /// How many ops are known to have been issued again under other ids.
+    pub fn reissued(&self) -> usize {
+        self.reissued.len()
     }
 
     /// Whether it holds, as it was issued again, all that came under an id up to an op: what came before that was issued again
