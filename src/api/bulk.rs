@@ -196,7 +196,9 @@ impl Load {
                     return;
                 }
             };
-            let answer = match self.draft(&line) {
+            let (length, collection) = (line.len(), self.collection.clone());
+            let drafted = self.api.workers.parse(&self.caller, line, move |line| draft(collection, line)).await;
+            let answer = match drafted.and_then(|drafted| drafted) {
                 Err(problem) => Pending::Refused(problem),
                 Ok(draft) => match self.api.node.hand_in(self.caller.client(), draft).await {
                     Ok(answer) => Pending::Issued(answer),
@@ -208,8 +210,8 @@ impl Load {
             if !wait.is_zero() {
                 self.rests = Some(Instant::now() + wait);
             }
-            self.flight_bytes += line.len();
-            self.flights.push_back(Flight { line: number, bytes: line.len(), answer });
+            self.flight_bytes += length;
+            self.flights.push_back(Flight { line: number, bytes: length, answer });
         }
     }
 
@@ -231,15 +233,6 @@ impl Load {
         self.flights.push_back(Flight { line, bytes: 0, answer: Pending::Refused(problem) });
     }
 
-    fn draft(&self, line: &[u8]) -> Result<Draft, Problem> {
-        let mut fields = Fields::open("a line", json::parse_within(line, LEVELS_MAX)?, &["id", "value"])?;
-        let id = fields.optional_text("id")?.unwrap_or_else(|| docs::new_id(&self.collection, None));
-        check_id(&id)?;
-        let value = json::write(&fields.take("value")?)?;
-        let doc = DocKey::new(self.collection.clone(), id);
-        Ok(Draft { key: None, guards: Vec::new(), commands: vec![Command::Put(doc, value.into())], present: false })
-    }
-
     /// Writes the answer of the first line in flight.
     fn answer(&mut self, answers: &mut Vec<u8>, answer: Result<Receipt, Problem>) {
         let Some(Flight { line, bytes, .. }) = self.flights.pop_front() else { return };
@@ -252,6 +245,16 @@ impl Load {
         answers.extend_from_slice(text.expect("answers have string keys only, so they serialise").as_bytes());
         answers.push(b'\n');
     }
+}
+
+/// What a line says.
+fn draft(collection: String, line: &[u8]) -> Result<Draft, Problem> {
+    let mut fields = Fields::open("a line", json::parse_within(line, LEVELS_MAX)?, &["id", "value"])?;
+    let id = fields.optional_text("id")?.unwrap_or_else(|| docs::new_id(&collection, None));
+    check_id(&id)?;
+    let value = json::write(&fields.take("value")?)?;
+    let doc = DocKey::new(collection, id);
+    Ok(Draft { key: None, guards: Vec::new(), commands: vec![Command::Put(doc, value.into())], present: false })
 }
 
 async fn first_answer(flights: &mut VecDeque<Flight>) -> Result<Receipt, Problem> {

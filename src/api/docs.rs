@@ -42,7 +42,7 @@ pub async fn put(
         return text_docs::put(&api, (doc.key(), &caller), headers, &body, patience).await;
     }
     json_only(headers)?;
-    let value = json::canonical(&extract::body(&api, &parts, body).await?)?;
+    let value = api.workers.parse(&caller, extract::body(&api, &parts, body).await?, json::canonical).await??;
     let doc = doc.key();
     let draft = Draft {
         key: own_key(&pass, headers)?,
@@ -76,7 +76,7 @@ pub async fn patch(
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", detail));
         }
     };
-    let text = json::canonical(&extract::body(&api, &parts, body).await?)?;
+    let text = api.workers.parse(&caller, extract::body(&api, &parts, body).await?, json::canonical).await??;
     if media == "application/json-patch+json" {
         Patch::parse(&text)?;
     }
@@ -137,7 +137,7 @@ pub async fn post(
         return bulk::load(api, collection, caller, headers, body);
     }
     json_only(headers)?;
-    let value = json::canonical(&extract::body(&api, &parts, body).await?)?;
+    let value = api.workers.parse(&caller, extract::body(&api, &parts, body).await?, json::canonical).await??;
     let key = own_key(&pass, headers)?;
     let id = new_id(&collection, key.as_deref());
     let doc = DocKey::new(collection.clone(), id.clone());

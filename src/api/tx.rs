@@ -20,18 +20,19 @@ use super::{
     steps,
     wait::Waited,
 };
-use crate::{document::json, op::OpId, replica::Replica};
+use crate::{
+    document::json,
+    op::OpId,
+    replica::{Draft, Replica},
+};
 
 /// `POST /v1/tx`: one op over many documents.
 pub async fn post(State(api): State<Api>, pass: Pass, caller: Caller, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     docs::json_only(&parts.headers)?;
     let patience = api.patience(&parts.uri).await?;
-    let Value::Object(members) = json::parse_within(&extract::body(&api, &parts, body).await?, steps::LEVELS_MAX)?
-    else {
-        return Err(Problem::bad("bad-request", "a transaction is an object: {\"guards\":[…],\"commands\":[…]}"));
-    };
-    let mut draft = steps::parse(members)?;
+    let body = extract::body(&api, &parts, body).await?;
+    let mut draft = api.workers.parse(&caller, body, parse).await??;
     pass.check_write(&draft)?;
     let key = extract::idempotency_key(&parts.headers)?;
     if key.is_some() && draft.key.is_some() && key != draft.key {
@@ -41,6 +42,14 @@ pub async fn post(State(api): State<Api>, pass: Pass, caller: Caller, request: R
     let waited = api.awaited(&caller, api.node.submit(caller.client(), draft).await??, patience).await?;
     waited.check(Problem::from)?;
     Ok(waited.answer(shown))
+}
+
+/// What a body says.
+fn parse(body: &[u8]) -> Result<Draft, Problem> {
+    match json::parse_within(body, steps::LEVELS_MAX)? {
+        Value::Object(members) => steps::parse(members),
+        _ => Err(Problem::bad("bad-request", "a transaction is an object: {\"guards\":[…],\"commands\":[…]}")),
+    }
 }
 
 /// `GET /v1/ops/{op}`: the receipt as it stands, or as it is waited for. It is shown whatever it says.

@@ -13,6 +13,7 @@ use std::{
 };
 
 use axum::http::StatusCode;
+use bytes::Bytes;
 use tokio::{sync::oneshot, task::spawn_blocking};
 
 use super::{Problem, error::RETRY_AFTER, rates::Caller};
@@ -24,6 +25,8 @@ use crate::{
 /// Reads that wait for their turn, of all clients together and of one.
 const WAITING_MAX: usize = 1_024;
 const WAITING_EACH_MAX: usize = 128;
+/// What clients send is short up to so many bytes: it is parsed in some milliseconds, whatever it is.
+const SHORT_BYTES: usize = 64 << 10;
 /// Bytes of documents that one turn parses: some ten milliseconds. A read of more takes several turns.
 pub const TURN_BYTES: usize = 1 << 20;
 
@@ -74,6 +77,16 @@ impl Workers {
             // The runtime ends.
             Err(_) => Stopped.into(),
         })
+    }
+
+    /// Reads what a client sent: at once if it is short, else when it is the client's turn.
+    pub async fn parse<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        sent: Bytes,
+        read: impl FnOnce(&[u8]) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        if sent.len() <= SHORT_BYTES { Ok(read(&sent)) } else { self.run(caller, move || read(&sent)).await }
     }
 
     /// Works documents out as they were, until all are done or their texts have so many bytes. Small ones take no turn.
@@ -171,8 +184,9 @@ impl Drop for Turn {
 
 fn overloaded() -> Problem {
     let detail = format!(
-        "reads that parse documents (a filter, a sort, a diff, a history) take turns, and {WAITING_EACH_MAX} of this client wait \
-         already, or {WAITING_MAX} of all: wait for some answers, or ask another node of the pool"
+        "reads that parse documents (a filter, a sort, a diff, a history, a time past) and bodies over {SHORT_BYTES} bytes take \
+         turns, and {WAITING_EACH_MAX} of this client wait already, or {WAITING_MAX} of all: wait for some answers, or ask \
+         another node of the pool"
     );
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).with(RETRY_AFTER, 1)
 }
@@ -240,6 +254,21 @@ mod tests {
         drop(other.await.expect("it comes to its turn"));
         let queue = workers.queue();
         assert_eq!((queue.free, queue.waiting), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_long_is_read_on_a_thread_and_what_is_short_at_once() {
+        let (workers, end) = busy().await;
+        let length = |sent: &[u8]| sent.len();
+        assert_eq!(workers.parse(&client("ada"), vec![0; SHORT_BYTES].into(), length).await.unwrap(), SHORT_BYTES);
+        let reading = workers.clone();
+        let long = vec![0; SHORT_BYTES + 1].into();
+        let read = tokio::spawn(async move { reading.parse(&client("ada"), long, length).await.unwrap() });
+        while workers.queue().waiting == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(end);
+        assert_eq!(read.await.unwrap(), SHORT_BYTES + 1);
     }
 
     #[tokio::test]

@@ -300,7 +300,7 @@ impl Connection {
             None => Err(End::new(close_code::NORMAL, "")),
             Some(Err(error)) => Err(end_of(error)),
             Some(Ok(Message::Text(text))) => {
-                if let Some(answer) = self.answer(&text).await {
+                if let Some(answer) = self.answer(text).await {
                     self.write(Message::Text(answer.into())).await?;
                 }
                 Ok(())
@@ -322,11 +322,13 @@ impl Connection {
     }
 
     /// What a message is answered by at once; a subscription is answered by its feed.
-    async fn answer(&mut self, text: &str) -> Option<String> {
-        let mut members = match strict::parse_within(text.as_bytes(), steps::LEVELS_MAX) {
-            Ok(Value::Object(members)) => members,
-            Ok(_) => return Some(error(None, &Problem::bad("bad-request", "a message is a JSON object"))),
-            Err(fault) => return Some(error(id_in(text).as_deref(), &fault.into())),
+    async fn answer(&mut self, text: Utf8Bytes) -> Option<String> {
+        let read = |text: &[u8]| strict::parse_within(text, steps::LEVELS_MAX);
+        let mut members = match self.api.workers.parse(&self.caller, text.clone().into(), read).await {
+            Ok(Ok(Value::Object(members))) => members,
+            Ok(Ok(_)) => return Some(error(None, &Problem::bad("bad-request", "a message is a JSON object"))),
+            Ok(Err(fault)) => return Some(error(id_in(&text).as_deref(), &fault.into())),
+            Err(problem) => return Some(error(id_in(&text).as_deref(), &problem)),
         };
         let id = match members.remove("id") {
             None => None,
