@@ -33,7 +33,7 @@ pub async fn put(State(api): State<Api>, doc: DocPath, pass: Pass, request: Requ
     let patience = api.patience(&parts.uri).await?;
     if extract::media_type(headers) == "text/plain" {
         let body = extract::body(&api, &parts, body).await?;
-        return text_docs::put(&api, doc.key(), headers, &body, patience).await;
+        return text_docs::put(&api, (doc.key(), &Caller::of_request(&parts, &api)), headers, &body, patience).await;
     }
     json_only(headers)?;
     let value = json::canonical(&extract::body(&api, &parts, body).await?)?;
@@ -73,7 +73,7 @@ pub async fn patch(State(api): State<Api>, doc: DocPath, pass: Pass, request: Re
         && let Some(delta) = json::parse(text.as_bytes()).ok().filter(text_docs::looks_like_delta)
         && is_text(&api, &doc).await? == Some(true)
     {
-        return text_docs::patch(&api, doc, headers, &delta, patience).await;
+        return text_docs::patch(&api, (doc, &Caller::of_request(&parts, &api)), headers, &delta, patience).await;
     }
     let mut guards = conditions(headers, &doc)?;
     // A patch says what to change, so at its place there must be something to change: without this guard, a merge that
