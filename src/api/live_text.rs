@@ -22,7 +22,7 @@ use super::{
     Problem,
     rates::Caller,
     text_docs::unread,
-    texts::{SETTLE, Texts},
+    texts::{SETTLE, SLOW, Texts},
 };
 use crate::{
     document::{
@@ -46,7 +46,7 @@ const LIGHT_STEPS: usize = 1 << 15;
 /// Bytes of memory that a part of a text takes beside its content.
 const PART_BYTES: usize = 512;
 /// Time beyond the usual that the edits of a text may take in all. Half of what a reader has, whose machine may be slower.
-const EXCESS_MAX: Duration = Duration::from_secs(1);
+const EXCESS_MAX: Duration = Duration::from_secs(2);
 /// After so long a text that could not take in its news tries again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -164,9 +164,9 @@ impl Held {
         self.mark.as_ref().map(|mark| Version::of(mark.as_str()))
     }
 
-    /// Takes in what came to it. If it cannot, it is to be worked out again.
+    /// Takes in what came to it. If it cannot, or that takes long, it is to be worked out again.
     fn take_told(&mut self, live: &Live) {
-        let mut allowance = CpuTime::for_text();
+        let mut allowance = CpuTime::short();
         for (place, ops) in mem::take(&mut self.told) {
             if place < self.place {
                 continue;
@@ -285,11 +285,12 @@ impl Live {
         let texts = self.texts.upgrade().ok_or(Stopped)?;
         let followed = texts.followed();
         self.fill(&mut held).await?;
-        if !held.stale && !held.told.is_empty() {
-            held = self.take_in(held, caller).await?;
-        }
-        if held.stale {
-            self.renew(&mut held, caller).await?;
+        while held.stale || !held.told.is_empty() {
+            if held.stale {
+                self.renew(&mut held, caller).await?;
+            } else {
+                held = self.take_in(held, caller).await?;
+            }
         }
         // All up to there was told.
         held.place = held.place.max(followed);
@@ -352,12 +353,12 @@ impl Live {
         caller: Option<&Caller>,
         work: impl FnOnce(&mut Held) -> T + Send + 'static,
     ) -> Result<(HeldGuard, T), Problem> {
-        let texts = self.texts.upgrade().ok_or(Stopped)?;
+        let (texts, is_slow) = (self.texts.upgrade().ok_or(Stopped)?, held.excess > SLOW);
         let work = move || {
             let done = work(&mut held);
             (held, done)
         };
-        texts.turns().run(caller, work).await
+        if is_slow { texts.turns().run_slowly(caller, work).await } else { texts.turns().run(caller, work).await }
     }
 
     /// What one who has this state vector lacks; all for an empty one.
@@ -533,16 +534,22 @@ impl Live {
                 return Err(problem);
             }
         };
+        let vector = held.prose.vector();
+        let news = move || {
+            let news = loaded.prose.encode(&vector);
+            (loaded, news)
+        };
+        let (loaded, news) = texts.turns().run(caller, news).await?;
         // What is under way is not in it yet.
         let holds = held.under_way > 0 || loaded.prose.holds(held.prose.clocks());
         let goes_on = holds && (loaded.mark.is_some() || held.mark.is_none());
-        let told = match loaded.prose.encode(&held.prose.vector()) {
+        let told = match news {
             Ok(update) if goes_on => News::Update(update.into()),
             _ => News::Gone,
         };
-        let (told_before, filled) = (mem::take(&mut held.told), held.filled);
-        *held = Held { told: told_before, filled, ..loaded };
-        held.take_told(self);
+        // Of what it was told, all that came before it was loaded is passed over.
+        let (before, filled) = (mem::take(&mut held.told), held.filled);
+        *held = Held { told: before, filled, ..loaded };
         let _ = self.news.send(told);
         Ok(())
     }

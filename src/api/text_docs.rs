@@ -27,7 +27,6 @@ use crate::{
         delta::{Step, difference, parse_delta},
         prose::{Allowance, Prose, Unfit},
     },
-    node::CpuTime,
     op::{Command, DocKey, Edit, Guard},
     replica::{Draft, Replica},
 };
@@ -62,11 +61,7 @@ pub async fn get(
             };
             let source = api.read(look).await?;
             let source = source?.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
-            let read = move || {
-                let mut allowance = CpuTime::for_text();
-                reading(&source.prose_within(&doc, &mut allowance)?, &mut allowance)
-            };
-            (api.workers.run(caller, read).await?.map_err(|unfit| unread(&unfit))?, view)
+            (api.texts.read_source((&doc, source), caller, reading).await?, view)
         }
     };
     let kind = if as_delta { "application/json" } else { "text/plain; charset=utf-8" };
@@ -94,11 +89,13 @@ pub async fn put(
     let text = str::from_utf8(body).map_err(|_| Problem::bad("bad-request", "text/plain is UTF-8 here"))?.to_string();
     let guards = docs::conditions(headers, &doc)?;
     if is_text(api, &doc).await? == Some(false) {
-        return replace(api, doc, guards, text, patience).await;
+        return replace(api, (doc, caller), guards, text, patience).await;
     }
     let live = match settled(api, &doc, caller).await {
         // It cannot be edited: it begins again.
-        Err(problem) if problem.is("unreadable-text") => return replace(api, doc, guards, text, patience).await,
+        Err(problem) if problem.is("unreadable-text") => {
+            return replace(api, (doc, caller), guards, text, patience).await;
+        }
         live => live?,
     };
     let edited = live.edit(caller, guards, move |prose| Ok(difference(&prose.plain()?, &text))).await;
@@ -108,13 +105,14 @@ pub async fn put(
 /// Puts a text in the place of a JSON document.
 async fn replace(
     api: &Api,
-    doc: DocKey<'static>,
+    (doc, caller): (DocKey<'static>, &Caller),
     guards: Vec<Guard<'static>>,
     text: String,
     patience: Patience,
 ) -> Result<Response, Problem> {
     let steps = [Step::Insert(text, None)];
-    let update = Prose::default().edit(fastrand::u32(1..), &steps).map_err(|unfit| problem_of(&unfit))?;
+    let work = move || Prose::default().edit(fastrand::u32(1..), &steps);
+    let update = api.workers.run(caller, work).await?.map_err(|unfit| problem_of(&unfit))?;
     let edit = Edit { creates: true, update: update.unwrap_or_else(|| vec![0, 0]).into() };
     let commands = vec![Command::Delete(doc.clone()), Command::Text(doc, edit)];
     let waited = docs::write(api, Draft { key: None, guards, commands, present: false }, patience).await?;

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     document::{
         Edited, Text,
-        prose::{Prose, Source, Unfit, is_prose},
+        prose::{Allowance, Prose, Source, Unfit, is_prose},
     },
     node::{CpuTime, Node, Published, Stopped},
     op::DocKey,
@@ -48,6 +48,8 @@ const MEMORY_PART: usize = 8;
 const CALLER_PART: usize = 4;
 /// The ceiling of a node that has none.
 const MEMORY_USUAL: usize = 2 << 30;
+/// What takes longer beyond the usual is done in the line of slow work.
+pub(super) const SLOW: Duration = Duration::from_millis(100);
 /// Most texts that are known to take too much work.
 const COSTLY_MAX: usize = 1_024;
 
@@ -62,10 +64,12 @@ pub struct Texts {
     costly: Mutex<HashMap<DocKey<'static>, Text>>,
 }
 
-/// Threads for the work on texts: clients take turns, and what nobody waits for has one of its own.
+/// Threads for the work on texts: clients take turns, and what the node does by itself has one of its own. What may take seconds waits
+/// in another line than what takes a part of one, so that nobody waits long for a usual text.
 #[derive(Clone)]
 pub(super) struct Turns {
-    workers: Workers,
+    usual: Workers,
+    slow: Workers,
     own: Arc<Semaphore>,
 }
 
@@ -98,7 +102,7 @@ impl Drop for Opened {
 
 impl Turns {
     fn new() -> Turns {
-        Turns { workers: Workers::default(), own: Arc::new(Semaphore::new(1)) }
+        Turns { usual: Workers::default(), slow: Workers::new(1), own: Arc::new(Semaphore::new(1)) }
     }
 
     /// Does work on a thread, in the turn of a client, or in one of the node's own.
@@ -108,7 +112,7 @@ impl Turns {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Problem> {
         if let Some(caller) = caller {
-            return self.workers.run(caller, work).await;
+            return self.usual.run(caller, work).await;
         }
         let turn = Arc::clone(&self.own).acquire_owned().await.map_err(|_| Stopped)?;
         let done = spawn_blocking(move || {
@@ -117,6 +121,15 @@ impl Turns {
             value
         });
         Ok(done.await.map_err(|_| Stopped)?)
+    }
+
+    /// The same for work that may take seconds.
+    pub(super) async fn run_slowly<T: Send + 'static>(
+        &self,
+        caller: Option<&Caller>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.slow.run(caller.unwrap_or(&Caller::Other), work).await
     }
 }
 
@@ -327,13 +340,37 @@ impl Texts {
         source: Source,
         caller: Option<&Caller>,
     ) -> Result<Result<(Prose, Duration), Unfit>, Problem> {
-        let doc = doc.clone();
-        let work = move || {
-            let mut allowance = CpuTime::for_text();
-            let prose = source.prose_within(&doc, &mut allowance)?;
-            Ok((prose, allowance.excess()))
+        let source = Arc::new((doc.clone(), source));
+        let work = |within: fn() -> CpuTime| {
+            let source = Arc::clone(&source);
+            move || {
+                let (mut allowance, (doc, source)) = (within(), &*source);
+                let prose = source.prose_within(doc, &mut allowance)?;
+                Ok((prose, allowance.excess()))
+            }
         };
-        self.turns.run(caller, work).await
+        match self.turns.run(caller, work(CpuTime::short)).await? {
+            Err(Unfit::Exhausted) => self.turns.run_slowly(caller, work(CpuTime::for_text)).await,
+            worked_out => Ok(worked_out),
+        }
+    }
+
+    /// Reads a text as it was, from what it was made of.
+    pub async fn read_source<T: Send + 'static>(
+        &self,
+        (doc, source): (&DocKey<'static>, Source),
+        caller: &Caller,
+        reading: impl FnOnce(&Prose, &mut dyn Allowance) -> Result<T, Unfit> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let worked_out = self.work_out(doc, source, Some(caller)).await?;
+        let (prose, excess) = worked_out.map_err(|unfit| unread(&unfit))?;
+        let work = move || reading(&prose, &mut CpuTime::for_text());
+        let read = if excess > SLOW {
+            self.turns.run_slowly(Some(caller), work).await?
+        } else {
+            self.turns.run(Some(caller), work).await?
+        };
+        read.map_err(|unfit| unread(&unfit))
     }
 
     fn known_costly(&self) -> MutexGuard<'_, HashMap<DocKey<'static>, Text>> {

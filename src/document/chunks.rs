@@ -256,7 +256,7 @@ fn write_deletions(update: &mut Vec<u8>, deletions: BTreeMap<u64, Vec<(u64, u64)
 }
 
 /// A number as the encoding has it.
-fn write(update: &mut Vec<u8>, mut number: u64) {
+pub(super) fn write(update: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         update.push(number as u8 | 0x80);
         number >>= 7;

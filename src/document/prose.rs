@@ -12,15 +12,12 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use yrs::{
     Any, Doc, GetString, OffsetKind, Options, Out, ReadTxn, StateVector, Text as _, TextRef, Transact, Update,
-    any::Number,
-    block::ClientID,
-    types::text::YChange,
-    updates::{decoder::Decode, encoder::Encode},
+    any::Number, block::ClientID, types::text::YChange, updates::decoder::Decode,
 };
 
 use super::{
     Text,
-    chunks::{Chunk, Chunks, STEPS_MAX, joined},
+    chunks::{Chunk, Chunks, STEPS_MAX, joined, write},
     delta::{Step, apply_delta, check_delta},
     pieces::{Piece, Pieces},
     update::{Clocks, LaidOpen, Malformed, Shape},
@@ -41,6 +38,8 @@ pub const ROOT: &str = "text";
 /// some time for each.
 const BATCH: usize = 64;
 const TRANSACTION_PARTS: usize = 256;
+/// The parts of a text are counted again after so many more, and once they are about twice as many.
+const COUNT_EVERY: usize = 4_096;
 /// So many updates are kept one by one at the horizon before they are merged.
 const PARTS_MAX: usize = 64;
 /// What begins the mark of a text document: no JSON does.
@@ -298,6 +297,8 @@ pub struct Prose {
     bytes: usize,
     /// About how many parts its encoding has.
     parts: usize,
+    /// How many it had when they were counted last.
+    counted: usize,
 }
 
 impl fmt::Debug for Prose {
@@ -326,7 +327,7 @@ impl Prose {
             cleanup_formatting: false,
             ..Options::with_client_id(client)
         };
-        Prose { doc: Doc::with_options(options), clocks: Clocks::new(), bytes: 0, parts: 0 }
+        Prose { doc: Doc::with_options(options), clocks: Clocks::new(), bytes: 0, parts: 0, counted: 0 }
     }
 
     /// What these come to; none if the library gives up over one of them.
@@ -371,10 +372,9 @@ impl Prose {
         allowance: &mut dyn Allowance,
     ) -> Result<Option<Vec<u8>>, Unfit> {
         let before = (self.clocks.clone(), self.bytes, self.parts);
-        let admitted: Result<Vec<Vec<Chunk>>, Unfit> = updates.iter().map(|update| self.admit(update)).collect();
-        let admitted = admitted.inspect_err(|_| (self.clocks, self.bytes, self.parts) = before)?;
-        let mut made = Vec::new();
-        self.put_in(admitted.into_iter().flatten().collect(), allowance, Some(&mut made))?;
+        // Nobody was told of what was put in of it.
+        let put = self.put_all_in(updates, allowance);
+        let made = put.inspect_err(|_| (self.clocks, self.bytes, self.parts) = before)?;
         if made.is_empty() {
             return Ok(None);
         }
@@ -382,6 +382,16 @@ impl Prose {
         let new = joined(&made).map_err(|_| Unfit::Broken)?;
         let shape = Shape::of(&new).map_err(|_| Unfit::Broken)?;
         Ok((!shape.is_empty()).then_some(new))
+    }
+
+    /// Puts updates in, if all of them fit, and returns what is new in each transaction.
+    fn put_all_in(&mut self, updates: &[Vec<u8>], allowance: &mut dyn Allowance) -> Result<Vec<Vec<u8>>, Unfit> {
+        let (mut chunks, mut made) = (Vec::new(), Vec::new());
+        for update in updates {
+            chunks.extend(self.admit(update)?);
+        }
+        self.put_in(chunks, allowance, Some(&mut made))?;
+        Ok(made)
     }
 
     /// Reads an update that fits, as if it were in; it is to be put in before anything else is.
@@ -430,7 +440,19 @@ impl Prose {
             });
             put.flatten().ok_or(Unfit::Broken)??;
         }
+        if self.parts > 2 * self.counted + COUNT_EVERY {
+            self.count()?;
+        }
         if allowance.allows(asked_after) { Ok(()) } else { Err(Unfit::Exhausted) }
+    }
+
+    /// Counts what its encoding has: what was typed character by character has become one part.
+    fn count(&mut self) -> Result<(), Unfit> {
+        let state = self.encode(&[])?;
+        self.bytes = state.len();
+        self.parts = Shape::of(&state).map_err(|_| Unfit::Broken)?.parts();
+        self.counted = self.parts;
+        Ok(())
     }
 
     /// Whether there is room for these updates.
@@ -441,9 +463,7 @@ impl Prose {
             parts += Shape::of(update).map_err(Unfit::Malformed)?.parts();
         }
         if self.bytes + bytes > TEXT_BYTES_MAX || self.parts + parts > TEXT_PARTS_MAX {
-            let state = self.encode(&[])?;
-            self.bytes = state.len();
-            self.parts = Shape::of(&state).map_err(|_| Unfit::Broken)?.parts();
+            self.count()?;
         }
         match (self.bytes + bytes > TEXT_BYTES_MAX, self.parts + parts > TEXT_PARTS_MAX) {
             (true, _) => Err(Unfit::TooLarge),
@@ -502,7 +522,10 @@ impl Prose {
 
     /// Its state vector, encoded.
     pub fn vector(&self) -> Vec<u8> {
-        self.doc.transact().state_vector().encode_v1()
+        let mut vector = Vec::new();
+        write(&mut vector, self.clocks.len() as u64);
+        self.clocks.iter().flat_map(|(client, clock)| [client, clock]).for_each(|number| write(&mut vector, *number));
+        vector
     }
 
     /// The text, without its marks and embeds.

@@ -12,44 +12,56 @@ use crate::document::prose::Allowance;
 
 /// Time for an edit, and for all edits of a text that is worked out, beside that for their parts.
 const EDIT: Duration = Duration::from_millis(250);
-const TEXT: Duration = Duration::from_secs(2);
+const TEXT: Duration = Duration::from_secs(4);
 /// Time for each part: several times what it takes on a usual machine. A program without optimisation takes more.
-const PART: Duration = Duration::from_micros(if cfg!(debug_assertions) { 500 } else { 50 });
+const PART: Duration = Duration::from_micros(if cfg!(debug_assertions) { 200 } else { 20 });
+/// Time that is short, whatever the parts are.
+const SHORT: Duration = Duration::from_millis(100);
 
 /// Processor time of one thread, on which it is made and asked.
 #[derive(Debug)]
 pub struct CpuTime {
     began: Duration,
     most: Duration,
+    for_each: Duration,
     parts: usize,
 }
 
 impl CpuTime {
     /// For one edit.
     pub fn for_edit() -> CpuTime {
-        CpuTime::new(EDIT)
+        CpuTime::new(EDIT, PART)
     }
 
     /// To work a text out from its updates.
     pub fn for_text() -> CpuTime {
-        CpuTime::new(TEXT)
+        CpuTime::new(TEXT, PART)
     }
 
-    fn new(most: Duration) -> CpuTime {
-        CpuTime { began: of_thread(), most, parts: 0 }
+    /// For what others wait for, and is done with more time in another place if this is too little.
+    pub fn short() -> CpuTime {
+        CpuTime::new(SHORT, Duration::ZERO)
     }
 
-    /// The time so far beyond that for the parts.
+    fn new(most: Duration, for_each: Duration) -> CpuTime {
+        CpuTime { began: of_thread(), most, for_each, parts: 0 }
+    }
+
+    /// The time so far beyond the usual for the parts.
     pub fn excess(&self) -> Duration {
+        self.beyond(PART)
+    }
+
+    fn beyond(&self, for_each: Duration) -> Duration {
         let parts = u32::try_from(self.parts).unwrap_or(u32::MAX);
-        of_thread().saturating_sub(self.began).saturating_sub(PART.saturating_mul(parts))
+        of_thread().saturating_sub(self.began).saturating_sub(for_each.saturating_mul(parts))
     }
 }
 
 impl Allowance for CpuTime {
     fn allows(&mut self, parts: usize) -> bool {
         self.parts += parts;
-        self.excess() <= self.most
+        self.beyond(self.for_each) <= self.most
     }
 }
 
@@ -65,7 +77,7 @@ mod tests {
 
     #[test]
     fn time_for_the_parts_does_not_count() {
-        let mut none = CpuTime::new(Duration::ZERO);
+        let mut none = CpuTime::new(Duration::ZERO, PART);
         let mut sum = 0_u64;
         while of_thread() == none.began {
             sum = std::hint::black_box(sum + 1);
