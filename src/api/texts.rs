@@ -423,8 +423,8 @@ impl Problem {
 
     /// 500 for a text whose updates the library cannot read, or not in the time that a text has.
     pub fn unreadable_text() -> Problem {
-        let detail = "this text cannot be worked out from its updates, or only with very much work: GET …/history shows them; PUT it \
-                      as text/plain, which begins it again, or DELETE it";
+        let detail = "this text takes too much work to read, or cannot be read: PUT it as text/plain to begin it again, or DELETE it; \
+                      GET …/history shows its edits";
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable-text", detail)
     }
 }

@@ -268,8 +268,7 @@ impl fmt::Display for Unfit {
             Unfit::TooLarge => write!(f, "a text may have at most {TEXT_BYTES_MAX} bytes, with its history: split it"),
             Unfit::TooManyParts => write!(
                 f,
-                "a text may have at most {TEXT_PARTS_MAX} parts, of which each edit at another place adds some: split it, or begin it \
-                 again: GET it as text/plain, DELETE it, PUT it"
+                "a text may have at most {TEXT_PARTS_MAX} parts: split it, or GET, DELETE and PUT it to begin it again"
             ),
             Unfit::LongDelta => write!(
                 f,
@@ -279,9 +278,9 @@ impl fmt::Display for Unfit {
             Unfit::TooCostly => f.write_str(
                 "the delta takes too much work on this text: send it as several, of fewer steps or attributes",
             ),
+            // A close code has room for no more than this.
             Unfit::Exhausted => f.write_str(
-                "the edit takes too much work on this text, where very many edits have met at one place: send it in smaller parts, or \
-                 begin the text again: GET it as text/plain, DELETE it, PUT it",
+                "the edit takes too much work on this text: send smaller edits, or GET, DELETE and PUT it to begin it again",
             ),
             Unfit::Delta(why) => f.write_str(why),
             Unfit::Broken => f.write_str("this update cannot be put in"),
