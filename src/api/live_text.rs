@@ -40,9 +40,11 @@ use crate::{
 const NEWS_MAX: usize = 256;
 /// Edits, and bytes of them, that wait until the text takes them in. Past that they are looked up in the ring.
 const INBOX_MAX: (usize, usize) = (1_024, 4 << 20);
-/// Work on a text of so many bytes, or of so many parts times those of an edit, is done at once: a few milliseconds at the most.
+/// An edit of so many bytes, and of so many parts times those of the text, is done at once on a text of so many parts: that takes a
+/// few milliseconds at the most. So is a read of so many bytes.
 const LIGHT_BYTES: usize = 16 << 10;
 const LIGHT_STEPS: usize = 1 << 15;
+const LIGHT_PARTS: usize = 4_096;
 /// Bytes of memory that a part of a text takes beside its content.
 const PART_BYTES: usize = 512;
 /// Time beyond the usual that the edits of a text may take in all. Half of what a reader has, whose machine may be slower.
@@ -149,7 +151,8 @@ impl Held {
 
     /// Whether an edit of so many bytes and parts takes no time to speak of.
     fn takes_lightly(&self, bytes: usize, parts: usize) -> bool {
-        bytes <= LIGHT_BYTES && self.prose.parts().max(1) * parts <= LIGHT_STEPS
+        let held = self.prose.parts();
+        bytes <= LIGHT_BYTES && held <= LIGHT_PARTS && held.max(1) * parts <= LIGHT_STEPS
     }
 
     fn is_light(&self) -> bool {

@@ -6,7 +6,7 @@
 //! look like. What they come to is worked out by those who read it, outside the fold, as a [`Prose`]: in stamp order, an
 //! update whose foundations are gone (its text was deleted by a concurrent op) being left out.
 
-use std::{borrow::Cow, fmt, panic::AssertUnwindSafe, sync::Arc};
+use std::{borrow::Cow, fmt, mem, panic::AssertUnwindSafe, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -32,6 +32,8 @@ pub const TEXT_BYTES_MAX: usize = 2 << 20;
 /// Most parts of a text document: structs and ranges of deletions of its Yjs encoding. Kept as [`TEXT_BYTES_MAX`] is. The work of
 /// an edit and the memory of a text grow with them.
 pub const TEXT_PARTS_MAX: usize = 1 << 16;
+/// Most parts of a text that is worked out: members that keep no bound, or several sides of a partition, may pass the one above.
+const READ_PARTS_MAX: usize = 4 * TEXT_PARTS_MAX;
 /// The root that is read as a document's text, if there is one of this name; else the only root there is.
 pub const ROOT: &str = "text";
 /// Updates that are read before they are put in, and parts that are put in with one transaction: what it tidies up at its end takes
@@ -342,21 +344,28 @@ impl Prose {
         updates: impl Iterator<Item = &'u [u8]>,
         allowance: &mut dyn Allowance,
     ) -> Result<(), Unfit> {
-        let mut updates = updates.peekable();
-        while updates.peek().is_some() {
-            let mut batch = Vec::new();
-            let mut parts = 0;
-            for update in updates.by_ref().take(BATCH) {
-                let chunks = self.admit(update).unwrap_or_default();
-                parts += chunks.iter().map(|chunk| chunk.parts).sum::<usize>();
-                batch.extend(chunks);
-                if parts >= TRANSACTION_PARTS {
-                    break;
-                }
+        let (mut batch, mut parts) = (Vec::new(), 0);
+        for (at, update) in updates.enumerate() {
+            let mut admitted = self.admit(update);
+            if admitted == Err(Unfit::Exhausted) {
+                // It may have fewer parts than were counted, once all before it is in.
+                self.put_in(mem::take(&mut batch), allowance, None)?;
+                self.count()?;
+                admitted = self.admit(update);
             }
-            self.put_in(batch, allowance, None)?;
+            let chunks = match admitted {
+                Err(Unfit::Exhausted) => return Err(Unfit::Exhausted),
+                // It does not fit.
+                chunks => chunks.unwrap_or_default(),
+            };
+            parts += chunks.iter().map(|chunk| chunk.parts).sum::<usize>();
+            batch.extend(chunks);
+            if parts >= TRANSACTION_PARTS || at % BATCH == BATCH - 1 {
+                self.put_in(mem::take(&mut batch), allowance, None)?;
+                parts = 0;
+            }
         }
-        Ok(())
+        self.put_in(batch, allowance, None)
     }
 
     /// Puts in what an editor sent, one update or several, and returns what is new in it as one: none if nothing is.
@@ -401,13 +410,17 @@ impl Prose {
             return Err(Unfit::Early);
         }
         let chunks = chunks.cut(&self.clocks, self.parts + shape.parts()).map_err(Unfit::Malformed)?;
+        let new: usize = chunks.iter().map(|chunk| chunk.parts).sum();
+        if self.parts + new > READ_PARTS_MAX {
+            return Err(Unfit::Exhausted);
+        }
         let decodes = |chunk: &Chunk| guarded(|| Update::decode_v1(&chunk.update).is_ok()).unwrap_or_default();
         if !chunks.iter().all(decodes) {
             return Err(Unfit::Malformed(Malformed::Form));
         }
         shape.add_to(&mut self.clocks);
         self.bytes += update.len();
-        self.parts += chunks.iter().map(|chunk| chunk.parts).sum::<usize>();
+        self.parts += new;
         Ok(chunks)
     }
 
@@ -430,7 +443,7 @@ impl Prose {
                     parts += chunk.parts;
                     asked_after += chunk.parts;
                     let steps = asked_after * self.parts;
-                    if steps >= STEPS_MAX && !allowance.allows(std::mem::take(&mut asked_after)) {
+                    if steps >= STEPS_MAX && !allowance.allows(mem::take(&mut asked_after)) {
                         return Some(Err(Unfit::Exhausted));
                     }
                 }
@@ -919,6 +932,19 @@ mod tests {
             let told = Prose::of([&*first, &*second].into_iter()).unwrap();
             assert_eq!(told.encode(&[]), whole.encode(&[]));
         }
+    }
+
+    #[test]
+    fn a_text_of_far_more_parts_than_may_be_is_not_worked_out() {
+        let mut prose = Prose::default();
+        prose.absorb([&*run(20)].into_iter(), &mut Unbounded).unwrap();
+        // What was counted too high is counted again.
+        prose.parts = READ_PARTS_MAX;
+        prose.absorb([&*crowd(10)].into_iter(), &mut Unbounded).unwrap();
+        assert_eq!(prose.plain().map(|text| text.len()), Ok(30));
+        let many = [run(READ_PARTS_MAX + 3), crowd(READ_PARTS_MAX)];
+        let absorbed = Prose::default().absorb(many.iter().map(|update| &**update), &mut Unbounded);
+        assert_eq!(absorbed, Err(Unfit::Exhausted));
     }
 
     #[test]
