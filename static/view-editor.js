@@ -13,6 +13,7 @@ const OTHERS_SHOWN_MAX = 8;
 export const NO_TEXT = 4409;
 export const GONE = 4410;
 const TOO_LARGE = 4413;
+const TOO_COSTLY = 4422;
 
 export function editorState({ link, unsaved }) {
   const unsavedWords = unsaved > 0 ? `, ${unsaved.toLocaleString("en")} unsaved` : "";
@@ -85,7 +86,10 @@ export function refusal({ code, reason }, { collection, id }, there, failure) {
   if (code === GONE) {
     return notice([target, " was deleted. What it read last stands below, for you to copy."], button("put-back", "Put it back"), button("reopen", "Begin anew"));
   }
-  const advice = code === TOO_LARGE ? " Copy what you need from below, then open it again and shorten it." : "";
+  const advice = {
+    [TOO_LARGE]: " Copy what you need from below, then open it again and shorten it.",
+    [TOO_COSTLY]: " Copy what you need from below, then delete the text and begin it again.",
+  }[code] ?? "";
   return notice(["The node refused ", target, `: ${reason}.${advice}`.replace("..", ".")], button("reopen", "Open it again"));
 }
 

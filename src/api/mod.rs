@@ -21,6 +21,7 @@ mod history;
 mod kinds;
 mod limits;
 mod listing;
+mod live_text;
 mod log;
 mod look;
 mod meters;

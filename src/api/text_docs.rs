@@ -14,17 +14,18 @@ use serde_json::{Value, json};
 
 use super::{
     Api, Problem, docs, extract,
+    live_text::{Edition, Live, Refusal},
     past::When,
     rates::Caller,
     shape,
-    texts::{Edition, Live, Refusal, is_text},
+    texts::{Opened, is_text},
     wait::Patience,
 };
 use crate::{
     document::{
         View,
         delta::{Step, difference, parse_delta},
-        prose::{Prose, Unfit},
+        prose::{Allowance, Prose, Unfit},
     },
     op::{Command, DocKey, Edit, Guard},
     replica::{Draft, Replica},
@@ -42,13 +43,13 @@ pub async fn get(
     (view, frontier): (View, u64),
 ) -> Result<Response, Problem> {
     let as_delta = prefers_delta(headers);
-    let reading = move |prose: &Prose| {
-        if as_delta { prose.delta().map(|ops| format!("{{\"ops\":{ops}}}")) } else { prose.plain() }
+    let reading = move |prose: &Prose, allowance: &mut dyn Allowance| {
+        if as_delta { prose.delta_within(allowance).map(|ops| format!("{{\"ops\":{ops}}}")) } else { prose.plain() }
     };
     let (text, view) = match when {
         When::Now => {
             api.texts.reach(api.read(|replica| replica.state().edits().end()).await?).await;
-            let (text, mark) = api.texts.open(&doc).await?.read(reading).await?;
+            let (text, mark) = api.texts.open(&doc, caller).await?.read(caller, reading).await?;
             let mark = mark.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
             (text, View { text: mark, ..view })
         }
@@ -60,8 +61,7 @@ pub async fn get(
             };
             let source = api.read(look).await?;
             let source = source?.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
-            let read = move || reading(&source.prose(&doc).ok_or(Unfit::Broken)?);
-            (api.workers.run(caller, read).await?.map_err(|unfit| unread(&unfit))?, view)
+            (api.texts.read_source((&doc, source), caller, reading).await?, view)
         }
     };
     let kind = if as_delta { "application/json" } else { "text/plain; charset=utf-8" };
@@ -91,9 +91,15 @@ pub async fn put(
     if is_text(api, &doc).await? == Some(false) {
         return replace(api, (doc, caller), guards, text, patience).await;
     }
-    let live = settled(api, &doc).await?;
-    let edited = live.edit(guards, |prose| Ok(difference(&prose.plain()?, &text))).await;
-    answer(api, (&doc, caller), edited, patience).await
+    let live = match settled(api, &doc, caller).await {
+        // It cannot be edited: it begins again.
+        Err(problem) if problem.is("unreadable-text") => {
+            return replace(api, (doc, caller), guards, text, patience).await;
+        }
+        live => live?,
+    };
+    let edited = live.edit(caller, guards, move |prose| Ok(difference(&prose.plain()?, &text))).await;
+    answer(api, &live, caller, edited, patience).await
 }
 
 /// Puts a text in the place of a JSON document.
@@ -105,7 +111,8 @@ async fn replace(
     patience: Patience,
 ) -> Result<Response, Problem> {
     let steps = [Step::Insert(text, None)];
-    let update = Prose::default().edit(fastrand::u32(1..), &steps).map_err(|unfit| problem_of(&unfit))?;
+    let work = move || Prose::default().edit(fastrand::u32(1..), &steps);
+    let update = api.workers.run(caller, work).await?.map_err(|unfit| problem_of(&unfit))?;
     let edit = Edit { creates: true, update: update.unwrap_or_else(|| vec![0, 0]).into() };
     let commands = vec![Command::Delete(doc.clone()), Command::Text(doc, edit)];
     let waited = docs::write(api, caller, Draft { key: None, guards, commands, present: false }, patience).await?;
@@ -127,9 +134,9 @@ pub async fn patch(
         return Err(Problem::new(StatusCode::PRECONDITION_REQUIRED, "version-needed", detail));
     }
     let steps = parse_delta(delta).map_err(|unfit| problem_of(&unfit))?;
-    let live = settled(api, &doc).await?;
-    let edited = live.edit(guards, |_| Ok(steps)).await;
-    answer(api, (&doc, caller), edited, patience).await
+    let live = settled(api, &doc, caller).await?;
+    let edited = live.edit(caller, guards, move |_| Ok(steps)).await;
+    answer(api, &live, caller, edited, patience).await
 }
 
 /// Whether a JSON body may be a delta.
@@ -138,14 +145,15 @@ pub fn looks_like_delta(body: &Value) -> bool {
 }
 
 /// A text as this node holds it now.
-async fn settled(api: &Api, doc: &DocKey<'static>) -> Result<Arc<Live>, Problem> {
+async fn settled(api: &Api, doc: &DocKey<'static>, caller: &Caller) -> Result<Opened, Problem> {
     api.texts.reach(api.read(|replica| replica.state().edits().end()).await?).await;
-    api.texts.open(doc).await
+    api.texts.open(doc, caller).await
 }
 
 async fn answer(
     api: &Api,
-    (doc, caller): (&DocKey<'static>, &Caller),
+    live: &Arc<Live>,
+    caller: &Caller,
     edited: Result<Edition, Refusal>,
     patience: Patience,
 ) -> Result<Response, Problem> {
@@ -153,11 +161,11 @@ async fn answer(
         Ok(Some(receipt)) => receipt.await.map_err(|_| crate::node::Stopped)?,
         Ok(None) => {
             // It reads so already.
-            let DocKey { collection, id } = doc.clone();
+            let DocKey { collection, id } = live.doc().clone();
             let look =
                 move |replica: &Replica| replica.state().get(&collection, &id).map(|view| (view, replica.frontier()));
             let (view, frontier) =
-                api.read(look).await?.ok_or_else(|| Problem::no_document(&doc.collection, &doc.id))?;
+                api.read(look).await?.ok_or_else(|| Problem::no_document(&live.doc().collection, &live.doc().id))?;
             return Ok((shape::describing(&view, frontier), Json(json!({ "unchanged": true }))).into_response());
         }
         Err(Refusal::Problem(problem)) => return Err(problem),
@@ -167,9 +175,7 @@ async fn answer(
     let receipt = match receipt {
         Ok(receipt) => receipt,
         Err(refused) => {
-            if let Ok(live) = api.texts.open(doc).await {
-                live.on_refused().await;
-            }
+            live.on_refused(caller).await;
             return Err(refused.into());
         }
     };
@@ -188,8 +194,10 @@ fn changed(version: Option<String>, text: String) -> Problem {
 
 fn problem_of(unfit: &Unfit) -> Problem {
     match unfit {
-        Unfit::TooLarge | Unfit::LongDelta => Problem::too_large(unfit.to_string()),
-        Unfit::TooCostly => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "too-costly", unfit.to_string()),
+        Unfit::TooLarge | Unfit::TooManyParts | Unfit::LongDelta => Problem::too_large(unfit.to_string()),
+        Unfit::TooCostly | Unfit::Exhausted => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "too-costly", unfit.to_string())
+        }
         Unfit::Delta(_) => Problem::bad("bad-delta", unfit.to_string()),
         Unfit::Malformed(_) | Unfit::Early | Unfit::Broken => Problem::bad("bad-update", unfit.to_string()),
     }

@@ -55,7 +55,8 @@ impl Default for Workers {
 }
 
 impl Workers {
-    fn new(threads: usize) -> Workers {
+    /// So many threads.
+    pub(super) fn new(threads: usize) -> Workers {
         Workers(Arc::new(Mutex::new(Queue { free: threads, waiting: 0, clients: VecDeque::new() })))
     }
 

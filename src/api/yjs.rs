@@ -28,11 +28,12 @@ use super::{
     access::{Pass, Role, UNAUTHORIZED},
     awareness::{Awareness, Fault},
     extract::DocPath,
+    live_text::{News, Refusal},
     query::Query,
     rates::Caller,
     rooms::Rooms,
     server::Hold,
-    texts::{Live, News, Refusal},
+    texts::Opened,
     ws::{self, End},
 };
 use crate::{
@@ -51,12 +52,13 @@ const UNDER_WAY_MAX: usize = 64;
 /// Updates that came before what they build on; an editor sends that right after it was asked.
 const EARLY_MAX: (usize, usize) = (1_024, TEXT_BYTES_MAX);
 
-/// Codes upon which an editor does not come back by itself: what HTTP says with 400, 403, 409, 410 and 413.
+/// Codes upon which an editor does not come back by itself: what HTTP says with 400, 403, 409, 410, 413 and 422.
 const BAD: u16 = 4400;
 const FORBIDDEN: u16 = 4403;
 const NO_TEXT: u16 = 4409;
 const GONE: u16 = 4410;
 const TOO_LARGE: u16 = 4413;
+const TOO_COSTLY: u16 = 4422;
 
 const SYNC: u8 = 0;
 const AWARENESS: u8 = 1;
@@ -98,8 +100,9 @@ async fn run(
     mut socket: WebSocket,
     doc: DocKey<'static>,
 ) {
-    let opened = match api.texts.open(&doc).await {
-        Ok(live) => Awareness::follow(&rooms, &doc, Caller::of(&pass, whence))
+    let caller = Caller::of(&pass, whence);
+    let opened = match api.texts.open(&doc, &caller).await {
+        Ok(live) => Awareness::follow(&rooms, &doc, caller.clone())
             .await
             .map(|awareness| (live, awareness))
             .map_err(Problem::from),
@@ -113,7 +116,7 @@ async fn run(
                 awareness,
                 pings: interval_at(Instant::now() + api.limits.ping_every, api.limits.ping_every),
                 api,
-                caller: Caller::of(&pass, whence),
+                caller,
                 rests: None,
                 reads_only: pass.check_role(Role::Write).is_err(),
                 has_answered: false,
@@ -133,7 +136,7 @@ async fn run(
 
 struct Connection<'s> {
     api: Api,
-    live: Arc<Live>,
+    live: Opened,
     awareness: Awareness,
     news: broadcast::Receiver<News>,
     pass: Pass,
@@ -146,7 +149,7 @@ struct Connection<'s> {
     has_answered: bool,
     socket: &'s mut WebSocket,
     /// Updates that came before what they build on.
-    early: VecDeque<Vec<u8>>,
+    early: VecDeque<Arc<Vec<Vec<u8>>>>,
     early_bytes: usize,
     /// Receipts that are awaited, in the order of their ops.
     under_way: FuturesOrdered<oneshot::Receiver<Result<Receipt, Refused>>>,
@@ -178,7 +181,7 @@ impl Connection<'_> {
 
     /// Asks what the node lacks, and tells who is there.
     async fn begin(&mut self) -> Result<(), End> {
-        let vector = self.live.vector().await;
+        let vector = self.live.vector(&self.caller).await?;
         self.send(framed(&[SYNC, STEP_1], &vector)).await?;
         self.tell_awareness().await?;
         ws::taken(&self.api, self.socket.flush()).await
@@ -236,7 +239,7 @@ impl Connection<'_> {
                 Said::Update(update) => updates.push(update.to_vec()),
                 Said::Vector(vector) => {
                     self.edit(std::mem::take(&mut updates)).await?;
-                    let lacks = self.live.encode(vector).await.map_err(|unfit| End::of_unfit(&unfit))?;
+                    let lacks = self.live.encode(&self.caller, vector).await?;
                     self.send(framed(&[SYNC, STEP_2], &lacks)).await?;
                 }
                 Said::Awareness(states) => self.awareness.hear(states).await.map_err(End::of_fault)?,
@@ -254,8 +257,8 @@ impl Connection<'_> {
     /// is looked at once, for it takes some work.
     async fn check_unchanged(&mut self, update: &[u8], is_answer: bool) -> Result<(), End> {
         const NOTHING: [u8; 2] = [0, 0];
-        let known = update == NOTHING
-            || is_answer && !std::mem::replace(&mut self.has_answered, true) && self.live.holds(update).await;
+        let looks = is_answer && !std::mem::replace(&mut self.has_answered, true);
+        let known = update == NOTHING || looks && self.live.holds(&self.caller, update).await?;
         if known { Ok(()) } else { Err(End::new(FORBIDDEN, "your token is for reading only: the edit was not taken")) }
     }
 
@@ -268,13 +271,15 @@ impl Connection<'_> {
         if !wait.is_zero() {
             self.rests = Some(Instant::now() + wait);
         }
-        match self.live.take(&updates).await {
+        let updates = Arc::new(updates);
+        match self.live.take(&self.caller, &updates).await {
             Ok(edition) => self.under_way.extend(edition),
             Err(Refusal::Unfit(Unfit::Early)) => {
-                for update in updates {
-                    match self.live.take(std::slice::from_ref(&update)).await {
+                for update in updates.iter() {
+                    let alone = Arc::new(vec![update.clone()]);
+                    match self.live.take(&self.caller, &alone).await {
                         Ok(edition) => self.under_way.extend(edition),
-                        Err(Refusal::Unfit(Unfit::Early)) => self.keep(update)?,
+                        Err(Refusal::Unfit(Unfit::Early)) => self.keep(alone)?,
                         Err(refusal) => return Err(refusal.into()),
                     }
                 }
@@ -284,8 +289,8 @@ impl Connection<'_> {
         self.take_early().await
     }
 
-    fn keep(&mut self, update: Vec<u8>) -> Result<(), End> {
-        self.early_bytes += update.len();
+    fn keep(&mut self, update: Arc<Vec<Vec<u8>>>) -> Result<(), End> {
+        self.early_bytes += bytes_of(&update);
         self.early.push_back(update);
         if self.early.len() > EARLY_MAX.0 || self.early_bytes > EARLY_MAX.1 {
             return Err(End::new(
@@ -301,9 +306,9 @@ impl Connection<'_> {
         while left > 0 {
             let Some(update) = self.early.pop_front() else { break };
             left -= 1;
-            match self.live.take(std::slice::from_ref(&update)).await {
+            match self.live.take(&self.caller, &update).await {
                 Ok(edition) => {
-                    self.early_bytes -= update.len();
+                    self.early_bytes -= bytes_of(&update);
                     self.under_way.extend(edition);
                     left = self.early.len();
                 }
@@ -321,7 +326,7 @@ impl Connection<'_> {
         match receipt {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(refused)) => {
-                self.live.on_refused().await;
+                self.live.on_refused(&self.caller).await;
                 Err(Problem::from(refused).into())
             }
             Err(_) => Err(End::new(close_code::AWAY, "the node has stopped")),
@@ -333,7 +338,7 @@ impl Connection<'_> {
             Ok(News::Update(update)) => self.send(framed(&[SYNC, UPDATE], &update)).await,
             Ok(News::Gone) => Err(End::new(GONE, "the text was deleted or replaced: reload it")),
             Err(broadcast::error::RecvError::Lagged(_)) => {
-                let all = self.live.encode(&[]).await.map_err(|unfit| End::of_unfit(&unfit))?;
+                let all = self.live.encode(&self.caller, &[]).await?;
                 self.send(framed(&[SYNC, UPDATE], &all)).await
             }
             Err(broadcast::error::RecvError::Closed) => Err(End::new(close_code::AWAY, "the node has stopped")),
@@ -358,7 +363,11 @@ impl Connection<'_> {
 
 impl End {
     fn of_unfit(unfit: &Unfit) -> End {
-        let code = if *unfit == Unfit::TooLarge { TOO_LARGE } else { BAD };
+        let code = match unfit {
+            Unfit::TooLarge | Unfit::TooManyParts => TOO_LARGE,
+            Unfit::Exhausted => TOO_COSTLY,
+            _ => BAD,
+        };
         End::new(code, unfit.to_string())
     }
 }
@@ -391,11 +400,18 @@ impl From<Problem> for End {
             409 if problem.is("not-a-text") => NO_TEXT,
             409 => GONE,
             413 => TOO_LARGE,
+            422 => TOO_COSTLY,
+            // It does not pass by itself, unlike other faults of a node.
+            500 if problem.is("unreadable-text") => TOO_COSTLY,
             500.. => close_code::AGAIN,
             _ => BAD,
         };
         End::new(code, problem.detail().to_string())
     }
+}
+
+fn bytes_of(updates: &[Vec<u8>]) -> usize {
+    updates.iter().map(Vec::len).sum()
 }
 
 /// Reads a frame; none if it is no message.

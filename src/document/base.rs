@@ -44,6 +44,9 @@ impl State {
                 document.text_at(&key, count, &self.rejected, carry_out_again)
             };
             document.forget(&key, count, base, &self.rejected);
+            if document.base_prose().is_some_and(Updates::want_merging) {
+                self.unmerged.insert(((&*key.collection).into(), CompactString::new(&key.id)));
+            }
             if document.is_gone() {
                 collection.documents.remove(&*key.id);
             }
@@ -93,7 +96,29 @@ impl State {
             self.count += 1;
             self.digest = self.digest.wrapping_add(mark(&DocKey::new(&*name, id), &text));
         }
+        if prose.want_merging() {
+            self.unmerged.insert((Arc::clone(&name), CompactString::new(id)));
+        }
         collection.documents.insert(CompactString::new(id), Document::base(text, stamp, prose));
+    }
+
+    /// A text whose updates at the horizon are to be merged by [`Updates::merged`], and handed to [`State::merge`] then.
+    pub fn to_merge(&self) -> Option<(DocKey<'static>, Updates)> {
+        let (collection, id) = self.unmerged.first()?;
+        let updates = self.document(collection, id).and_then(Document::base_prose).cloned();
+        Some((DocKey::new(collection.to_string(), id.to_string()), updates.unwrap_or_default()))
+    }
+
+    /// Takes what updates of a text were merged to, or that they could not be. It is the same text.
+    pub fn merge(&mut self, doc: &DocKey<'_>, updates: &Updates, merged: Option<Vec<u8>>) {
+        let place = ((&*doc.collection).into(), CompactString::new(&doc.id));
+        self.unmerged.remove(&place);
+        let document = self.collections.get_mut(&*doc.collection).and_then(|found| found.documents.get_mut(&*doc.id));
+        let Some(held) = document.and_then(Document::base_prose_mut) else { return };
+        held.replace(updates, merged);
+        if held.want_merging() {
+            self.unmerged.insert(place);
+        }
     }
 
     /// The same state, in the place of another: who follows the changes learns that he must start over.
@@ -170,5 +195,66 @@ impl State {
     /// The sum of a document of a snapshot, as it goes into the digest.
     pub fn mark_of(document: &BaseDocument) -> u64 {
         mark(&DocKey::new(&*document.collection, &*document.id), &Text::own(mark_of(&document.text)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        document::{
+            delta::Step,
+            prose::{Prose, Unbounded},
+        },
+        op::{Command, Edit, OpId},
+    };
+
+    /// A text of so many edits, all of them forgotten, and what it reads.
+    fn forgotten(edits: u64) -> (State, String) {
+        let (mut state, mut prose) = (State::default(), Prose::default());
+        let origin = NodeId(Uuid::from_u128(1));
+        for time in 1..=edits {
+            let update = prose.edit(time as u32, &[Step::Insert("ab".into(), None)]).unwrap().unwrap();
+            let commands =
+                vec![Command::Text(DocKey::new("c", "x"), Edit { creates: time == 1, update: update.into() })];
+            let body = Body { wall_ms: 0, seen: vec![], key: None, guards: vec![], commands };
+            let op = Op::encode(OpId { origin, seq: time }, time, &body).unwrap();
+            state.insert(std::slice::from_ref(&op));
+            state.forget(&[op], time);
+        }
+        (state, prose.plain().unwrap())
+    }
+
+    fn read(state: &State) -> (usize, String) {
+        let source = state.source("c", "x").unwrap();
+        let prose = source.prose(&DocKey::new("c", "x")).unwrap();
+        (source.base.iter().count(), prose.plain().unwrap())
+    }
+
+    #[test]
+    fn updates_are_merged_by_somebody_else_and_stay_the_same_text() {
+        let (mut state, text) = forgotten(70);
+        assert_eq!(read(&state), (70, text.clone()), "nothing is merged where the state is kept");
+        let (doc, updates) = state.to_merge().unwrap();
+        let digest = state.digest();
+        // Meanwhile the text was begun again: what was merged is not what is there.
+        let mut other = forgotten(66).0;
+        other.merge(&doc, &updates, updates.merged(&mut Unbounded).ok());
+        assert_eq!(read(&other).0, 66);
+        state.merge(&doc, &updates, updates.merged(&mut Unbounded).ok());
+        assert_eq!((read(&state), state.digest()), ((1, text), digest));
+        assert!(state.to_merge().is_none());
+    }
+
+    #[test]
+    fn a_text_that_cannot_be_merged_stays_as_it_is_and_is_not_asked_for_again_at_once() {
+        let (mut state, text) = forgotten(70);
+        let (doc, updates) = state.to_merge().unwrap();
+        state.merge(&doc, &updates, None);
+        assert_eq!(read(&state), (70, text));
+        assert!(state.to_merge().is_none());
+        state.merge(&DocKey::new("gone", "x"), &updates, None);
     }
 }

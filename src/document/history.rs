@@ -264,8 +264,14 @@ impl Document {
         self.base_text().map(|text| (text, self.base_stamp, self.base_prose().cloned().unwrap_or_default()))
     }
 
-    fn base_prose(&self) -> Option<&Updates> {
+    /// The updates that it consists of at the horizon, if it is a text there.
+    pub(super) fn base_prose(&self) -> Option<&Updates> {
         self.more.as_ref().map(|more| &more.prose)
+    }
+
+    /// The same, to be merged.
+    pub(super) fn base_prose_mut(&mut self) -> Option<&mut Updates> {
+        self.more.as_mut().map(|more| &mut more.prose)
     }
 
     /// What a text document is made of before its op at `place`; none where it is no text.

@@ -6,6 +6,7 @@
 mod base;
 mod changes;
 mod check;
+mod chunks;
 mod claim;
 pub mod cost;
 pub mod delta;

@@ -6,20 +6,18 @@
 //! look like. What they come to is worked out by those who read it, outside the fold, as a [`Prose`]: in stamp order, an
 //! update whose foundations are gone (its text was deleted by a concurrent op) being left out.
 
-use std::{borrow::Cow, fmt, panic::AssertUnwindSafe};
+use std::{borrow::Cow, fmt, mem, panic::AssertUnwindSafe, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use yrs::{
     Any, Doc, GetString, OffsetKind, Options, Out, ReadTxn, StateVector, Text as _, TextRef, Transact, Update,
-    any::Number,
-    block::ClientID,
-    types::text::YChange,
-    updates::{decoder::Decode, encoder::Encode},
+    any::Number, block::ClientID, types::text::YChange, updates::decoder::Decode,
 };
 
 use super::{
     Text,
+    chunks::{Chunk, Chunks, STEPS_MAX, joined, write},
     delta::{Step, apply_delta, check_delta},
     pieces::{Piece, Pieces},
     update::{Clocks, LaidOpen, Malformed, Shape},
@@ -31,10 +29,19 @@ pub use super::pieces::DELTA_BYTES_MAX;
 /// Longest state of a text document, in bytes of its Yjs encoding. Kept by the node where somebody writes; the fold does
 /// not ask, so writes on several sides of a partition may pass it.
 pub const TEXT_BYTES_MAX: usize = 2 << 20;
+/// Most parts of a text document: structs and ranges of deletions of its Yjs encoding. Kept as [`TEXT_BYTES_MAX`] is. The work of
+/// an edit and the memory of a text grow with them.
+pub const TEXT_PARTS_MAX: usize = 1 << 16;
+/// Most parts of a text that is worked out: members that keep no bound, or several sides of a partition, may pass the one above.
+const READ_PARTS_MAX: usize = 4 * TEXT_PARTS_MAX;
 /// The root that is read as a document's text, if there is one of this name; else the only root there is.
 pub const ROOT: &str = "text";
-/// Updates that are put in with one transaction.
+/// Updates that are read before they are put in, and parts that are put in with one transaction: what it tidies up at its end takes
+/// some time for each.
 const BATCH: usize = 64;
+const TRANSACTION_PARTS: usize = 256;
+/// The parts of a text are counted again after so many more, and once they are about twice as many.
+const COUNT_EVERY: usize = 4_096;
 /// So many updates are kept one by one at the horizon before they are merged.
 const PARTS_MAX: usize = 64;
 /// What begins the mark of a text document: no JSON does.
@@ -91,10 +98,15 @@ pub fn updates_of<'o>(op: &'o Op, doc: &DocKey<'_>) -> Vec<Cow<'o, [u8]>> {
     updates
 }
 
-/// The updates that a text document consists of at the horizon.
+/// The number of parts of updates; of what is no update, none.
+pub fn parts_of(updates: &[impl AsRef<[u8]>]) -> usize {
+    updates.iter().map(|update| Shape::of(update.as_ref()).map_or(0, |shape| shape.parts())).sum()
+}
+
+/// The updates that a text document consists of at the horizon. A clone shares their bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Updates {
-    parts: Vec<Box<[u8]>>,
+    parts: Vec<Arc<[u8]>>,
     bytes: usize,
     /// How many bytes they had when they were merged last.
     merged: usize,
@@ -106,25 +118,36 @@ impl Updates {
         self.parts.iter().map(|part| &**part)
     }
 
-    /// Adds one behind the others. Now and then they are merged: a text that was edited for long costs little more than what
-    /// it is.
+    /// Adds one behind the others.
     pub(super) fn push(&mut self, update: &[u8]) {
         self.parts.push(update.into());
         self.bytes += update.len();
-        if self.parts.len() > PARTS_MAX && self.bytes > 2 * self.merged {
-            self.merge();
-        }
     }
 
-    /// Makes one of them. Where that cannot be, they stay as they are.
-    pub(super) fn merge(&mut self) {
-        if let Some(state) = Prose::of(self.iter()).and_then(|prose| prose.encode(&[]).ok()) {
-            self.merged = state.len();
-            self.bytes = state.len();
-            self.parts = vec![state.into()];
-        } else {
+    /// Whether they are to be merged: a text that was edited for long costs little more than what it is.
+    pub(super) fn want_merging(&self) -> bool {
+        self.parts.len() > PARTS_MAX && self.bytes > 2 * self.merged
+    }
+
+    /// One update of all of them. It takes long, so it is made outside the task that owns the state.
+    pub fn merged(&self, allowance: &mut dyn Allowance) -> Result<Vec<u8>, Unfit> {
+        let mut prose = Prose::default();
+        prose.absorb(self.iter(), allowance)?;
+        prose.encode(&[])
+    }
+
+    /// Puts what some of them were merged to in their place, if they still come first; with nothing, they stay as they are until there
+    /// are twice as many bytes.
+    pub(super) fn replace(&mut self, some: &Updates, merged: Option<Vec<u8>>) {
+        let same = |(one, other): (&Arc<[u8]>, &Arc<[u8]>)| Arc::ptr_eq(one, other);
+        let come_first = self.parts.len() >= some.parts.len() && self.parts.iter().zip(&some.parts).all(same);
+        let Some(merged) = merged.filter(|_| come_first) else {
             self.merged = self.bytes;
-        }
+            return;
+        };
+        self.bytes = self.bytes - some.bytes + merged.len();
+        self.merged = merged.len();
+        self.parts.splice(..some.parts.len(), [merged.into()]);
     }
 
     /// The document's part of a snapshot: its mark, and these.
@@ -151,7 +174,8 @@ impl Updates {
             updates.parts.push(part.into());
             rest = behind;
         }
-        updates.merged = updates.bytes;
+        // One that was written before it was merged is merged soon.
+        updates.merged = if updates.parts.len() > PARTS_MAX { 0 } else { updates.bytes };
         Some((Text::own(self::mark(sum)), updates))
     }
 }
@@ -170,10 +194,21 @@ pub struct Source {
 impl Source {
     /// What it comes to; none if that cannot be found out.
     pub fn prose(&self, doc: &DocKey<'_>) -> Option<Prose> {
-        let mut prose = Prose::of(self.base.iter())?;
+        self.prose_within(doc, &mut Unbounded).ok()
+    }
+
+    /// The same, for so much work.
+    pub fn prose_within(&self, doc: &DocKey<'_>, allowance: &mut dyn Allowance) -> Result<Prose, Unfit> {
+        let mut prose = Prose::default();
+        prose.absorb(self.base.iter(), allowance)?;
         let updates: Vec<_> = self.ops.iter().flat_map(|op| updates_of(op, doc)).collect();
-        prose.absorb(updates.iter().map(|update| &**update))?;
-        Some(prose)
+        prose.absorb(updates.iter().map(|update| &**update), allowance)?;
+        Ok(prose)
+    }
+
+    /// About how many bytes its updates have.
+    pub fn bytes(&self) -> usize {
+        self.base.bytes + self.ops.iter().map(|op| op.bytes().len()).sum::<usize>()
     }
 }
 
@@ -187,6 +222,23 @@ impl Source {
     }
 }
 
+/// Says how much work may go into a text.
+pub trait Allowance {
+    /// Whether the work may go on. Asked between two steps of it, and at its end, with how many parts of updates were put in since
+    /// it was asked last.
+    fn allows(&mut self, parts: usize) -> bool;
+}
+
+/// Allows all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unbounded;
+
+impl Allowance for Unbounded {
+    fn allows(&mut self, _parts: usize) -> bool {
+        true
+    }
+}
+
 /// Why an update or a delta has no effect. Nothing was changed, unless it says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unfit {
@@ -196,10 +248,14 @@ pub enum Unfit {
     Early,
     /// The text would pass [`TEXT_BYTES_MAX`].
     TooLarge,
+    /// The text would pass [`TEXT_PARTS_MAX`].
+    TooManyParts,
     /// The text as a delta would pass [`DELTA_BYTES_MAX`].
     LongDelta,
     /// An edit by a delta would take too long.
     TooCostly,
+    /// The work took more than was allowed, and was broken off: what holds the text now is not to be used any more.
+    Exhausted,
     /// A delta says something else than retain, insert and delete, or goes past the end, or into a character.
     Delta(String),
     /// The library gave up over it: what holds the text now is not to be used any more.
@@ -212,6 +268,10 @@ impl fmt::Display for Unfit {
             Unfit::Malformed(why) => why.fmt(f),
             Unfit::Early => f.write_str("it builds on edits that this node does not hold: send them first"),
             Unfit::TooLarge => write!(f, "a text may have at most {TEXT_BYTES_MAX} bytes, with its history: split it"),
+            Unfit::TooManyParts => write!(
+                f,
+                "a text may have at most {TEXT_PARTS_MAX} parts: split it, or GET, DELETE and PUT it to begin it again"
+            ),
             Unfit::LongDelta => write!(
                 f,
                 "this text as a delta has more than {DELTA_BYTES_MAX} bytes, for it has many attributes: read it as text/plain, \
@@ -219,6 +279,10 @@ impl fmt::Display for Unfit {
             ),
             Unfit::TooCostly => f.write_str(
                 "the delta takes too much work on this text: send it as several, of fewer steps or attributes",
+            ),
+            // A close code has room for no more than this.
+            Unfit::Exhausted => f.write_str(
+                "the edit takes too much work on this text: send smaller edits, or GET, DELETE and PUT it to begin it again",
             ),
             Unfit::Delta(why) => f.write_str(why),
             Unfit::Broken => f.write_str("this update cannot be put in"),
@@ -232,78 +296,202 @@ pub struct Prose {
     clocks: Clocks,
     /// About how many bytes its encoding has: what came in.
     bytes: usize,
+    /// About how many parts its encoding has.
+    parts: usize,
+    /// How many it had when they were counted last.
+    counted: usize,
 }
 
 impl fmt::Debug for Prose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Prose").field("clocks", &self.clocks).field("bytes", &self.bytes).finish_non_exhaustive()
+        let Prose { clocks, bytes, parts, .. } = self;
+        f.debug_struct("Prose")
+            .field("clocks", clocks)
+            .field("bytes", bytes)
+            .field("parts", parts)
+            .finish_non_exhaustive()
     }
 }
 
 impl Default for Prose {
     fn default() -> Prose {
         // It writes nothing under this id but what `edit` gives another.
-        let options = Options { offset_kind: OffsetKind::Utf16, ..Options::with_client_id(ClientID::new(0)) };
-        Prose { doc: Doc::with_options(options), clocks: Clocks::new(), bytes: 0 }
+        Prose::of_client(ClientID::new(0))
     }
 }
 
 impl Prose {
+    fn of_client(client: ClientID) -> Prose {
+        let options = Options {
+            offset_kind: OffsetKind::Utf16,
+            // It walks over the whole text at the end of a transaction, which no allowance can end. Editors do it themselves.
+            cleanup_formatting: false,
+            ..Options::with_client_id(client)
+        };
+        Prose { doc: Doc::with_options(options), clocks: Clocks::new(), bytes: 0, parts: 0, counted: 0 }
+    }
+
     /// What these come to; none if the library gives up over one of them.
     pub fn of<'u>(updates: impl Iterator<Item = &'u [u8]>) -> Option<Prose> {
         let mut prose = Prose::default();
-        prose.absorb(updates)?;
+        prose.absorb(updates, &mut Unbounded).ok()?;
         Some(prose)
     }
 
-    /// Puts updates in, in this order; those that do not fit are left out. None if it is not to be used any more.
-    pub fn absorb<'u>(&mut self, updates: impl Iterator<Item = &'u [u8]>) -> Option<()> {
-        let mut updates = updates.peekable();
-        while updates.peek().is_some() {
-            let batch: Vec<Update> =
-                updates.by_ref().take(BATCH).filter_map(|update| self.admit(update).ok()).collect();
-            guarded(|| {
-                let mut transaction = self.doc.transact_mut();
-                batch.into_iter().try_for_each(|update| transaction.apply_update(update)).ok()
-            })??;
+    /// Puts updates in, in this order; those that do not fit are left out. After an error it is not to be used any more.
+    pub fn absorb<'u>(
+        &mut self,
+        updates: impl Iterator<Item = &'u [u8]>,
+        allowance: &mut dyn Allowance,
+    ) -> Result<(), Unfit> {
+        let (mut batch, mut parts) = (Vec::new(), 0);
+        for (at, update) in updates.enumerate() {
+            let mut admitted = self.admit(update);
+            if admitted == Err(Unfit::Exhausted) {
+                // It may have fewer parts than were counted, once all before it is in.
+                self.put_in(mem::take(&mut batch), allowance, None)?;
+                self.count()?;
+                admitted = self.admit(update);
+            }
+            let chunks = match admitted {
+                Err(Unfit::Exhausted) => return Err(Unfit::Exhausted),
+                // It does not fit.
+                chunks => chunks.unwrap_or_default(),
+            };
+            parts += chunks.iter().map(|chunk| chunk.parts).sum::<usize>();
+            batch.extend(chunks);
+            if parts >= TRANSACTION_PARTS || at % BATCH == BATCH - 1 {
+                self.put_in(mem::take(&mut batch), allowance, None)?;
+                parts = 0;
+            }
         }
-        Some(())
+        self.put_in(batch, allowance, None)
     }
 
     /// Puts in what an editor sent, one update or several, and returns what is new in it as one: none if nothing is.
     pub fn take(&mut self, updates: &[Vec<u8>]) -> Result<Option<Vec<u8>>, Unfit> {
-        let (clocks, bytes) = (self.clocks.clone(), self.bytes);
-        let admitted: Result<Vec<Update>, Unfit> = updates.iter().map(|update| self.admit(update)).collect();
-        let admitted = admitted.inspect_err(|_| (self.clocks, self.bytes) = (clocks, bytes))?;
-        let taken = guarded(|| {
-            let mut transaction = self.doc.transact_mut();
-            admitted.into_iter().try_for_each(|update| transaction.apply_update(update)).ok()?;
-            let new = transaction.encode_update_v1();
-            (!transaction.has_missing_updates()).then_some(new)
-        });
-        let new = taken.flatten().ok_or(Unfit::Broken)?;
+        self.take_within(updates, &mut Unbounded)
+    }
+
+    /// The same, for so much work.
+    pub fn take_within(
+        &mut self,
+        updates: &[Vec<u8>],
+        allowance: &mut dyn Allowance,
+    ) -> Result<Option<Vec<u8>>, Unfit> {
+        let before = (self.clocks.clone(), self.bytes, self.parts);
+        // Nobody was told of what was put in of it.
+        let put = self.put_all_in(updates, allowance);
+        let made = put.inspect_err(|_| (self.clocks, self.bytes, self.parts) = before)?;
+        if made.is_empty() {
+            return Ok(None);
+        }
         // What was put in must come out again: else nobody could read the text any more.
+        let new = joined(&made).map_err(|_| Unfit::Broken)?;
         let shape = Shape::of(&new).map_err(|_| Unfit::Broken)?;
         Ok((!shape.is_empty()).then_some(new))
     }
 
-    fn admit(&mut self, update: &[u8]) -> Result<Update, Unfit> {
-        let shape = Shape::of(update).map_err(Unfit::Malformed)?;
+    /// Puts updates in, if all of them fit, and returns what is new in each transaction.
+    fn put_all_in(&mut self, updates: &[Vec<u8>], allowance: &mut dyn Allowance) -> Result<Vec<Vec<u8>>, Unfit> {
+        let (mut chunks, mut made) = (Vec::new(), Vec::new());
+        for update in updates {
+            chunks.extend(self.admit(update)?);
+        }
+        self.put_in(chunks, allowance, Some(&mut made))?;
+        Ok(made)
+    }
+
+    /// Reads an update that fits, as if it were in; it is to be put in before anything else is.
+    fn admit(&mut self, update: &[u8]) -> Result<Vec<Chunk>, Unfit> {
+        let mut chunks = Chunks::of(update).map_err(Unfit::Malformed)?;
+        let shape = chunks.take_shape();
         if !shape.fits(&self.clocks) {
             return Err(Unfit::Early);
         }
-        let decoded = guarded(|| Update::decode_v1(update).ok()).flatten().ok_or(Unfit::Malformed(Malformed::Form))?;
+        let chunks = chunks.cut(&self.clocks, self.parts + shape.parts()).map_err(Unfit::Malformed)?;
+        let new: usize = chunks.iter().map(|chunk| chunk.parts).sum();
+        if self.parts + new > READ_PARTS_MAX {
+            return Err(Unfit::Exhausted);
+        }
+        let decodes = |chunk: &Chunk| guarded(|| Update::decode_v1(&chunk.update).is_ok()).unwrap_or_default();
+        if !chunks.iter().all(decodes) {
+            return Err(Unfit::Malformed(Malformed::Form));
+        }
         shape.add_to(&mut self.clocks);
         self.bytes += update.len();
-        Ok(decoded)
+        self.parts += new;
+        Ok(chunks)
     }
 
-    /// Whether there is room for so many bytes more.
-    pub fn has_room(&mut self, more: usize) -> bool {
-        if self.bytes + more > TEXT_BYTES_MAX {
-            self.bytes = self.encode(&[]).map_or(usize::MAX / 2, |state| state.len());
+    /// Puts chunks in, some of them with each transaction, and gives what is new as an update of each.
+    fn put_in(
+        &mut self,
+        chunks: Vec<Chunk>,
+        allowance: &mut dyn Allowance,
+        mut made: Option<&mut Vec<Vec<u8>>>,
+    ) -> Result<(), Unfit> {
+        let mut chunks = chunks.into_iter().peekable();
+        let mut asked_after = 0;
+        while chunks.peek().is_some() {
+            let put = guarded(|| {
+                let (mut transaction, mut parts) = (self.doc.transact_mut(), 0);
+                while parts < TRANSACTION_PARTS
+                    && let Some(chunk) = chunks.next()
+                {
+                    transaction.apply_update(Update::decode_v1(&chunk.update).ok()?).ok()?;
+                    parts += chunk.parts;
+                    asked_after += chunk.parts;
+                    let steps = asked_after * self.parts;
+                    if steps >= STEPS_MAX && !allowance.allows(mem::take(&mut asked_after)) {
+                        return Some(Err(Unfit::Exhausted));
+                    }
+                }
+                made.iter_mut().for_each(|made| made.push(transaction.encode_update_v1()));
+                (!transaction.has_missing_updates()).then_some(Ok(()))
+            });
+            put.flatten().ok_or(Unfit::Broken)??;
         }
-        self.bytes + more <= TEXT_BYTES_MAX
+        if self.parts > 2 * self.counted + COUNT_EVERY {
+            self.count()?;
+        }
+        if allowance.allows(asked_after) { Ok(()) } else { Err(Unfit::Exhausted) }
+    }
+
+    /// Counts what its encoding has: what was typed character by character has become one part.
+    fn count(&mut self) -> Result<(), Unfit> {
+        let state = self.encode(&[])?;
+        self.bytes = state.len();
+        self.parts = Shape::of(&state).map_err(|_| Unfit::Broken)?.parts();
+        self.counted = self.parts;
+        Ok(())
+    }
+
+    /// Whether there is room for these updates.
+    pub fn check_room(&mut self, updates: &[Vec<u8>]) -> Result<(), Unfit> {
+        let bytes: usize = updates.iter().map(Vec::len).sum();
+        let mut parts = 0;
+        for update in updates {
+            parts += Shape::of(update).map_err(Unfit::Malformed)?.parts();
+        }
+        if self.bytes + bytes > TEXT_BYTES_MAX || self.parts + parts > TEXT_PARTS_MAX {
+            self.count()?;
+        }
+        match (self.bytes + bytes > TEXT_BYTES_MAX, self.parts + parts > TEXT_PARTS_MAX) {
+            (true, _) => Err(Unfit::TooLarge),
+            (_, true) => Err(Unfit::TooManyParts),
+            _ => Ok(()),
+        }
+    }
+
+    /// About how many bytes its encoding has.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// About how many parts its encoding has.
+    pub fn parts(&self) -> usize {
+        self.parts
     }
 
     /// What one who has this state vector lacks; an empty vector asks for all.
@@ -329,13 +517,27 @@ impl Prose {
 
     /// Whether an update brings nothing new. Found out on a copy: what it deletes the clocks do not tell.
     pub fn has(&self, update: &[u8]) -> bool {
-        let copy = self.encode(&[]).ok().and_then(|state| Prose::of(std::iter::once(&*state)));
-        copy.is_some_and(|mut copy| copy.take(&[update.to_vec()]) == Ok(None))
+        self.has_within(update, &mut Unbounded) == Ok(true)
+    }
+
+    /// The same, for so much work.
+    pub fn has_within(&self, update: &[u8], allowance: &mut dyn Allowance) -> Result<bool, Unfit> {
+        let mut copy = self.copy(Prose::default(), &self.encode(&[])?, allowance)?;
+        Ok(copy.take_within(&[update.to_vec()], allowance)?.is_none())
+    }
+
+    /// Puts the whole of it, encoded, into an empty one.
+    fn copy(&self, mut copy: Prose, state: &[u8], allowance: &mut dyn Allowance) -> Result<Prose, Unfit> {
+        copy.absorb(std::iter::once(state), allowance)?;
+        if copy.holds(&self.clocks) { Ok(copy) } else { Err(Unfit::Broken) }
     }
 
     /// Its state vector, encoded.
     pub fn vector(&self) -> Vec<u8> {
-        self.doc.transact().state_vector().encode_v1()
+        let mut vector = Vec::new();
+        write(&mut vector, self.clocks.len() as u64);
+        self.clocks.iter().flat_map(|(client, clock)| [client, clock]).for_each(|number| write(&mut vector, *number));
+        vector
     }
 
     /// The text, without its marks and embeds.
@@ -346,14 +548,19 @@ impl Prose {
 
     /// The text as a Quill delta: `[{"insert": …, "attributes"?: {…}}, …]`, of at most [`DELTA_BYTES_MAX`].
     pub fn delta(&self) -> Result<String, Unfit> {
-        self.pieces()?.delta()
+        self.delta_within(&mut Unbounded)
+    }
+
+    /// The same, for so much work.
+    pub fn delta_within(&self, allowance: &mut dyn Allowance) -> Result<String, Unfit> {
+        self.pieces(allowance)?.delta()
     }
 
     /// The pieces of the text, in their order. Embeds stand for its marks in a copy, for the library would give each piece
     /// with all its attributes.
-    fn pieces(&self) -> Result<Pieces, Unfit> {
+    fn pieces(&self, allowance: &mut dyn Allowance) -> Result<Pieces, Unfit> {
         let LaidOpen { update, inlines, structs } = LaidOpen::of(&self.encode(&[])?).map_err(Unfit::Malformed)?;
-        let copy = Prose::of(std::iter::once(&*update)).ok_or(Unfit::Broken)?;
+        let copy = self.copy(Prose::default(), &update, allowance)?;
         let text = copy.root_of(self.root_name().as_deref().unwrap_or(ROOT));
         let order = guarded(|| {
             let pieces = text.diff(&copy.doc.transact(), YChange::identity).into_iter();
@@ -365,24 +572,31 @@ impl Prose {
     /// Edits the text by a delta, as the client `id`, which nobody used before, and returns the update: none if it changes
     /// nothing.
     pub fn edit(&mut self, id: u32, delta: &[Step]) -> Result<Option<Vec<u8>>, Unfit> {
-        let pieces = self.pieces()?;
+        self.edit_within(id, delta, &mut Unbounded)
+    }
+
+    /// The same, for so much work.
+    pub fn edit_within(
+        &mut self,
+        id: u32,
+        delta: &[Step],
+        allowance: &mut dyn Allowance,
+    ) -> Result<Option<Vec<u8>>, Unfit> {
+        let pieces = self.pieces(allowance)?;
         check_delta(&pieces.units(), delta)?;
         pieces.check_work(delta)?;
         // On a copy that writes under that id.
-        let state = self.encode(&[])?;
-        let options =
-            Options { offset_kind: OffsetKind::Utf16, ..Options::with_client_id(ClientID::new(u64::from(id))) };
-        let copy = Prose { doc: Doc::with_options(options), clocks: self.clocks.clone(), bytes: self.bytes };
-        let applied = guarded(|| copy.doc.transact_mut().apply_update(Update::decode_v1(&state).ok()?).ok());
-        applied.flatten().ok_or(Unfit::Broken)?;
+        let writer = Prose::of_client(ClientID::new(u64::from(id)));
+        let copy = self.copy(writer, &self.encode(&[])?, allowance)?;
         let text = copy.root_of(self.root_name().as_deref().unwrap_or(ROOT));
         let update = guarded(|| {
             let mut transaction = copy.doc.transact_mut();
             apply_delta(&text, &mut transaction, delta);
             transaction.encode_update_v1()
         });
-        let update = update.ok_or(Unfit::Broken)?;
-        self.take(&[update])
+        let updates = [update.ok_or(Unfit::Broken)?];
+        self.check_room(&updates)?;
+        self.take_within(&updates, allowance)
     }
 
     fn root(&self) -> TextRef {
@@ -472,6 +686,11 @@ mod tests {
         let mut kept = Updates::default();
         for update in &all {
             kept.push(update);
+            if kept.want_merging() {
+                let merged = kept.merged(&mut Unbounded).unwrap();
+                kept.replace(&kept.clone(), Some(merged));
+                assert_eq!(kept.parts.len(), 1);
+            }
             assert!(kept.parts.len() <= 4 * PARTS_MAX, "{}", kept.parts.len());
         }
         assert!(kept.parts.len() < all.len());
@@ -581,7 +800,164 @@ mod tests {
             r#"[{{"insert":"n"}},{{{marks},"insert":"e"}},{{{marks},"insert":{{"image":"x.png","n":7}}}},{{{marks},"insert":" "}},{{"insert":"two"}}]"#
         );
         assert_eq!(prose.delta(), Ok(expected));
-        assert_eq!(prose.pieces().unwrap().units().len(), 7);
+        assert_eq!(prose.pieces(&mut Unbounded).unwrap().units().len(), 7);
+    }
+
+    /// Allows so many steps, and counts them.
+    struct Steps {
+        most: usize,
+        asked: usize,
+        parts: usize,
+    }
+
+    impl Allowance for Steps {
+        fn allows(&mut self, parts: usize) -> bool {
+            self.asked += 1;
+            self.parts += parts;
+            self.asked <= self.most
+        }
+    }
+
+    fn steps(most: usize) -> Steps {
+        Steps { most, asked: 0, parts: 0 }
+    }
+
+    fn number(update: &mut Vec<u8>, mut number: usize) {
+        while number >= 0x80 {
+            update.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        update.push(number as u8);
+    }
+
+    /// A text of so many characters, by client 1.
+    fn run(count: usize) -> Vec<u8> {
+        let mut update = vec![1, 1, 1, 0, 4, 1, 4];
+        update.extend(b"text");
+        number(&mut update, count);
+        update.extend(std::iter::repeat_n(b'x', count));
+        update.push(0);
+        update
+    }
+
+    /// So many characters of client 2 behind the first of client 1, each before another of its characters: where the next one goes
+    /// is found by a walk over all of them.
+    fn crowd(count: usize) -> Vec<u8> {
+        let mut update = vec![1];
+        [count, 2, 0].into_iter().for_each(|value| number(&mut update, value));
+        for at in 0..count {
+            update.extend([0xc4, 1, 0, 1]);
+            number(&mut update, at + 2);
+            update.extend([1, b'y']);
+        }
+        update.push(0);
+        update
+    }
+
+    /// Every second character of client 1 is deleted.
+    fn holes(count: usize) -> Vec<u8> {
+        let mut update = vec![0, 1, 1];
+        number(&mut update, count);
+        for at in 0..count {
+            number(&mut update, 2 * at);
+            update.push(1);
+        }
+        update
+    }
+
+    /// So many clients set one key of a map.
+    fn rivals(count: usize) -> Vec<u8> {
+        let mut update = Vec::new();
+        number(&mut update, count);
+        for client in (10..10 + count).rev() {
+            update.push(1);
+            number(&mut update, client);
+            update.extend([0, 0x28, 1, 1, b'm', 1, b'k', 1, 126]);
+        }
+        update.push(0);
+        update
+    }
+
+    #[test]
+    fn work_that_grows_with_the_square_of_an_update_is_broken_off() {
+        const COUNT: usize = 2_000;
+        for costly in [crowd(COUNT), holes(COUNT), rivals(COUNT)] {
+            let mut prose = Prose::default();
+            prose.take(&[run(2 * COUNT + 3)]).unwrap();
+            let mut few = steps(5);
+            assert_eq!(prose.take_within(std::slice::from_ref(&costly), &mut few), Err(Unfit::Exhausted));
+            assert_eq!(few.asked, 6, "it is asked often, and not again after it was refused");
+            assert!(few.parts < COUNT / 5, "{}", few.parts);
+            let mut absorbed = Prose::default();
+            let updates = [run(2 * COUNT + 3), costly];
+            let absorbed = absorbed.absorb(updates.iter().map(|update| &**update), &mut steps(5));
+            assert_eq!(absorbed, Err(Unfit::Exhausted));
+        }
+    }
+
+    #[test]
+    fn the_same_work_spread_over_many_updates_is_broken_off_as_well() {
+        let mut all = vec![run(2_003)];
+        let (whole, mut prose) = (crowd(2_000), Prose::default());
+        let chunks = Chunks::of(&whole).unwrap().cut(&Clocks::from([(1, 2_003)]), STEPS_MAX).unwrap();
+        all.extend(chunks.into_iter().map(|chunk| chunk.update));
+        assert_eq!(all.len(), 2_001);
+        let mut few = steps(20);
+        assert_eq!(prose.absorb(all.iter().map(|update| &**update), &mut few), Err(Unfit::Exhausted));
+        assert_eq!(few.asked, 21);
+    }
+
+    #[test]
+    fn a_text_that_is_typed_takes_few_steps() {
+        let (all, text) = updates(500);
+        let (mut prose, mut few) = (Prose::default(), steps(50));
+        prose.absorb(all.iter().map(|update| &**update), &mut few).unwrap();
+        assert_eq!(prose.plain(), Ok(text));
+        assert!(few.parts >= 500, "{}", few.parts);
+    }
+
+    #[test]
+    fn an_update_in_chunks_is_what_it_is_as_a_whole() {
+        for update in [crowd(700), holes(700), rivals(700)] {
+            let whole = Prose::default();
+            for update in [&run(1_403), &update] {
+                whole.doc.transact_mut().apply_update(Update::decode_v1(update).unwrap()).unwrap();
+            }
+            let mut cut = Prose::default();
+            let first = cut.take(&[run(1_403)]).unwrap().unwrap();
+            let second = cut.take(&[update]).unwrap().unwrap();
+            assert_eq!(cut.plain(), whole.plain());
+            assert_eq!(cut.encode(&[]), whole.encode(&[]));
+            // What is told of it is all of it.
+            let told = Prose::of([&*first, &*second].into_iter()).unwrap();
+            assert_eq!(told.encode(&[]), whole.encode(&[]));
+        }
+    }
+
+    #[test]
+    fn a_text_of_far_more_parts_than_may_be_is_not_worked_out() {
+        let mut prose = Prose::default();
+        prose.absorb([&*run(20)].into_iter(), &mut Unbounded).unwrap();
+        // What was counted too high is counted again.
+        prose.parts = READ_PARTS_MAX;
+        prose.absorb([&*crowd(10)].into_iter(), &mut Unbounded).unwrap();
+        assert_eq!(prose.plain().map(|text| text.len()), Ok(30));
+        let many = [run(READ_PARTS_MAX + 3), crowd(READ_PARTS_MAX)];
+        let absorbed = Prose::default().absorb(many.iter().map(|update| &**update), &mut Unbounded);
+        assert_eq!(absorbed, Err(Unfit::Exhausted));
+    }
+
+    #[test]
+    fn the_parts_of_a_text_are_bounded_where_it_is_written() {
+        let mut prose = Prose::default();
+        prose.take(&[run(TEXT_PARTS_MAX + 3)]).unwrap();
+        assert_eq!(prose.check_room(&[crowd(TEXT_PARTS_MAX - 1)]), Ok(()));
+        assert_eq!(prose.check_room(&[crowd(TEXT_PARTS_MAX)]), Err(Unfit::TooManyParts));
+        assert_eq!(prose.check_room(&[run(TEXT_BYTES_MAX)]), Err(Unfit::TooLarge));
+        // What was typed in many steps is counted as what it has become.
+        prose.parts = TEXT_PARTS_MAX;
+        assert_eq!(prose.check_room(&[crowd(10)]), Ok(()));
+        assert_eq!(prose.parts(), 1);
     }
 
     #[test]

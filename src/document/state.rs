@@ -40,6 +40,8 @@ pub struct State {
     work: Work,
     /// The idempotency key behind which it goes on looking for those that have ended.
     pub(super) swept: Option<CompactString>,
+    /// The texts of which the updates at the horizon are to be merged: that takes long, so somebody else does it.
+    pub(super) unmerged: BTreeSet<(Arc<str>, CompactString)>,
 }
 
 #[derive(Debug, Default)]

@@ -8,6 +8,8 @@
 
 use std::{collections::BTreeMap, fmt, ops::Range};
 
+use smallvec::SmallVec;
+
 use super::json::DEPTH_MAX;
 
 /// Most structs and ranges of one update.
@@ -25,6 +27,8 @@ pub struct Shape {
     runs: Vec<(u64, u64, u64)>,
     /// The clock behind the greatest that is referred to, of each client.
     needs: Clocks,
+    /// How many structs and ranges of deletions it has.
+    parts: usize,
 }
 
 /// A mark or an embed of a text, which is a struct of an update.
@@ -56,6 +60,8 @@ pub enum Malformed {
     Kind,
     /// Numbers or nesting out of bounds.
     Bounds,
+    /// Structs that build on each other in a circle.
+    Circle,
 }
 
 impl fmt::Display for Malformed {
@@ -64,6 +70,7 @@ impl fmt::Display for Malformed {
             Malformed::Form => "this is no Yjs update (version 1 of the encoding)",
             Malformed::Kind => "it has subdocuments or a kind of content that is not kept here",
             Malformed::Bounds => "a clock, a count or the nesting is out of bounds",
+            Malformed::Circle => "its parts build on each other in a circle",
         })
     }
 }
@@ -97,6 +104,11 @@ impl Shape {
     /// Reads the form of an update.
     pub fn of(update: &[u8]) -> Result<Shape, Malformed> {
         Reader::read(update).map(|(reader, _)| reader.shape)
+    }
+
+    /// The number of its parts: structs, and ranges of what it deletes.
+    pub fn parts(&self) -> usize {
+        self.parts
     }
 
     /// Whether it brings and deletes nothing at all.
@@ -138,20 +150,41 @@ struct Place {
     content: Range<usize>,
 }
 
-struct Reader<'a> {
+/// The structs of one client in an update: their bytes, the first clock, and how many they are.
+pub(super) struct Section<'a> {
+    pub(super) client: u64,
+    pub(super) clock: u64,
+    pub(super) structs: usize,
+    pub(super) bytes: &'a [u8],
+}
+
+pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     length: usize,
-    shape: Shape,
+    pub(super) shape: Shape,
     inlines: Vec<Place>,
+    /// What the last struct builds on: the characters beside it, or its parent.
+    pub(super) origins: SmallVec<[(u64, u64); 2]>,
+    pub(super) sections: Vec<Section<'a>>,
+    /// What is deleted: client, first clock, length.
+    pub(super) deletions: Vec<(u64, u64, u64)>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(bytes: &'a [u8]) -> Reader<'a> {
-        Reader { bytes, length: bytes.len(), shape: Shape::default(), inlines: Vec::new() }
+    pub(super) fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader {
+            bytes,
+            length: bytes.len(),
+            shape: Shape::default(),
+            inlines: Vec::new(),
+            origins: SmallVec::new(),
+            sections: Vec::new(),
+            deletions: Vec::new(),
+        }
     }
 
     /// Reads an update; returns how many structs it has, too.
-    fn read(update: &'a [u8]) -> Result<(Reader<'a>, usize), Malformed> {
+    pub(super) fn read(update: &'a [u8]) -> Result<(Reader<'a>, usize), Malformed> {
         let mut reader = Reader::new(update);
         let (mut structs, mut ranges) = (0, 0);
         for _ in 0..reader.count()? {
@@ -163,12 +196,14 @@ impl<'a> Reader<'a> {
         if !reader.bytes.is_empty() {
             return Err(Malformed::Form);
         }
+        reader.shape.parts = structs + ranges;
         if structs + ranges > PARTS_MAX { Err(Malformed::Bounds) } else { Ok((reader, structs)) }
     }
 
     /// The structs of a client; returns how many these are.
     fn client(&mut self) -> Result<usize, Malformed> {
         let (structs, client, mut clock) = (self.count()?, self.number()?, self.number()?);
+        self.sections.push(Section { client, clock, structs, bytes: self.bytes });
         let mut start = clock;
         for _ in 0..structs {
             let (length, is_gap) = self.block()?;
@@ -191,12 +226,13 @@ impl<'a> Reader<'a> {
         for _ in 0..ranges {
             let (clock, length) = (self.number()?, self.number()?);
             self.refer(client, clock.saturating_add(length))?;
+            self.deletions.push((client, clock, length));
         }
         Ok(ranges)
     }
 
     /// How many bytes were read.
-    fn at(&self) -> usize {
+    pub(super) fn at(&self) -> usize {
         self.length - self.bytes.len()
     }
 
@@ -220,9 +256,17 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Goes on with other bytes, of an update that was read before.
+    pub(super) fn go_on_with(&mut self, bytes: &'a [u8]) {
+        (self.bytes, self.length) = (bytes, bytes.len());
+        self.shape.needs.clear();
+        self.inlines.clear();
+    }
+
     /// One struct: its length in the clock, and whether it only says that something is left out.
-    fn block(&mut self) -> Result<(u64, bool), Malformed> {
+    pub(super) fn block(&mut self) -> Result<(u64, bool), Malformed> {
         let begin = self.at();
+        self.origins.clear();
         let info = self.byte()?;
         if info == 10 || info == 0 {
             let length = self.number()?;
@@ -335,6 +379,7 @@ impl<'a> Reader<'a> {
     fn id(&mut self) -> Result<(u64, u64), Malformed> {
         let (client, clock) = (self.number()?, self.number()?);
         self.refer(client, clock.saturating_add(1))?;
+        self.origins.push((client, clock));
         Ok((client, clock))
     }
 

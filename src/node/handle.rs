@@ -18,10 +18,12 @@ use super::{
     admission::{Admission, NotAdmitted, Offer},
     journal::Journal,
     link::{Credentials, Links},
+    merging::merge_texts,
     queue,
 };
 use crate::{
-    op::NodeId,
+    document::prose::Updates,
+    op::{DocKey, NodeId},
     replica::{Config, Draft, Event, Now, Outbox, Presence, Receipt, Refused, Replica, Unshared},
     storage::Store,
 };
@@ -97,7 +99,15 @@ impl Node {
         };
         tokio::spawn(async move { stopper.send(Some(task.run(request_inbox, link_inbox).await)) });
         let run = Uuid::new_v4();
-        Node(Arc::new(Handle { run, requests, published, presence_end, links, meters, stopping, stopped }))
+        let node = Node(Arc::new(Handle { run, requests, published, presence_end, links, meters, stopping, stopped }));
+        tokio::spawn(merge_texts(node.downgrade(), node.stopping()));
+        node
+    }
+
+    /// Something that is the node for as long as somebody else has it.
+    fn downgrade(&self) -> impl Fn() -> Option<Node> + Send + use<> {
+        let handle = Arc::downgrade(&self.0);
+        move || handle.upgrade().map(Node)
     }
 
     /// Its id.
@@ -251,6 +261,16 @@ impl Node {
     /// Says that memory is short, or no longer: while it is, what is kept only for those who look back goes.
     pub(super) async fn tighten(&self, tight: bool) -> Result<(), Stopped> {
         self.request(Client::READS, Request::Command(Event::Tight(tight))).await
+    }
+
+    /// Hands in what updates of a text were merged to.
+    pub(super) async fn hand_in_merged(
+        &self,
+        doc: DocKey<'static>,
+        updates: Updates,
+        merged: Option<Vec<u8>>,
+    ) -> Result<(), Stopped> {
+        self.request(Client::READS, Request::Command(Event::Merged { doc, updates, merged })).await
     }
 
     /// Lets a peer that opens a link go on to the proof of the pool's secret, or says why not. `offer` is its handshake, and

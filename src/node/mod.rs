@@ -7,12 +7,14 @@
 //! sync. Reads come to the data: a closure runs between two events, must be short, and takes copies out.
 
 mod admission;
+mod allowance;
 mod handle;
 mod handshake;
 mod handshake_rate;
 mod journal;
 mod link;
 mod memory;
+mod merging;
 mod meters;
 mod node_key;
 mod noise;
@@ -33,6 +35,7 @@ use std::{
 };
 
 pub use admission::{Admission, NotAdmitted, Offer, REFUSAL};
+pub use allowance::CpuTime;
 pub use handle::{ASK_EVERY, Node, Stopped};
 pub use handshake::{EARLIER_HANDSHAKE, HANDSHAKE, Unproved};
 pub use link::{Credentials, Network, Tcp, join_url, node_url};

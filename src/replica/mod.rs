@@ -50,7 +50,7 @@ pub use status::{LinkState, MemberStatus};
 
 use self::{early::Early, finality::Finality, link::Link, peers::Peers, rebirth::Orphan, transfer::Fetch};
 use crate::{
-    document::{Claim, Fault, Reason, Replays, State, Text, Verdict, check, cost, request},
+    document::{Claim, Fault, Reason, Replays, State, Text, Verdict, check, cost, prose::Updates, request},
     op::{
         Body, Command, DRAFT_BYTES_MAX, DocKey, Eviction, Guard, Hash, IdempotencyKey, KEY_SPAN, Newcomer, NodeId, Op,
         OpError, OpId, PoolId, PublicKey, Stamp, TIME_MAX,
@@ -209,6 +209,15 @@ pub enum Event {
     Pin(u64),
     /// Memory is short, or no longer: while it is, nothing stays that is kept only for those who look back.
     Tight(bool),
+    /// Somebody has merged updates of a text, as [`State::to_merge`] asks for, or could not.
+    Merged {
+        /// The text.
+        doc: DocKey<'static>,
+        /// The updates.
+        updates: Updates,
+        /// What they were merged to.
+        merged: Option<Vec<u8>>,
+    },
     /// The static key that this node proves on its links under its present id; where the pool has a secret, given at the start and
     /// right after each change of the id.
     Key(PublicKey),
@@ -583,6 +592,7 @@ impl Replica {
             Event::Stored => self.go_on_compacting(),
             Event::Pin(time) => self.pin(time),
             Event::Tight(tight) => self.on_tight(tight),
+            Event::Merged { doc, updates, merged } => self.state.merge(&doc, &updates, merged),
             Event::Key(key) => self.on_key(key),
             Event::Opened(link, dialled, keys) => self.on_opened(link, dialled, keys),
             Event::DialFailed(endpoint, why) => self.on_dial_failed(&endpoint, why),

@@ -15,7 +15,7 @@ use super::{
     rooms::Guests,
 };
 use crate::{
-    document::{Reason, View},
+    document::{Reason, View, prose::Unbounded},
     op::{Command, DocKey, Eviction, KEY_SPAN, NodeId, Op, OpId, PublicKey, Stamp},
     plant,
     record::Record,
@@ -259,7 +259,10 @@ impl World {
                 self.go_on_compacting(*node, &mut outcomes)?;
             }
             Action::Tight(node, tight) => self.step(*node, Event::Tight(*tight), &mut outcomes)?,
-            Action::Tick(node) => self.step(*node, Event::Tick, &mut outcomes)?,
+            Action::Tick(node) => {
+                self.step(*node, Event::Tick, &mut outcomes)?;
+                self.merge_texts(*node, &mut outcomes)?;
+            }
             Action::Submit(node, draft) => self.submit(*node, draft, &mut outcomes)?,
             Action::Cut(node, cut) => self.step(*node, Event::Cut(*cut), &mut outcomes)?,
             Action::Join(node, url) => {
@@ -627,6 +630,14 @@ impl World {
         self.follow_id(index, outcomes)?;
         self.take(index, event, outcomes)?;
         self.follow_id(index, outcomes)
+    }
+
+    /// Merges the updates of a text, as the task beside the node's does.
+    fn merge_texts(&mut self, index: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {
+        let replica = self.nodes.get(index).and_then(|node| node.replica.as_ref());
+        let Some((doc, updates)) = replica.and_then(|replica| replica.state().to_merge()) else { return Ok(()) };
+        let merged = updates.merged(&mut Unbounded).ok();
+        self.step(index, Event::Merged { doc, updates, merged }, outcomes)
     }
 
     fn follow_id(&mut self, index: usize, outcomes: &mut Vec<Outcome>) -> Result<(), Violation> {

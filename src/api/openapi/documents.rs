@@ -64,7 +64,8 @@ fn put() -> Operation {
         .refuses(&JSON_BODY)
         .refuses(&DATA)
         .refuses(&WRITE)
-        .refuses(&["version-mismatch", "guard-failed", "unreadable-text", "bad-update", "not-found", "not-a-text"]);
+        .refuses(&["version-mismatch", "guard-failed", "unreadable-text", "bad-update", "not-found", "not-a-text"])
+        .refuses(&["too-costly", "overloaded"]);
     in_vain(operation)
 }
 
@@ -114,7 +115,7 @@ fn patch() -> Operation {
         .refuses(&DATA)
         .refuses(&WRITE)
         .refuses(&["bad-patch", "bad-delta", "bad-update", "not-found", "patch-failed", "guard-failed"])
-        .refuses(&["too-costly", "version-mismatch", "version-needed", "unreadable-text", "not-a-text"]);
+        .refuses(&["too-costly", "version-mismatch", "version-needed", "unreadable-text", "not-a-text", "overloaded"]);
     in_vain(operation)
 }
 
