@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Api, Problem,
+    Api, ConnectionMemory, Problem,
     access::{Pass, Reach},
     extract::CollectionPath,
     past::When,
@@ -82,9 +82,10 @@ pub async fn collections(State(api): State<Api>, pass: Pass, uri: Uri) -> Result
 pub async fn docs(
     State(api): State<Api>,
     CollectionPath(collection): CollectionPath,
-    caller: Caller,
+    (caller, memory): (Caller, ConnectionMemory),
     uri: Uri,
 ) -> Result<Json<Page>, Problem> {
+    let mut held = memory.nothing();
     let wanted = Arc::new(Wanted::parse(collection, &uri)?);
     let mut found = Found::new(wanted.limit);
     // In the order of ids nothing before the cursor needs to be looked at.
@@ -102,6 +103,10 @@ pub async fn docs(
             Ok::<_, Problem>((found, replica.frontier()))
         });
         let ((views, rest), frontier) = chunk.await??;
+        // What documents are now is shared; what they were is made for this listing.
+        if when != When::Now {
+            held.resize(found.bytes + views.iter().map(|view| view.text.len()).sum::<usize>())?;
+        }
         for portion in portions(views.into_iter().map(|view| when.dated(view))) {
             for (place, view) in wanted.places(&api, &caller, portion).await? {
                 found.offer(place, view, frontier);

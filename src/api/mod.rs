@@ -7,6 +7,7 @@ mod awareness;
 mod backup;
 mod bulk;
 mod changes;
+mod counted;
 mod crowd;
 mod docs;
 mod error;
@@ -23,6 +24,7 @@ mod limits;
 mod listing;
 mod log;
 mod look;
+mod memory;
 mod meters;
 mod metrics;
 mod openapi;
@@ -66,6 +68,8 @@ use axum::{
 };
 pub use error::Problem;
 pub use limits::{Limits, Rate};
+use memory::ConnectionMemory;
+pub use memory::MemoryBudget;
 use meters::Meters;
 use rates::{Caller, Rates};
 use server::{HEAD_BYTES_MAX, Hold};
@@ -114,9 +118,8 @@ pub struct Api {
     rates: Arc<Rates>,
     texts: Arc<Texts>,
     workers: Workers,
-    /// Memory for the filters of subscriptions, and for bodies that are on the way.
+    /// Memory for the filters of subscriptions.
     filters: Arc<Shares>,
-    bodies: Arc<Shares>,
     meters: Arc<Meters>,
 }
 
@@ -126,7 +129,6 @@ impl Api {
         process::start();
         let (texts, meters, access) = (Texts::new(node.clone()), Arc::default(), Access::default());
         let filters = Shares::new(ws::FILTERS_BYTES_MAX, ws::FILTERS_PER_CALLER_BYTES_MAX);
-        let bodies = Shares::new(extract::BODIES_BYTES_MAX, extract::BODIES_PER_CALLER_BYTES_MAX);
         Api {
             node,
             stop,
@@ -136,7 +138,6 @@ impl Api {
             texts,
             workers: Workers::default(),
             filters,
-            bodies,
             meters,
         }
     }
@@ -236,8 +237,12 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
         Ok(pass) => (pass, Ok(())),
         Err(problem) => (Pass::Stranger, Err(problem)),
     };
+    let whence = request.extensions().get().map(Hold::whence);
+    let (memory, method) = (ConnectionMemory::of(request.extensions()), request.method().clone());
+    if let Some(memory) = &memory {
+        memory.belongs_to(Caller::of(&pass, whence));
+    }
     if api.rates.limits() && !is_probe(request.uri().path()) {
-        let whence = request.extensions().get().map(Hold::whence);
         admitted = api.rates.admit(&Caller::of(&pass, whence)).and(admitted);
     }
     let is_stranger = matches!(pass, Pass::Stranger);
@@ -263,6 +268,9 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
         }
         (Ok(()), None) => next.run(request).instrument(span.clone()).await,
     };
+    if let Some(memory) = &memory {
+        response = counted::answer(memory, &method, response);
+    }
     // The signature tells who the members are and how much they have written.
     if !is_stranger {
         sign(&api, response.headers_mut(), session, node.filter(|_| waited));

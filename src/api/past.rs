@@ -4,7 +4,7 @@ use axum::{Json, extract::State, http::StatusCode, http::Uri};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Api, Problem, extract::DocPath, query::Query, rates::Caller, shape};
+use super::{Api, ConnectionMemory, Problem, extract::DocPath, query::Query, rates::Caller, shape};
 use crate::{
     document::{Text, View, diff, json},
     replica::Replica,
@@ -133,7 +133,7 @@ struct Side {
 pub async fn difference(
     State(api): State<Api>,
     doc: DocPath,
-    caller: Caller,
+    (caller, memory): (Caller, ConnectionMemory),
     uri: Uri,
 ) -> Result<Json<Difference>, Problem> {
     let mut query = Query::of(&uri, &["from", "to"])?;
@@ -149,6 +149,7 @@ pub async fn difference(
     };
     let ([from, to], frontier) = api.read(look).await??;
     let times = [from.0, to.0];
+    let _held = memory.reserve([&from, &to].iter().filter_map(|(_, text)| text.as_ref()).map(Text::len).sum())?;
     let compared = api.workers.run(&caller, move || compare(from, to, frontier)).await?;
     compared.map(Json).ok_or_else(|| {
         let when = format!("at time {} or {}", times[0], times[1]);

@@ -46,6 +46,16 @@ impl Shares {
         Ok(share)
     }
 
+    /// How much there is in all.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// How much all clients have taken.
+    pub fn all_taken(&self) -> usize {
+        self.taken().all
+    }
+
     fn taken(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,16 +70,31 @@ pub struct Share {
 }
 
 impl Share {
+    /// How much it is.
+    pub fn amount(&self) -> usize {
+        self.amount
+    }
+
     /// Takes more, or gives some back. Where there is not so much, it stays as it is.
     pub fn resize(&mut self, amount: usize) -> Result<(), Beyond> {
+        self.change(amount, false)
+    }
+
+    /// Takes more, or gives some back, also beyond the limits.
+    pub fn force(&mut self, amount: usize) -> Result<(), Beyond> {
+        self.change(amount, true)
+    }
+
+    fn change(&mut self, amount: usize, must: bool) -> Result<(), Beyond> {
         let Shares { max, each_max, .. } = *self.shares;
         let mut taken = self.shares.taken();
         let all = taken.all - self.amount + amount;
         let each = taken.each.get(&self.caller).copied().unwrap_or_default() - self.amount + amount;
-        if amount > self.amount && each > each_max {
+        let is_bounded = amount > self.amount && !must;
+        if is_bounded && each > each_max {
             return Err(Beyond::Each(each_max));
         }
-        if amount > self.amount && all > max {
+        if is_bounded && all > max {
             return Err(Beyond::All);
         }
         taken.all = all;
