@@ -201,11 +201,12 @@ fn diff() -> Operation {
 }
 
 fn collections() -> Operation {
-    let example = json!({ "collections": [{ "name": COLLECTION, "docs": 3 }] });
+    let example = json!({ "collections": [{ "name": COLLECTION, "docs": 3 }], "next": null });
     Operation::new("get", "/v1/collections", "listCollections", TAG, "Names and counts of collections")
-        .takes(&["session"])
-        .answers(200, "Those that have documents.", &[], as_json("Collections", example))
+        .takes(&["limit", "after", "session"])
+        .answers(200, "A page of those that have documents.", &[], as_json("Collections", example))
         .refuses(&DATA)
+        .refuses(&["bad-cursor", "overloaded"])
 }
 
 fn transaction() -> Operation {
