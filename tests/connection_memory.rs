@@ -13,7 +13,7 @@ use futures_util::future::select_all;
 use hyper::Method;
 use lamplight::api::{Access, Limits, MemoryBudget, Site};
 use serde_json::json;
-use support::{TestNode, exposition::Scrape, start_limited};
+use support::{TestNode, exposition::Scrape, start_joining_to, start_limited, until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -315,4 +315,19 @@ async fn event_streams_and_backups_that_are_not_read_take_the_share_of_their_cli
         drop(stuck);
         until_given_back(&node).await;
     }
+}
+
+#[tokio::test]
+async fn what_peers_send_does_not_count() {
+    let limits = Limits { memory: MemoryBudget::new(1 << 20, 1 << 18), ..Limits::default() };
+    let node = start_limited(limits, Access::default()).await;
+    let peer = start_joining_to(&node).await;
+    for id in 0..4 {
+        let text = format!("\"{}\"", "x".repeat(1_000_000));
+        peer.put(&format!("/v1/docs/c/{id}"), &text).await.expect(201);
+    }
+    until(&node.node, |replica| replica.state().count() == 4).await;
+    let scrape = Scrape::of(&node).await;
+    assert_eq!(scrape.value("lamplight_links_opened_total", &[("dialled_by", "peer")]), 1.0, "the link stays");
+    assert_eq!(scrape.value("lamplight_connection_memory_refused_total", &[]), 0.0);
 }

@@ -110,9 +110,9 @@ struct Connection {
 #[derive(Debug)]
 struct Held {
     client: Caller,
-    /// Bytes read that belong to no whole request or message yet, and how many there may be.
+    /// Bytes read that belong to no whole request or message yet, and how many there may be. None once they do not count.
     incoming: usize,
-    incoming_max: usize,
+    incoming_max: Option<usize>,
     /// Messages of a WebSocket that are here whole and are being dealt with.
     whole: usize,
     /// The most that such messages came to: the library keeps a buffer of that size to the end of the connection.
@@ -145,7 +145,7 @@ impl ConnectionMemory {
         let held = Held {
             client,
             incoming: 0,
-            incoming_max: usize::MAX,
+            incoming_max: Some(usize::MAX),
             whole: 0,
             longest: 0,
             head: 0,
@@ -183,16 +183,24 @@ impl ConnectionMemory {
     /// Counts bytes that were read from the connection. An error ends it.
     pub fn read(&self, bytes: usize) -> io::Result<()> {
         let mut held = self.held();
+        let Some(incoming_max) = held.incoming_max else { return Ok(()) };
         held.incoming += bytes;
         // One piece is always taken: what it belongs to may be a body, which is refused with an answer.
         let must = held.incoming <= FREE_BYTES;
-        let settled = if held.incoming > held.incoming_max { None } else { self.settle(&mut held, must).ok() };
+        let settled = if held.incoming > incoming_max { None } else { self.settle(&mut held, must).ok() };
         settled.ok_or_else(|| io::Error::from(io::ErrorKind::QuotaExceeded))
     }
 
     /// Bounds what may be here in part.
     pub fn bound_incoming(&self, bytes_max: usize) {
-        self.held().incoming_max = bytes_max;
+        self.held().incoming_max = Some(bytes_max);
+    }
+
+    /// Counts nothing that is read from now on: a link of a peer has bounds of its own.
+    pub fn becomes_link(&self) {
+        self.held().incoming_max = None;
+        self.answered();
+        self.handed_over();
     }
 
     /// The head of a request is here whole. It counts until the request is answered.
