@@ -30,7 +30,7 @@ fn token_of(name: &str) -> String {
 
 /// A node at which two clients have this share of memory each, and which waits for slow readers without end.
 async fn start(share: usize) -> TestNode {
-    let token = |name| json!({ "name": name, "role": "write", "collections": ["*"], "token": token_of(name) });
+    let token = |name| json!({ "name": name, "role": "admin", "collections": ["*"], "token": token_of(name) });
     let path = std::env::temp_dir().join(format!("lamplight-memory-{}", uuid::Uuid::new_v4()));
     std::fs::write(&path, json!({ "tokens": [token("greedy"), token("other")] }).to_string()).unwrap();
     let access = Access::open(Some(path), Vec::new(), Site::default()).unwrap();
@@ -304,7 +304,8 @@ async fn event_streams_and_backups_that_are_not_read_take_the_share_of_their_cli
     for id in 0..24 {
         assert_eq!(write(&node, "other", id, 1_000_000).await, 201);
     }
-    for (path, accept) in [("/v1/changes", "text/event-stream"), ("/v1/changes?view=final", "text/event-stream")] {
+    let events = "text/event-stream";
+    for (path, accept) in [("/v1/changes", events), ("/v1/changes?view=final", events), ("/v1/backup", "*/*")] {
         let before = refusals(&node).await;
         let mut stuck = Vec::new();
         for _ in 0..10 {

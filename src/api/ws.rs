@@ -311,12 +311,10 @@ impl Connection {
         while index < self.subscriptions.len() {
             index += usize::from(self.advance(index).await?);
         }
-        for receipt in self.receipts.due(&self.api.node).await.map_err(|_| STOPPED)? {
-            self.write(Message::Text(receipt.into())).await?;
-        }
-        for message in self.seats.due() {
-            self.write(Message::Text(message.into())).await?;
-        }
+        let receipts = self.receipts.due(&self.api.node).await.map_err(|_| STOPPED)?;
+        self.write_all(receipts).await?;
+        let news = self.seats.due();
+        self.write_all(news).await?;
         self.flush().await
     }
 
@@ -542,12 +540,17 @@ impl Connection {
                 return Ok(false);
             }
         }
-        self.outgoing.prepare(frames.iter().map(String::len).sum())?;
-        for frame in frames {
-            self.write(Message::Text(frame.into())).await?;
-        }
-        self.outgoing.prepare(0)?;
+        self.write_all(frames).await?;
         Ok(true)
+    }
+
+    /// Writes messages that are made already, and count until the last of them is written.
+    async fn write_all(&mut self, messages: Vec<String>) -> Result<(), End> {
+        self.outgoing.prepare(messages.iter().map(String::len).sum())?;
+        for message in messages {
+            self.write(Message::Text(message.into())).await?;
+        }
+        self.outgoing.prepare(0)
     }
 
     async fn write(&mut self, message: Message) -> Result<(), End> {

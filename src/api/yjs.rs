@@ -372,7 +372,10 @@ impl Connection<'_> {
     }
 
     async fn send(&mut self, frame: Vec<u8>) -> Result<(), End> {
-        self.write(Message::Binary(frame.into())).await
+        // What it was made from is held as long.
+        self.outgoing.prepare(frame.len())?;
+        self.write(Message::Binary(frame.into())).await?;
+        self.outgoing.prepare(0)
     }
 
     async fn write(&mut self, message: Message) -> Result<(), End> {

@@ -82,15 +82,7 @@ fn get() -> Operation {
         .answers(200, "The document.", &described, body)
         .answers(304, "The client holds it.", &described, json!({}))
         .refuses(&DATA)
-        .refuses(&[
-            "bad-name",
-            "not-found",
-            "past-forgotten",
-            "overloaded",
-            "too-large",
-            "unreadable-text",
-            "not-a-text",
-        ])
+        .refuses(&["bad-name", "not-found", "past-forgotten", "too-large", "unreadable-text", "not-a-text"])
 }
 
 fn patch() -> Operation {
@@ -173,7 +165,7 @@ fn list() -> Operation {
         .takes(&["collection", "filter", "sort", "limit", "after", "view", "at", "session"])
         .answers(200, "A page.", &[], as_json("Listing", json!({ "docs": [document], "next": null })))
         .refuses(&DATA)
-        .refuses(&["bad-name", "bad-filter", "bad-cursor", "past-forgotten", "overloaded"])
+        .refuses(&["bad-name", "bad-filter", "bad-cursor", "past-forgotten"])
 }
 
 fn history() -> Operation {
@@ -182,7 +174,7 @@ fn history() -> Operation {
         .takes(&["collection", "document", "since-stamp", "limit", "order", "values", "session"])
         .answers(200, "Its ops, oldest first.", &[], json!({ JSON: { "schema": schema("History") } }))
         .refuses(&DATA)
-        .refuses(&["bad-name", "bad-cursor", "not-found", "past-forgotten", "overloaded"])
+        .refuses(&["bad-name", "bad-cursor", "not-found", "past-forgotten"])
 }
 
 fn diff() -> Operation {
@@ -197,7 +189,7 @@ fn diff() -> Operation {
         .takes(&["collection", "document", "from", "to", "session"])
         .answers(200, "The difference.", &[], as_json("Difference", example))
         .refuses(&DATA)
-        .refuses(&["bad-name", "not-found", "past-forgotten", "overloaded"])
+        .refuses(&["bad-name", "not-found", "past-forgotten"])
 }
 
 fn collections() -> Operation {
@@ -206,7 +198,7 @@ fn collections() -> Operation {
         .takes(&["limit", "after", "session"])
         .answers(200, "A page of those that have documents.", &[], as_json("Collections", example))
         .refuses(&DATA)
-        .refuses(&["bad-cursor", "overloaded"])
+        .refuses(&["bad-cursor"])
 }
 
 fn transaction() -> Operation {
