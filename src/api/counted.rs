@@ -9,13 +9,15 @@ use std::{
 use axum::{
     Error,
     body::{Body, Bytes, HttpBody},
-    http::Method,
     response::{IntoResponse, Response},
 };
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::memory::{ConnectionMemory, FREE_BYTES, Reservation};
+use super::{
+    memory::{ConnectionMemory, FREE_BYTES, Reservation},
+    shares::Bounds,
+};
 
 /// Most bytes that are read at once: what was read beyond the end of a request is as long at the most.
 const READ_BYTES_MAX: usize = 16 << 10;
@@ -119,16 +121,15 @@ impl HttpBody for RequestBody {
     }
 }
 
-/// The response, counted until the connection has taken it; or the refusal, where the client has no room for it. A request that
-/// has changed something is answered in any case.
-pub fn answer(memory: &ConnectionMemory, method: &Method, response: Response) -> Response {
+/// The response, counted until the connection has taken it; or the refusal, where there is no room for it within bounds.
+pub fn answer(memory: &ConnectionMemory, bounds: Bounds, response: Response) -> Response {
     let size = response.body().size_hint().exact().map(|size| usize::try_from(size).unwrap_or(usize::MAX));
     let whole = match size {
         Some(size) if size <= FREE_BYTES => {
             memory.answered();
             return response;
         }
-        Some(size) => memory.answer(size, !method.is_safe()).map(Some),
+        Some(size) => memory.answer(size, bounds).map(Some),
         None => {
             memory.answered();
             Ok(None)

@@ -22,7 +22,7 @@ use super::{
     error::RETRY_AFTER,
     rates::Caller,
     server::Hold,
-    shares::{Beyond, Share, Shares},
+    shares::{Beyond, Bounds, Share, Shares},
 };
 use crate::meter::Counter;
 
@@ -186,8 +186,8 @@ impl ConnectionMemory {
         let Some(incoming_max) = held.incoming_max else { return Ok(()) };
         held.incoming += bytes;
         // One piece is always taken: what it belongs to may be a body, which is refused with an answer.
-        let must = held.incoming <= FREE_BYTES;
-        let settled = if held.incoming > incoming_max { None } else { self.settle(&mut held, must).ok() };
+        let bounds = if held.incoming <= FREE_BYTES { Bounds::None } else { Bounds::All };
+        let settled = if held.incoming > incoming_max { None } else { self.settle(&mut held, bounds).ok() };
         settled.ok_or_else(|| io::Error::from(io::ErrorKind::QuotaExceeded))
     }
 
@@ -242,7 +242,7 @@ impl ConnectionMemory {
     pub fn hold_body(&self, bytes: usize) -> Result<(), Problem> {
         let mut held = self.held();
         let before = std::mem::replace(&mut held.body, bytes);
-        let settled = self.settle(&mut held, false);
+        let settled = self.settle(&mut held, Bounds::All);
         if settled.is_err() {
             held.body = before;
         }
@@ -256,14 +256,13 @@ impl ConnectionMemory {
         self.settle_less(&mut held);
     }
 
-    /// Counts an answer instead of the request. One that `must` be given, since something was done, is not refused: the request
-    /// was about as long.
-    pub fn answer(&self, bytes: usize, must: bool) -> Result<Reservation, Problem> {
+    /// Counts an answer instead of the request.
+    pub fn answer(&self, bytes: usize, bounds: Bounds) -> Result<Reservation, Problem> {
         {
             let mut held = self.held();
             (held.head, held.body) = (0, 0);
         }
-        self.take(bytes, must)
+        self.take(bytes, bounds)
     }
 
     /// A reservation of nothing, which may grow.
@@ -273,17 +272,17 @@ impl ConnectionMemory {
 
     /// Counts bytes until the reservation is dropped.
     pub fn reserve(&self, bytes: usize) -> Result<Reservation, Problem> {
-        self.take(bytes, false)
+        self.take(bytes, Bounds::All)
     }
 
-    fn take(&self, bytes: usize, must: bool) -> Result<Reservation, Problem> {
+    fn take(&self, bytes: usize, bounds: Bounds) -> Result<Reservation, Problem> {
         let mut reservation = self.nothing();
-        reservation.change(bytes, must)?;
+        reservation.change(bytes, bounds)?;
         Ok(reservation)
     }
 
     /// Takes as much of the budget as the connection holds, or gives back what it does not hold any more.
-    fn settle(&self, held: &mut Held, must: bool) -> Result<(), Beyond> {
+    fn settle(&self, held: &mut Held, bounds: Bounds) -> Result<(), Beyond> {
         let bytes = held.bytes();
         let needed = if bytes > FREE_BYTES { bytes.next_multiple_of(STEP_BYTES) } else { 0 };
         if held.share.as_ref().map_or(0, Share::amount) == needed {
@@ -293,7 +292,7 @@ impl ConnectionMemory {
             Some(share) => share,
             none => none.insert(self.0.budget.0.shares.take(held.client.clone(), 0)?),
         };
-        let settled = if must { share.force(needed) } else { share.resize(needed) };
+        let settled = share.resize_within(needed, bounds);
         if settled.is_err() {
             self.0.budget.0.refusals.count();
         }
@@ -302,7 +301,7 @@ impl ConnectionMemory {
 
     fn settle_less(&self, held: &mut Held) {
         // To give back passes no limit.
-        let _ = self.settle(held, true);
+        let _ = self.settle(held, Bounds::None);
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -320,12 +319,12 @@ pub struct Reservation {
 impl Reservation {
     /// Counts more, or less. Where there is no room for more, it stays as it is.
     pub fn resize(&mut self, bytes: usize) -> Result<(), Problem> {
-        self.change(bytes, false)
+        self.change(bytes, Bounds::All)
     }
 
     /// Counts at least so much.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
-        if bytes > self.bytes { self.change(bytes, false) } else { Ok(()) }
+        if bytes > self.bytes { self.change(bytes, Bounds::All) } else { Ok(()) }
     }
 
     /// Takes a part of it out, so that the part can be given back by itself.
@@ -336,12 +335,12 @@ impl Reservation {
         Reservation { memory: self.memory.clone(), bytes }
     }
 
-    fn change(&mut self, bytes: usize, must: bool) -> Result<(), Problem> {
+    fn change(&mut self, bytes: usize, bounds: Bounds) -> Result<(), Problem> {
         let memory = &self.memory;
         let mut held = memory.held();
         let before = held.reserved;
         held.reserved = before - self.bytes + bytes;
-        if let Err(beyond) = memory.settle(&mut held, must || bytes < self.bytes) {
+        if let Err(beyond) = memory.settle(&mut held, if bytes < self.bytes { Bounds::None } else { bounds }) {
             held.reserved = before;
             memory.settle_less(&mut held);
             return Err(memory.0.budget.overloaded(beyond));
@@ -354,6 +353,97 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         // To give back passes no limit.
-        let _ = self.change(0, true);
+        let _ = self.change(0, Bounds::None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::access::Principal;
+
+    const KIB: usize = 1 << 10;
+
+    fn client(name: &str) -> Caller {
+        Caller::Token(Principal::named(name))
+    }
+
+    #[test]
+    fn connections_of_one_client_share_and_what_is_free_does_not_count() {
+        let budget = MemoryBudget::new(256 * KIB, 64 * KIB);
+        let connections = [(); 2].map(|()| ConnectionMemory::new(budget.clone(), client("ada")));
+        let small = connections[0].reserve(16 * KIB).unwrap();
+        assert_eq!(budget.taken(), 0);
+        let mut large = connections[1].reserve(40 * KIB).unwrap();
+        assert_eq!(budget.taken(), 48 * KIB);
+        assert!(connections[0].reserve(17 * KIB).is_err() && large.resize(65 * KIB).is_err());
+        assert_eq!((budget.taken(), budget.refusals()), (48 * KIB, 2), "what is refused takes nothing");
+        let part = large.split(30 * KIB);
+        drop(large);
+        assert_eq!(budget.taken(), 32 * KIB);
+        drop((part, small));
+        assert_eq!(budget.taken(), 0);
+    }
+
+    #[test]
+    fn what_is_read_counts_until_it_is_dealt_with_and_the_longest_message_to_the_end() {
+        let budget = MemoryBudget::new(256 * KIB, 64 * KIB);
+        let connection = ConnectionMemory::new(budget.clone(), client("ada"));
+        for _ in 0..3 {
+            connection.read(16 * KIB).unwrap();
+        }
+        connection.head_came();
+        assert_eq!(budget.taken(), 48 * KIB, "the head of a request");
+        assert!(connection.hold_body(17 * KIB).is_err());
+        connection.answered();
+        assert_eq!(budget.taken(), 0);
+        connection.read(33 * KIB).unwrap();
+        connection.message_came();
+        connection.messages_done();
+        assert_eq!(budget.taken(), 48 * KIB, "the buffer of a message");
+        connection.read(33 * KIB).unwrap();
+        assert_eq!(budget.taken(), 48 * KIB, "the next message takes its place");
+        let error = connection.read(32 * KIB).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
+        drop(connection);
+        assert_eq!(budget.taken(), 0);
+    }
+
+    #[test]
+    fn a_connection_counts_for_whoever_uses_it() {
+        let budget = MemoryBudget::new(256 * KIB, 64 * KIB);
+        let connection = ConnectionMemory::new(budget.clone(), client("ada"));
+        let held = connection.reserve(64 * KIB).unwrap();
+        connection.belongs_to(client("ben"));
+        let other = ConnectionMemory::new(budget.clone(), client("ada"));
+        let ada = other.reserve(64 * KIB).unwrap();
+        connection.belongs_to(client("ada"));
+        assert!(
+            ConnectionMemory::new(budget.clone(), client("ben")).reserve(17 * KIB).is_err(),
+            "ada has no room for it"
+        );
+        drop((held, ada));
+        assert_eq!(budget.taken(), 0);
+    }
+
+    #[test]
+    fn answers_that_must_be_given_are_given_and_probes_also_where_others_have_taken_all() {
+        let budget = MemoryBudget::new(64 * KIB, 64 * KIB);
+        let connection = |name| ConnectionMemory::new(budget.clone(), client(name));
+        let (ada, ben) = (connection("ada"), connection("ben"));
+        let all = ada.reserve(64 * KIB).unwrap();
+        assert!(ben.answer(20 * KIB, Bounds::All).is_err());
+        let probe = ben.answer(20 * KIB, Bounds::Own).unwrap();
+        assert!(connection("ada").answer(20 * KIB, Bounds::Own).is_err());
+        let written = connection("ada").answer(20 * KIB, Bounds::None).unwrap();
+        assert_eq!(budget.taken(), 128 * KIB);
+        drop((all, probe, written));
+        assert_eq!(budget.taken(), 0);
+    }
+
+    #[test]
+    fn the_budget_follows_from_the_ceiling_of_memory() {
+        let budgets = [Some(0), Some(512 << 20), Some(u64::MAX), None].map(|max| MemoryBudget::of_ceiling(max).max());
+        assert_eq!(budgets, [64 << 20, 128 << 20, 1 << 30, 1 << 30]);
     }
 }

@@ -74,7 +74,7 @@ use meters::Meters;
 use rates::{Caller, Rates};
 use server::{HEAD_BYTES_MAX, Hold};
 pub use server::{serve, serve_with};
-use shares::Shares;
+use shares::{Bounds, Shares};
 use texts::Texts;
 pub use tls::{Tls, trust};
 use tokio::time::{Duration, Instant, timeout_at};
@@ -238,7 +238,7 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
         Err(problem) => (Pass::Stranger, Err(problem)),
     };
     let whence = request.extensions().get().map(Hold::whence);
-    let (memory, method) = (ConnectionMemory::of(request.extensions()), request.method().clone());
+    let (memory, bounds) = (ConnectionMemory::of(request.extensions()), answer_bounds(&request));
     if let Some(memory) = &memory {
         memory.belongs_to(Caller::of(&pass, whence));
     }
@@ -269,7 +269,7 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
         (Ok(()), None) => next.run(request).instrument(span.clone()).await,
     };
     if let Some(memory) = &memory {
-        response = counted::answer(memory, &method, response);
+        response = counted::answer(memory, bounds, response);
     }
     // The signature tells who the members are and how much they have written.
     if !is_stranger {
@@ -299,6 +299,16 @@ fn is_secure(request: &Request) -> bool {
 /// Whether it asks how the node is: whoever watches over it must not be refused because others ask much.
 fn is_probe(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz" | "/metrics")
+}
+
+/// The bounds of memory that an answer has. A request that may change something is answered in any case, and was about as long as
+/// its answer. Whoever watches over the node is answered also when others have taken all that there is.
+fn answer_bounds(request: &Request) -> Bounds {
+    match request.method().is_safe() {
+        false => Bounds::None,
+        true if is_probe(request.uri().path()) => Bounds::Own,
+        true => Bounds::All,
+    }
 }
 
 fn is_data(path: &str) -> bool {

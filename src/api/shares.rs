@@ -24,6 +24,17 @@ struct Taken {
     each: HashMap<Caller, usize>,
 }
 
+/// Which limits a client is held to when it takes more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bounds {
+    /// Its own, and that of all clients together.
+    All,
+    /// Its own.
+    Own,
+    /// None: it counts, also beyond the limits.
+    None,
+}
+
 /// Which limit would be passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beyond {
@@ -77,24 +88,20 @@ impl Share {
 
     /// Takes more, or gives some back. Where there is not so much, it stays as it is.
     pub fn resize(&mut self, amount: usize) -> Result<(), Beyond> {
-        self.change(amount, false)
+        self.resize_within(amount, Bounds::All)
     }
 
-    /// Takes more, or gives some back, also beyond the limits.
-    pub fn force(&mut self, amount: usize) -> Result<(), Beyond> {
-        self.change(amount, true)
-    }
-
-    fn change(&mut self, amount: usize, must: bool) -> Result<(), Beyond> {
+    /// The same, within some of the limits.
+    pub fn resize_within(&mut self, amount: usize, bounds: Bounds) -> Result<(), Beyond> {
         let Shares { max, each_max, .. } = *self.shares;
         let mut taken = self.shares.taken();
         let all = taken.all - self.amount + amount;
         let each = taken.each.get(&self.caller).copied().unwrap_or_default() - self.amount + amount;
-        let is_bounded = amount > self.amount && !must;
-        if is_bounded && each > each_max {
+        let grows = amount > self.amount;
+        if grows && bounds != Bounds::None && each > each_max {
             return Err(Beyond::Each(each_max));
         }
-        if is_bounded && all > max {
+        if grows && bounds == Bounds::All && all > max {
             return Err(Beyond::All);
         }
         taken.all = all;
