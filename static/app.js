@@ -301,14 +301,25 @@ async function pollLog() {
   if (now - logAskedAt < (mark === logSeen ? LOG_AT_LEAST_EVERY_MS : LOG_AT_MOST_EVERY_MS)) return;
   logAskedAt = now;
   try {
-    const [log, collections] = await Promise.all([request("/v1/log?order=desc&limit=50"), request("/v1/collections")]);
+    const [log, collections] = await Promise.all([request("/v1/log?order=desc&limit=50"), allCollections()]);
     state.log = log.content.ops;
-    state.collections = collections.content.collections;
+    state.collections = collections;
     state.logFailure = null;
     state.writes.learn(state.log);
     logSeen = mark;
   } catch (problem) {
     state.logFailure = problemWords(problem);
+  }
+}
+
+/// All collections, page by page.
+async function allCollections() {
+  const found = [];
+  for (let after = ""; ;) {
+    const { content } = await request(`/v1/collections?limit=1000${after}`);
+    found.push(...content.collections);
+    if (content.next === null) return found;
+    after = `&after=${content.next}`;
   }
 }
 

@@ -17,7 +17,7 @@ use base64::{
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::BodyExt;
 use hyper::{HeaderMap, Method};
-use lamplight::api::{self, Access, Api, Limits, Site, Tls};
+use lamplight::api::{self, Access, Api, Limits, MemoryBudget, Site, Tls};
 use ring::{
     hmac,
     signature::{Ed25519KeyPair, KeyPair},
@@ -1169,6 +1169,51 @@ async fn half_a_tls_handshake_is_given_up() {
     for mut stream in [silent, half] {
         // It may end with an alert (RFC 8446, section 6), or a reset.
         let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    stop.cancel();
+    serving.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_unread_or_here_in_part_counts_over_tls_as_well() {
+    let (node, dir) = (start_node().await, Dir::new());
+    let (cert, key) = certify(&dir);
+    let stop = CancellationToken::new();
+    let memory = MemoryBudget::new(48 << 20, 12 << 20);
+    let limits = Limits { memory: memory.clone(), head_timeout: Duration::from_secs(3600), ..Limits::default() };
+    let router = api::router(Api::new(node.node.clone(), stop.clone()).limited(limits.clone()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let tls = Tls::open(cert.clone(), key).unwrap();
+    let serving = tokio::spawn(api::serve_with(listener, router, Some(tls), limits, stop.clone()));
+    for id in 0..8 {
+        let large = format!("\"{}\"", "x".repeat(1_000_000));
+        node.call(Method::PUT, &format!("/v1/docs/c/{id}")).json(&large).send().await.expect(201);
+    }
+    let (mut unread, mut statuses) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let mut stream = secured(port, &cert).await.unwrap();
+        stream.write_all(b"GET /v1/docs/c HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        statuses.push(String::from_utf8_lossy(&head[9..]).into_owned());
+        unread.push(stream);
+    }
+    assert_eq!(statuses, ["200", "503"]);
+    // Half heads: what is left of the share is taken by some of them, and the others end.
+    let mut halves = Vec::new();
+    for _ in 0..60 {
+        let mut stream = secured(port, &cert).await.unwrap();
+        let half = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: {}", "x".repeat(100_000));
+        let _ = stream.write_all(half.as_bytes()).await;
+        halves.push(stream);
+    }
+    while memory.refusals() < 2 {
+        tokio::task::yield_now().await;
+    }
+    drop((unread, halves));
+    while memory.taken() > 0 {
+        tokio::task::yield_now().await;
     }
     stop.cancel();
     serving.await.unwrap();

@@ -247,7 +247,7 @@ class Node:
 
     def documents(self):
         found = {}
-        for one in self.ask("GET", "/v1/collections").json()["collections"]:
+        for one in api.pages(self.port, "/v1/collections", "collections"):
             for doc in api.pages(self.port, f"/v1/docs/{one['name']}", "docs"):
                 found[one["name"], doc["id"]] = doc["version"]
         return found

@@ -21,11 +21,10 @@ use tokio::{
 };
 
 use super::{
-    Api, BODY_BYTES_MAX, Problem, docs, error,
-    extract::{self, BODY_BYTES_FREE},
+    Api, BODY_BYTES_MAX, ConnectionMemory, Problem, docs, error, extract,
+    memory::{FREE_BYTES, Reservation},
     rates::Caller,
     shape::ReceiptBody,
-    shares::Share,
     steps::Fields,
 };
 use crate::{
@@ -49,7 +48,7 @@ const LEVELS_MAX: usize = json::DEPTH_MAX + 1;
 pub fn load(
     api: Api,
     collection: String,
-    caller: Caller,
+    (caller, memory): (Caller, &ConnectionMemory),
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -57,7 +56,7 @@ pub fn load(
         let detail = "a bulk load takes no Idempotency-Key: give every line an \"id\", and it may be sent again";
         return Err(Problem::bad_header(detail));
     }
-    let held = api.bodies.take(caller.clone(), 0).map_err(|_| extract::too_many_bodies())?;
+    let held = memory.nothing();
     let answers = Body::from_stream(answers(api, collection, (caller, held), body));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], answers).into_response())
 }
@@ -66,7 +65,7 @@ pub fn load(
 fn answers(
     api: Api,
     collection: String,
-    (caller, held): (Caller, Share),
+    (caller, held): (Caller, Reservation),
     body: Body,
 ) -> impl Stream<Item = Result<Bytes, Error>> {
     let load = Load {
@@ -104,8 +103,8 @@ struct Load {
     /// It ended before the body did.
     cut_off: bool,
     caller: Caller,
-    /// The share of its client that the lines take which are read and not answered.
-    held: Share,
+    /// The memory of the lines that are read and not answered.
+    held: Reservation,
     /// Nothing more is read until a line is answered, because the share is used up.
     crowded: bool,
     /// Until when no line is taken, because lines came faster than the client may write. They are not refused: the client
@@ -175,10 +174,11 @@ impl Load {
     /// Counts what is held. Where the share is used up and no line is under way whose answer would make room, the load ends.
     fn account(&mut self) {
         let bytes = self.lines.buffer.len() + self.flight_bytes;
-        let bytes = if bytes > BODY_BYTES_FREE { bytes } else { 0 };
-        self.crowded = self.held.resize(bytes).is_err();
-        if self.crowded && self.flights.is_empty() && !self.ended {
-            self.cut_off(self.lines.number + 1, extract::too_many_bodies());
+        let bytes = if bytes > FREE_BYTES { bytes } else { 0 };
+        let refused = self.held.resize(bytes).err();
+        self.crowded = refused.is_some();
+        if let Some(problem) = refused.filter(|_| self.flights.is_empty() && !self.ended) {
+            self.cut_off(self.lines.number + 1, problem);
         }
     }
 
@@ -324,6 +324,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        api::MemoryBudget,
         node::{Node, Tcp},
         op::NodeId,
         replica::Config,
@@ -363,7 +364,7 @@ mod tests {
             counted.fetch_add(1, Ordering::Relaxed);
             Ok::<_, std::convert::Infallible>("{\"value\":1}\n")
         });
-        let held = api.bodies.take(Caller::Other, 0).unwrap();
+        let held = ConnectionMemory::new(MemoryBudget::default(), Caller::Other).nothing();
         let mut answers = Box::pin(answers(api, "c".into(), (Caller::Other, held), Body::from_stream(endless)));
         assert_eq!(read.load(Ordering::Relaxed), 0);
         for taken in 1..=20 {
@@ -377,8 +378,9 @@ mod tests {
     async fn what_is_read_and_not_answered_counts_for_its_client() {
         let config = Config::founder(NodeId(uuid::Uuid::new_v4()), 7);
         let api = Api::new(Node::start(config, Tcp), tokio_util::sync::CancellationToken::new());
+        let budget = MemoryBudget::new(1 << 30, 64 << 20);
         let begin = |line: Vec<u8>| {
-            let held = api.bodies.take(Caller::Other, 0).unwrap();
+            let held = ConnectionMemory::new(budget.clone(), Caller::Other).nothing();
             let body = stream::iter([Ok::<_, std::convert::Infallible>(line)]).chain(stream::pending());
             Box::pin(answers(api.clone(), "c".into(), (Caller::Other, held), Body::from_stream(body)))
         };
@@ -391,7 +393,7 @@ mod tests {
         }
         let said = String::from_utf8(said.unwrap().unwrap().to_vec()).unwrap();
         assert!(said.contains("\"line\":1,") && said.contains("problem:overloaded"), "{said}");
-        assert_eq!(held.len() - 1, extract::BODIES_PER_CALLER_BYTES_MAX / (3 << 20), "64 MiB");
+        assert_eq!(held.len() - 1, (64 << 20) / (3 << 20), "64 MiB");
         let answered = begin(b"{\"value\":1}\n".to_vec()).next().await.unwrap().unwrap();
         assert!(answered.starts_with(b"{\"line\":1,\"receipt\""), "small lines cost nothing");
         held.clear();

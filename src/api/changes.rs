@@ -15,11 +15,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Api, Problem,
+    Api, ConnectionMemory, Problem,
     access::{Pass, Reach},
     feed::{Feed, Scope, Step},
     final_feed::{self, FinalFeed},
     herald::{Ear, Herald},
+    memory::Reservation,
     query::{self, Query},
     rates::Caller,
     server::Hold,
@@ -36,8 +37,7 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub async fn show(
     State(api): State<Api>,
     Extension(herald): Extension<Arc<Herald>>,
-    pass: Pass,
-    caller: Caller,
+    (pass, caller, memory): (Pass, Caller, ConnectionMemory),
     hold: Option<Extension<Hold>>,
     uri: Uri,
     headers: HeaderMap,
@@ -54,7 +54,7 @@ pub async fn show(
     let reach = Reach::new(&pass, query.take("collection"))?;
     match query.take("view").as_deref() {
         None => {}
-        Some("final") => return show_final((api, caller), reach, query, &headers, as_events).await,
+        Some("final") => return show_final((api, caller, memory), reach, query, &headers, as_events).await,
         Some(_) => return Err(Problem::bad("bad-query", "view is final, or left out")),
     }
     let mut feed = Feed::new(&herald, Scope::new(reach, None)?);
@@ -70,12 +70,12 @@ pub async fn show(
     {
         return Err(gone());
     }
-    page(feed, limit, wait.map(|wait| (wait, herald.listen())), &api.stop).await
+    page((feed, memory.nothing()), limit, wait.map(|wait| (wait, herald.listen())), &api.stop).await
 }
 
 /// The same of the final feed.
 async fn show_final(
-    (api, caller): (Api, Caller),
+    (api, caller, memory): (Api, Caller, ConnectionMemory),
     reach: Reach,
     mut query: Query,
     headers: &HeaderMap,
@@ -89,7 +89,7 @@ async fn show_final(
     }
     let (limit, wait) = (query.limit()?, wait(&mut query)?);
     let feed = FinalFeed::open(&api, caller, reach, since.as_deref()).await?;
-    final_feed::page(feed, limit, wait, &api.stop).await
+    final_feed::page((feed, memory.nothing()), limit, wait, &api.stop).await
 }
 
 /// What an event stream goes on behind: a client that comes back repeats its first request, and adds what it saw last.
@@ -115,14 +115,14 @@ fn wait(query: &mut Query) -> Result<Option<Duration>, Problem> {
 }
 
 async fn page(
-    mut feed: Feed,
+    (mut feed, mut held): (Feed, Reservation),
     limit: usize,
     wait: Option<(Duration, Ear)>,
     stop: &CancellationToken,
 ) -> Result<Response, Problem> {
     // Before it looks, so that nothing is missed between the look and the wait.
     let watch = wait.as_ref().map(|(_, ear)| feed.follow(ear));
-    let mut found = collect(&mut feed, limit).await?;
+    let mut found = collect(&mut feed, limit, &mut held).await?;
     if let Some((wait, ear)) = wait {
         let deadline = Instant::now() + wait;
         while found.is_empty() {
@@ -131,7 +131,7 @@ async fn page(
                 () = sleep_until(deadline) => break,
                 () = stop.cancelled() => break,
             }
-            found = collect(&mut feed, limit).await?;
+            found = collect(&mut feed, limit, &mut held).await?;
         }
     }
     drop(watch);
@@ -140,8 +140,8 @@ async fn page(
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-/// The next documents, as JSON: up to a number, up to the bound of an answer, or all there are.
-async fn collect(feed: &mut Feed, limit: usize) -> Result<Vec<String>, Problem> {
+/// The next documents, as JSON: up to a number, up to the bound of an answer, or all there are. They count while they are gathered.
+async fn collect(feed: &mut Feed, limit: usize, held: &mut Reservation) -> Result<Vec<String>, Problem> {
     let (mut taken, mut bytes) = (Vec::new(), 0);
     loop {
         let part = match feed.next().await? {
@@ -157,6 +157,7 @@ async fn collect(feed: &mut Feed, limit: usize) -> Result<Vec<String>, Problem> 
                 return Ok(taken);
             }
         }
+        held.resize(bytes)?;
     }
 }
 

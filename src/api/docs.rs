@@ -9,7 +9,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use uuid::Uuid;
 
 use super::{
-    Api, Problem,
+    Api, ConnectionMemory, Problem,
     access::Pass,
     bulk,
     extract::{self, CollectionPath, DocPath},
@@ -134,7 +134,8 @@ pub async fn post(
                           GET /v1/ops/{op}?wait=final";
             return Err(Problem::bad("bad-query", detail));
         }
-        return bulk::load(api, collection, caller, headers, body);
+        let memory = ConnectionMemory::of_request(&parts, &api);
+        return bulk::load(api, collection, (caller, &memory), headers, body);
     }
     json_only(headers)?;
     let value = api.workers.parse(&caller, extract::body(&api, &parts, body).await?, json::canonical).await??;

@@ -5,13 +5,13 @@ use std::time::Duration;
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{FromRequestParts, Path},
-    http::{HeaderMap, HeaderName, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, header, request::Parts},
 };
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::{Api, BODY_BYTES_MAX, Problem, access::Pass, error::RETRY_AFTER, rates::Caller, shares::Share};
+use super::{Api, BODY_BYTES_MAX, ConnectionMemory, Problem, access::Pass, memory::FREE_BYTES};
 use crate::{
     document::{check_collection, check_id},
     op::{DocKey, Guard, NodeId, OpId},
@@ -25,11 +25,6 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 /// a body some times too large, not for one without end.
 const LINGER_FRAMES_MAX: usize = 4096;
 const LINGER: Duration = Duration::from_secs(2);
-
-/// Bytes of bodies that are not here whole yet, those of all clients and of one; a body up to the last of these does not count.
-pub const BODIES_BYTES_MAX: usize = 256 << 20;
-pub const BODIES_PER_CALLER_BYTES_MAX: usize = 64 << 20;
-pub const BODY_BYTES_FREE: usize = 16 << 10;
 
 /// A collection named in the path, which the client's token is for.
 pub struct CollectionPath(pub String);
@@ -108,13 +103,13 @@ fn not_utf8() -> Problem {
     Problem::bad("bad-name", "a name in the path must be percent-encoded UTF-8")
 }
 
-/// The body of a request, whole, within its bound, its client's share and in time.
+/// The body of a request, whole, within its bound, its client's share of memory and in time. It counts until the request is answered.
 pub async fn body(api: &Api, parts: &Parts, mut body: Body) -> Result<Bytes, Problem> {
     let asks_first = parts.headers.contains_key(header::EXPECT);
     if body.size_hint().lower() <= BODY_BYTES_MAX as u64 {
-        let mut share = api.bodies.take(Caller::of_request(parts, api), 0).map_err(|_| too_many_bodies())?;
+        let memory = ConnectionMemory::of_request(parts, api);
         let within = api.limits.body_timeout;
-        match timeout(within, collect(&mut body, &mut share)).await {
+        match timeout(within, collect(&mut body, &memory)).await {
             Err(_) => {
                 let detail = format!(
                     "the body was not here whole after {} s: send it faster, or in parts, as a bulk load",
@@ -124,9 +119,9 @@ pub async fn body(api: &Api, parts: &Parts, mut body: Body) -> Result<Bytes, Pro
             }
             Ok(Ok(whole)) => return Ok(whole),
             Ok(Err(Uncollected::TooLong)) => {}
-            Ok(Err(Uncollected::TooMany)) => {
+            Ok(Err(Uncollected::OverBudget(problem))) => {
                 linger(&mut body).await;
-                return Err(too_many_bodies());
+                return Err(problem);
             }
             Ok(Err(Uncollected::Broken)) => {
                 return Err(Problem::bad("bad-request", "the body broke off: send it again, whole"));
@@ -144,14 +139,14 @@ pub async fn body(api: &Api, parts: &Parts, mut body: Body) -> Result<Bytes, Pro
 enum Uncollected {
     /// It is longer than a body may be.
     TooLong,
-    /// Its client, or all clients, have too much of bodies on the way.
-    TooMany,
+    /// Its client, or all clients, make the node hold too much.
+    OverBudget(Problem),
     /// The connection ended.
     Broken,
 }
 
-/// Reads a body; what is on the way of a long one counts for its client.
-async fn collect(body: &mut Body, share: &mut Share) -> Result<Bytes, Uncollected> {
+/// Reads a body, and counts what is here of it.
+async fn collect(body: &mut Body, memory: &ConnectionMemory) -> Result<Bytes, Uncollected> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Uncollected::Broken)?.into_data() else { continue };
@@ -159,8 +154,8 @@ async fn collect(body: &mut Body, share: &mut Share) -> Result<Bytes, Uncollecte
         if length > BODY_BYTES_MAX {
             return Err(Uncollected::TooLong);
         }
-        if length > BODY_BYTES_FREE {
-            share.resize(length).map_err(|_| Uncollected::TooMany)?;
+        if length > FREE_BYTES {
+            memory.hold_body(length).map_err(Uncollected::OverBudget)?;
         }
         // Most bodies come in one piece.
         if whole.is_empty() && body.is_end_stream() {
@@ -169,14 +164,6 @@ async fn collect(body: &mut Body, share: &mut Share) -> Result<Bytes, Uncollecte
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())
-}
-
-pub fn too_many_bodies() -> Problem {
-    let detail = format!(
-        "bodies that are not here whole yet take at most {BODIES_PER_CALLER_BYTES_MAX} bytes of a node for one token (or one \
-         address, where no tokens are asked for), and {BODIES_BYTES_MAX} for all clients: send fewer at once"
-    );
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).with(RETRY_AFTER, 1)
 }
 
 fn body_too_large() -> Problem {

@@ -31,6 +31,7 @@ use super::{
     check_ready,
     final_place::Place,
     look::next_collection,
+    memory::Reservation,
     rates::Caller,
     workers::Workers,
 };
@@ -53,20 +54,20 @@ const LOOK_BYTES: usize = 256 << 10;
 
 /// The next entries: a page, or, if there is none, what comes within some time.
 pub async fn page(
-    mut feed: FinalFeed,
+    (mut feed, mut held): (FinalFeed, Reservation),
     limit: usize,
     wait: Option<Duration>,
     stop: &CancellationToken,
 ) -> Result<Response, Problem> {
     let deadline = Instant::now() + wait.unwrap_or_default();
-    let mut found = collect(&mut feed, limit).await?;
+    let mut found = collect(&mut feed, limit, &mut held).await?;
     while found.is_empty() && wait.is_some() {
         tokio::select! {
             changed = feed.changed() => changed?,
             () = sleep_until(deadline) => break,
             () = stop.cancelled() => break,
         }
-        found = collect(&mut feed, limit).await?;
+        found = collect(&mut feed, limit, &mut held).await?;
     }
     let (next, more) = (feed.cursor(), feed.has_more());
     let body = format!(r#"{{"changes":[{}],"next":"{next}","more":{more}}}"#, found.join(","));
@@ -75,7 +76,7 @@ pub async fn page(
 
 /// The next entries, as JSON: up to a number, up to the bound of an answer, or all there are. Where it ends follows from
 /// the entries, not from how many looks it takes.
-async fn collect(feed: &mut FinalFeed, limit: usize) -> Result<Vec<String>, Problem> {
+async fn collect(feed: &mut FinalFeed, limit: usize, held: &mut Reservation) -> Result<Vec<String>, Problem> {
     let (mut taken, mut bytes) = (Vec::new(), 0);
     while feed.has_more() {
         for entry in feed.next().await? {
@@ -87,6 +88,7 @@ async fn collect(feed: &mut FinalFeed, limit: usize) -> Result<Vec<String>, Prob
                 return Ok(taken);
             }
         }
+        held.resize(bytes)?;
     }
     Ok(taken)
 }

@@ -13,7 +13,7 @@ use axum::{
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Api, Problem, bound_head, server::PeerAddress};
+use super::{Api, ConnectionMemory, Problem, bound_head, server::PeerAddress};
 use crate::node::{EARLIER_HANDSHAKE, HANDSHAKE, NotAdmitted, Offer, REFUSAL};
 
 /// Longest head of a peer's request, in bytes. Only the HTTP server reads a longer one, up to its own bound.
@@ -42,6 +42,9 @@ pub async fn accept(State(api): State<Api>, mut request: Request) -> Result<Resp
     said.insert(header::SEC_WEBSOCKET_ACCEPT, key);
     if let Some(message) = admission.header().and_then(|message| HeaderValue::try_from(message).ok()) {
         said.insert(HeaderName::from_static(HANDSHAKE), message);
+    }
+    if let Some(memory) = ConnectionMemory::of(request.extensions()) {
+        memory.becomes_link();
     }
     let opening = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {

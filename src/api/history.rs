@@ -13,11 +13,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Api, Problem,
+    Api, ConnectionMemory, Problem,
     access::Pass,
     error::describe,
     extract::DocPath,
     log::{ANSWER_BYTES, CommandBody, FIRST, GuardBody, LAST, command, guard, rfc3339},
+    memory::Reservation,
     past,
     query::Query,
     rates::Caller,
@@ -90,7 +91,7 @@ struct Window {
 pub async fn show(
     State(api): State<Api>,
     doc: DocPath,
-    pass: Pass,
+    (pass, memory): (Pass, ConnectionMemory),
     caller: Caller,
     uri: Uri,
 ) -> Result<Json<Page>, Problem> {
@@ -99,7 +100,8 @@ pub async fn show(
     let Some(mut window) = api.read(move |replica| asked.look(replica)).await?? else {
         return Err(Problem::no_document(&wanted.doc.collection, &wanted.doc.id));
     };
-    let texts = wanted.texts(&api, &caller, &mut window).await?;
+    let mut held = memory.nothing();
+    let texts = wanted.texts(&api, &caller, &mut window, &mut held).await?;
     let causality = causality(&api, &window).await?;
     Ok(Json(api.workers.run(&caller, move || wanted.compose(&window, &texts, causality.as_ref(), &pass)).await?))
 }
@@ -182,7 +184,13 @@ impl Wanted {
 
     /// What the document is after each op of the page, in stamp order. Where the texts pass the bound of an answer the page
     /// is cut.
-    async fn texts(&self, api: &Api, caller: &Caller, window: &mut Window) -> Result<Vec<Option<Text>>, Problem> {
+    async fn texts(
+        &self,
+        api: &Api,
+        caller: &Caller,
+        window: &mut Window,
+        held: &mut Reservation,
+    ) -> Result<Vec<Option<Text>>, Problem> {
         let mut stamps: Vec<Stamp> =
             window.members[window.page.clone()].iter().map(|member| member.op.stamp()).collect();
         if self.newest_first {
@@ -194,6 +202,7 @@ impl Wanted {
             let some = api.read(move |replica| after(replica, &doc, &rest)).await??;
             let some = api.workers.replay(caller, some, ANSWER_BYTES - bytes).await?;
             bytes += some.bytes();
+            held.resize(bytes)?;
             texts.extend(some.into_texts());
         }
         window.more |= texts.len() < stamps.len();

@@ -5,6 +5,8 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use super::MemoryBudget;
+
 /// How much clients may take of a node.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -30,6 +32,8 @@ pub struct Limits {
     /// After how much silence a WebSocket is pinged; after as much again it is taken for gone. Less finds the dead sooner and
     /// keeps proxies from cutting the line. By default 30 s.
     pub ping_every: Duration,
+    /// Memory that all connections may make the node hold. By default 1 GiB, of which one client has 256 MiB.
+    pub memory: MemoryBudget,
 }
 
 /// How often something may be done.
@@ -53,6 +57,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(20),
             ping_every: Duration::from_secs(30),
+            memory: MemoryBudget::default(),
         }
     }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Api, Problem,
+    Api, ConnectionMemory, Problem,
     access::{Pass, Reach},
     extract::CollectionPath,
     past::When,
@@ -46,10 +46,11 @@ pub struct Page {
     next: Option<String>,
 }
 
-/// The collections.
+/// A page of collections.
 #[derive(Serialize)]
 pub struct Collections {
     collections: Vec<Collection>,
+    next: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -60,11 +61,14 @@ struct Collection {
 
 /// `GET /v1/collections`.
 pub async fn collections(State(api): State<Api>, pass: Pass, uri: Uri) -> Result<Json<Collections>, Problem> {
-    Query::of(&uri, &[])?;
+    let mut query = Query::of(&uri, &["limit", "after"])?;
+    let limit = query.limit()?;
     let reach = Reach::new(&pass, None)?;
-    // Behind the collection without a name, which is none of the users', come all of theirs.
-    let (mut collections, mut behind) = (Vec::new(), String::new());
-    loop {
+    // After the collection without a name, which is none of the users', come all of theirs.
+    let mut behind = query.take("after").map(|cursor| collection_of(&cursor)).transpose()?.unwrap_or_default();
+    let mut collections = Vec::new();
+    // One more than the page has room for says that there is another page.
+    while collections.len() <= limit {
         let chunk = api.read(move |replica| {
             let counts = replica.state().collections_after(&behind).take(CHUNK);
             counts.map(|(name, docs)| (Arc::clone(name), docs)).collect::<Vec<_>>()
@@ -75,18 +79,36 @@ pub async fn collections(State(api): State<Api>, pass: Pass, uri: Uri) -> Result
         collections.extend(kept.map(|(name, docs)| Collection { name: name.to_string(), docs }));
         match last {
             Some(last) => behind = last,
-            None => return Ok(Json(Collections { collections })),
+            None => break,
         }
     }
+    let more = collections.len() > limit;
+    collections.truncate(limit);
+    let next = collections.last().filter(|_| more).map(|Collection { name, .. }| collections_cursor(name));
+    Ok(Json(Collections { collections, next }))
+}
+
+/// The cursor of a page of collections that goes on after this one.
+fn collections_cursor(name: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(json!({ "of": "collections", "id": name }).to_string())
+}
+
+fn collection_of(cursor: &str) -> Result<String, Problem> {
+    let decoded = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|cursor| json::parse(&cursor).ok());
+    let name =
+        decoded.filter(|cursor| cursor["of"] == "collections").and_then(|cursor| Some(cursor["id"].as_str()?.into()));
+    let bad = "after is the \"next\" of a page of collections; leave it out to start";
+    name.ok_or_else(|| Problem::bad("bad-cursor", bad))
 }
 
 /// `GET /v1/docs/{collection}`.
 pub async fn docs(
     State(api): State<Api>,
     CollectionPath(collection): CollectionPath,
-    caller: Caller,
+    (caller, memory): (Caller, ConnectionMemory),
     uri: Uri,
 ) -> Result<Json<Page>, Problem> {
+    let mut held = memory.nothing();
     let wanted = Arc::new(Wanted::parse(collection, &uri)?);
     let mut page = Found::new(wanted.limit);
     // In the order of ids nothing before the cursor needs to be looked at.
@@ -107,7 +129,12 @@ pub async fn docs(
             Ok::<_, Problem>((found, replica.frontier()))
         });
         let ((found, rest), frontier) = chunk.await??;
-        let (views, rest) = api.workers.work_out(&caller, found, PAST_BYTES).await?.up_to(rest);
+        let found = api.workers.work_out(&caller, found, PAST_BYTES).await?;
+        // What documents are now is shared; what they were is made for this listing.
+        if when != When::Now {
+            held.resize(page.bytes + found.replays.bytes())?;
+        }
+        let (views, rest) = found.up_to(rest);
         for portion in portions(views.map(|view| when.dated(view))) {
             for (place, view) in wanted.places(&api, &caller, portion).await? {
                 page.offer(place, view, frontier);

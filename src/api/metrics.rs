@@ -286,6 +286,12 @@ fn tell_clients(out: &mut Exposition, api: &Api) {
     for call in meters.told() {
         seconds.spread(&[("route", call.route), ("method", call.method)], &call.seconds.read());
     }
+    let memory = &api.limits.memory;
+    let help = "Memory that the connections of clients make the node hold, beyond 16 KiB of each.";
+    out.gauge("lamplight_connection_memory_bytes", help, memory.taken());
+    out.gauge("lamplight_connection_memory_max_bytes", "How much that may be.", memory.max());
+    let help = "Times that a connection needed more than its client may have, or all clients.";
+    out.counter("lamplight_connection_memory_refused_total", help, memory.refusals());
     let in_flight = meters.in_flight.read();
     out.gauge("lamplight_http_requests_in_flight", "Requests whose answer has not begun.", in_flight);
     out.gauge("lamplight_websocket_clients", "Connections of /v1/ws.", meters.clients.read());

@@ -7,6 +7,7 @@ mod awareness;
 mod backup;
 mod bulk;
 mod changes;
+mod counted;
 mod crowd;
 mod docs;
 mod error;
@@ -24,6 +25,7 @@ mod listing;
 mod live_text;
 mod log;
 mod look;
+mod memory;
 mod meters;
 mod metrics;
 mod openapi;
@@ -67,11 +69,13 @@ use axum::{
 };
 pub use error::Problem;
 pub use limits::{Limits, Rate};
+use memory::ConnectionMemory;
+pub use memory::MemoryBudget;
 use meters::Meters;
 use rates::{Caller, Rates};
 use server::{HEAD_BYTES_MAX, Hold};
 pub use server::{serve, serve_with};
-use shares::Shares;
+use shares::{Bounds, Shares};
 use texts::Texts;
 pub use tls::{Tls, trust};
 use tokio::{
@@ -122,9 +126,8 @@ pub struct Api {
     workers: Workers,
     /// Looks at the node of those who follow it or wait for it.
     looks: Arc<Semaphore>,
-    /// Memory for the filters of subscriptions, and for bodies that are on the way.
+    /// Memory for the filters of subscriptions.
     filters: Arc<Shares>,
-    bodies: Arc<Shares>,
     meters: Arc<Meters>,
 }
 
@@ -134,7 +137,6 @@ impl Api {
         process::start();
         let (texts, meters, access) = (Texts::new(node.clone()), Arc::default(), Access::default());
         let filters = Shares::new(ws::FILTERS_BYTES_MAX, ws::FILTERS_PER_CALLER_BYTES_MAX);
-        let bodies = Shares::new(extract::BODIES_BYTES_MAX, extract::BODIES_PER_CALLER_BYTES_MAX);
         Api {
             node,
             stop,
@@ -145,7 +147,6 @@ impl Api {
             workers: Workers::default(),
             looks: Arc::new(Semaphore::new(LOOKS_MAX)),
             filters,
-            bodies,
             meters,
         }
     }
@@ -256,8 +257,12 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
         Ok(pass) => (pass, Ok(())),
         Err(problem) => (Pass::Stranger, Err(problem)),
     };
+    let whence = request.extensions().get().map(Hold::whence);
+    let (memory, bounds) = (ConnectionMemory::of(request.extensions()), answer_bounds(&request));
+    if let Some(memory) = &memory {
+        memory.belongs_to(Caller::of(&pass, whence));
+    }
     if api.rates.limits() && !is_probe(request.uri().path()) {
-        let whence = request.extensions().get().map(Hold::whence);
         admitted = api.rates.admit(&Caller::of(&pass, whence)).and(admitted);
     }
     let is_stranger = matches!(pass, Pass::Stranger);
@@ -283,6 +288,9 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
         }
         (Ok(()), None) => next.run(request).instrument(span.clone()).await,
     };
+    if let Some(memory) = &memory {
+        response = counted::answer(memory, bounds, response);
+    }
     // The signature tells who the members are and how much they have written.
     if !is_stranger {
         sign(&api, response.headers_mut(), session, node.filter(|_| waited));
@@ -311,6 +319,16 @@ fn is_secure(request: &Request) -> bool {
 /// Whether it asks how the node is: whoever watches over it must not be refused because others ask much.
 fn is_probe(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz" | "/metrics")
+}
+
+/// The bounds of memory that an answer has. A request that may change something is answered in any case, and was about as long as
+/// its answer. Whoever watches over the node is answered also when others have taken all that there is.
+fn answer_bounds(request: &Request) -> Bounds {
+    match request.method().is_safe() {
+        false => Bounds::None,
+        true if is_probe(request.uri().path()) => Bounds::Own,
+        true => Bounds::All,
+    }
 }
 
 fn is_data(path: &str) -> bool {

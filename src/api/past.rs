@@ -4,7 +4,7 @@ use axum::{Json, extract::State, http::StatusCode, http::Uri};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Api, Problem, extract::DocPath, query::Query, rates::Caller, shape};
+use super::{Api, ConnectionMemory, Problem, extract::DocPath, query::Query, rates::Caller, shape};
 use crate::{
     document::{PastViews, Text, View, diff, json},
     replica::Replica,
@@ -138,7 +138,7 @@ struct Side {
 pub async fn difference(
     State(api): State<Api>,
     doc: DocPath,
-    caller: Caller,
+    (caller, memory): (Caller, ConnectionMemory),
     uri: Uri,
 ) -> Result<Json<Difference>, Problem> {
     let mut query = Query::of(&uri, &["from", "to"])?;
@@ -156,6 +156,7 @@ pub async fn difference(
     let times = [from, to];
     let from = (from, When::At(from).view(&api, &caller, found).await?.map(|view| view.text));
     let to = (to, When::At(to).view(&api, &caller, found_to).await?.map(|view| view.text));
+    let _held = memory.reserve([&from, &to].iter().filter_map(|(_, text)| text.as_ref()).map(Text::len).sum())?;
     let compared = api.workers.run(&caller, move || compare(from, to, frontier)).await?;
     compared.map(Json).ok_or_else(|| {
         let when = format!("at time {} or {}", times[0], times[1]);

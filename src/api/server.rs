@@ -24,9 +24,11 @@ use tokio_util::{
 use tower::{Service, ServiceExt};
 
 use super::{
-    Limits, Tls,
+    ConnectionMemory, Limits, Tls,
+    counted::{Counted, RequestBody},
     crowd::{Beyond, Crowd, Seat},
     patience::{Patient, Thrift},
+    rates::Caller,
 };
 use crate::node::Whence;
 
@@ -35,6 +37,8 @@ const ASIDE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest request head, in bytes; past it the answer is 431 with a problem, and past twice as much hyper's own 431,
 /// which has no body.
 pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
+/// What TLS keeps of what it has encrypted and the system has not taken yet, in bytes: one record.
+const TLS_BUFFER_BYTES: usize = 16 << 10;
 /// How long answers may take to finish once the server is told to stop.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -47,6 +51,7 @@ pub struct Hold(Arc<Held>);
 struct Held {
     seat: Seat,
     thrift: Thrift,
+    memory: ConnectionMemory,
     is_secure: bool,
     _running: TaskTrackerToken,
 }
@@ -60,6 +65,11 @@ impl Hold {
     /// What is sent from now on is a feed: the system is to buffer little of it.
     pub fn feeds(&self) {
         self.0.thrift.begin();
+    }
+
+    /// The memory that it makes the node hold.
+    pub fn memory(&self) -> ConnectionMemory {
+        self.0.memory.clone()
     }
 
     /// Whether it is over TLS.
@@ -103,12 +113,19 @@ where
             Some(_) => limits.head_timeout.min(ASIDE_TIMEOUT),
         };
         let thrift = Thrift::default();
-        let io = Patient::new(io, limits.write_timeout, thrift.clone());
-        let hold = Hold(Arc::new(Held { seat, thrift, is_secure: tls.is_some(), _running: connections.token() }));
-        let service = TowerToHyperService::new(router.clone().map_request(move |mut request: Request<_>| {
+        let memory = ConnectionMemory::new(limits.memory.clone(), Caller::Address(seat.whence));
+        let io = Counted::new(Patient::new(io, limits.write_timeout, thrift.clone()), memory.clone());
+        let hold = Hold(Arc::new(Held {
+            seat,
+            thrift,
+            memory: memory.clone(),
+            is_secure: tls.is_some(),
+            _running: connections.token(),
+        }));
+        let service = TowerToHyperService::new(router.clone().map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(hold.clone());
             request.extensions_mut().insert(PeerAddress(address.ip()));
-            request
+            request.map(|body| RequestBody::new(body, hold.memory()))
         }));
         let (stop, tls) = (stop.clone(), tls.clone());
         connections.spawn(async move {
@@ -119,7 +136,12 @@ where
                 () = stop.cancelled() => return,
             };
             match secured {
-                Ok(io) => talk(io, service, head_timeout, stop).await,
+                Ok(mut io) => {
+                    let (encrypted, tls) = io.get_mut();
+                    encrypted.end_count();
+                    tls.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+                    talk(Counted::new(io, memory), service, head_timeout, stop).await;
+                }
                 Err(error) => tracing::debug!(%error, "no TLS came about"),
             }
         });

@@ -24,6 +24,17 @@ struct Taken {
     each: HashMap<Caller, usize>,
 }
 
+/// Which limits a client is held to when it takes more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bounds {
+    /// Its own, and that of all clients together.
+    All,
+    /// Its own.
+    Own,
+    /// None: it counts, also beyond the limits.
+    None,
+}
+
 /// Which limit would be passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beyond {
@@ -46,6 +57,16 @@ impl Shares {
         Ok(share)
     }
 
+    /// How much there is in all.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// How much all clients have taken.
+    pub fn all_taken(&self) -> usize {
+        self.taken().all
+    }
+
     fn taken(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,16 +81,27 @@ pub struct Share {
 }
 
 impl Share {
+    /// How much it is.
+    pub fn amount(&self) -> usize {
+        self.amount
+    }
+
     /// Takes more, or gives some back. Where there is not so much, it stays as it is.
     pub fn resize(&mut self, amount: usize) -> Result<(), Beyond> {
+        self.resize_within(amount, Bounds::All)
+    }
+
+    /// The same, within some of the limits.
+    pub fn resize_within(&mut self, amount: usize, bounds: Bounds) -> Result<(), Beyond> {
         let Shares { max, each_max, .. } = *self.shares;
         let mut taken = self.shares.taken();
         let all = taken.all - self.amount + amount;
         let each = taken.each.get(&self.caller).copied().unwrap_or_default() - self.amount + amount;
-        if amount > self.amount && each > each_max {
+        let grows = amount > self.amount;
+        if grows && bounds != Bounds::None && each > each_max {
             return Err(Beyond::Each(each_max));
         }
-        if amount > self.amount && all > max {
+        if grows && bounds == Bounds::All && all > max {
             return Err(Beyond::All);
         }
         taken.all = all;

@@ -4,7 +4,7 @@
 //! what there was: so a slow client keeps nothing waiting but its own place in the ring, and gets the latest state of
 //! what changed meanwhile. A message that is wrong in itself is answered by an error; the connection stays.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, io, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -15,26 +15,27 @@ use axum::{
     http::{StatusCode, Uri},
     response::Response,
 };
-use futures_util::SinkExt;
+use futures_util::{SinkExt, stream::FusedStream};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::{
     sync::watch,
-    time::{Instant, Interval, interval, interval_at, timeout},
+    time::{Instant, Interval, interval, interval_at, sleep, timeout},
 };
 use tokio_tungstenite::tungstenite;
 
 use super::{
-    Api, Problem,
+    Api, ConnectionMemory, Problem,
     access::{self, Pass, Reach, SUBPROTOCOL, UNAUTHORIZED},
     feed::{Feed, Item, Scope, Step},
     herald::{Ear, Herald},
+    memory::Reservation,
     query::Query,
     rates::Caller,
     receipts::{self, Receipts},
     rooms::Rooms,
     seats::Seats,
-    server::Hold,
+    server::{HEAD_BYTES_MAX, Hold},
     shares::Share,
     steps::{self, Fields},
     wait::{self, ASK_EVERY},
@@ -52,8 +53,12 @@ const ID_BYTES_MAX: usize = 256;
 /// Bytes that wait for the socket before it is asked to take them, and at the most: a part of a feed, which may hold one
 /// document of the largest size, fits in.
 const WRITE_BUFFER: (usize, usize) = (32 << 10, 8 << 20);
+/// Bytes of documents in one message of a snapshot, unless one document has more.
+const SNAPSHOT_BYTES: usize = 15 << 10;
 /// How long telling the end may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection stays that broke off for a message which was not read to its end.
+const CLOSE_LINGER: Duration = Duration::from_millis(500);
 /// After so much silence at most one who is in a room is pinged: others see it there until it is taken for gone.
 const GUEST_PING_EVERY: Duration = Duration::from_secs(5);
 
@@ -73,13 +78,16 @@ pub async fn open(
         Problem::bad("bad-request", detail)
     })?;
     let whence = hold.as_ref().map(|Extension(hold)| hold.whence());
+    let memory = memory_of(&api, &pass, hold.as_ref());
     // Who has shown no token yet is asked for it, if there is room to wait.
     let waits = if matches!(pass, Pass::Stranger) { Some(api.access.lobby().enter(whence)?) } else { None };
     Ok(bounded(upgrade, hold.as_ref(), MESSAGE_BYTES_MAX).on_upgrade(move |mut socket| async move {
-        match admitted(&api, pass, &mut socket).await {
+        match admitted(&api, pass, &mut socket, &memory).await {
             Ok(pass) => {
                 drop(waits);
+                memory.belongs_to(Caller::of(&pass, whence));
                 let _one = api.meters.clients.enter();
+                let socket = (socket, Outgoing::new(&memory));
                 Connection::new(api, herald, rooms, (pass, whence), socket).run().await;
             }
             Err(problem) => refuse(socket, &problem).await,
@@ -106,15 +114,26 @@ pub fn bounded(
         .max_frame_size(message_bytes_max)
 }
 
+/// The memory that the connection of a WebSocket makes the node hold.
+pub(super) fn memory_of(api: &Api, pass: &Pass, hold: Option<&Extension<Hold>>) -> ConnectionMemory {
+    let alone = || ConnectionMemory::new(api.limits.memory.clone(), Caller::of(pass, None));
+    hold.map_or_else(alone, |Extension(hold)| hold.memory())
+}
+
 /// What the client may do; who has shown no token yet must show it first, and is told that it was taken.
-async fn admitted(api: &Api, pass: Pass, socket: &mut WebSocket) -> Result<Pass, Problem> {
+async fn admitted(api: &Api, pass: Pass, socket: &mut WebSocket, memory: &ConnectionMemory) -> Result<Pass, Problem> {
     if !matches!(pass, Pass::Stranger) {
         return Ok(pass);
     }
+    // A token comes in a message no longer than the head of the request that it could have come in.
+    memory.bound_incoming(HEAD_BYTES_MAX);
     let pass = tokio::select! {
-        pass = access::greet(&api.access, socket) => pass?,
+        pass = access::greet(&api.access, socket, memory) => pass?,
         () = api.stop.cancelled() => return Err(Problem::from(crate::node::Stopped)),
     };
+    memory.message_came();
+    memory.messages_done();
+    memory.bound_incoming(usize::MAX);
     let told = socket.send(Message::Text(authenticated(None).into()));
     // If that does not come about, nor does anything else.
     let _ = taken(api, told).await;
@@ -136,7 +155,12 @@ async fn refuse(mut socket: WebSocket, problem: &Problem) {
 pub(super) async fn close(mut socket: WebSocket, End(code, reason): End) {
     let close = Message::Close(Some(CloseFrame { code, reason: Utf8Bytes::from(shortened(&reason)) }));
     let told = async {
+        let broke = socket.is_terminated();
         socket.send(close).await?;
+        if broke {
+            // Nothing more can be read. The client has a moment to read the reason before unread bytes reset the connection.
+            sleep(CLOSE_LINGER).await;
+        }
         while socket.recv().await.transpose()?.is_some() {}
         Ok::<_, axum::Error>(())
     };
@@ -178,6 +202,7 @@ struct Connection {
     pass: Pass,
     caller: Caller,
     socket: WebSocket,
+    outgoing: Outgoing,
     published: watch::Receiver<Published>,
     subscriptions: Vec<Subscription>,
     receipts: Receipts,
@@ -231,7 +256,7 @@ impl Connection {
         herald: Arc<Herald>,
         rooms: Arc<Rooms>,
         (pass, whence): (Pass, Option<Whence>),
-        socket: WebSocket,
+        (socket, outgoing): (WebSocket, Outgoing),
     ) -> Connection {
         let published = api.node.published();
         let pings = interval_at(Instant::now() + api.limits.ping_every, api.limits.ping_every);
@@ -244,6 +269,7 @@ impl Connection {
             caller,
             pass,
             socket,
+            outgoing,
             published,
             subscriptions: Vec::new(),
             receipts: Receipts::default(),
@@ -285,12 +311,10 @@ impl Connection {
         while index < self.subscriptions.len() {
             index += usize::from(self.advance(index).await?);
         }
-        for receipt in self.receipts.due(&self.api, &self.caller).await? {
-            self.write(Message::Text(receipt.into())).await?;
-        }
-        for message in self.seats.due() {
-            self.write(Message::Text(message.into())).await?;
-        }
+        let receipts = self.receipts.due(&self.api, &self.caller).await?;
+        self.write_all(receipts).await?;
+        let news = self.seats.due();
+        self.write_all(news).await?;
         self.flush().await
     }
 
@@ -300,17 +324,26 @@ impl Connection {
             None => Err(End::new(close_code::NORMAL, "")),
             Some(Err(error)) => Err(end_of(error)),
             Some(Ok(Message::Text(text))) => {
-                if let Some(answer) = self.answer(text).await {
-                    self.write(Message::Text(answer.into())).await?;
+                self.outgoing.memory.message_came();
+                let answer = self.answer(text).await;
+                self.outgoing.memory.messages_done();
+                match answer {
+                    Some(answer) => self.write(Message::Text(answer.into())).await,
+                    None => Ok(()),
                 }
-                Ok(())
             }
             Some(Ok(Message::Binary(_))) => {
+                self.outgoing.memory.message_came();
+                self.outgoing.memory.messages_done();
                 let problem = Problem::bad("bad-request", "messages are text frames, each one JSON object");
                 self.write(Message::Text(error(None, &problem).into())).await
             }
             // Pings are answered by the library, and after a close it ends the stream.
-            Some(Ok(_)) => Ok(()),
+            Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
+                self.outgoing.memory.control_frame(payload.len());
+                Ok(())
+            }
+            Some(Ok(Message::Close(_))) => Ok(()),
         }
     }
 
@@ -487,11 +520,19 @@ impl Connection {
                 let (cursor, more) = (feed.cursor(), feed.is_walking());
                 // A part of the walk in which nothing matched is not told of, unless it was the last.
                 if part.walking && !(more && part.walked.is_empty()) {
-                    let docs: Vec<&str> = part.walked.iter().map(Item::json).collect();
-                    let docs = docs.join(",");
-                    frames.push(format!(
-                        r#"{{"type":"snapshot","id":{id},"docs":[{docs}],"cursor":"{cursor}","more":{more}}}"#
-                    ));
+                    let groups = grouped(&part.walked);
+                    let last = groups.len() - 1;
+                    for (index, group) in groups.into_iter().enumerate() {
+                        let (cursor, more) = match group.last() {
+                            Some(item) if index < last => (feed.cursor_of(&item.place), true),
+                            _ => (cursor.clone(), more),
+                        };
+                        let docs: Vec<&str> = group.iter().map(Item::json).collect();
+                        let docs = docs.join(",");
+                        frames.push(format!(
+                            r#"{{"type":"snapshot","id":{id},"docs":[{docs}],"cursor":"{cursor}","more":{more}}}"#
+                        ));
+                    }
                 }
             }
             Err(problem) => {
@@ -500,14 +541,22 @@ impl Connection {
                 return Ok(false);
             }
         }
-        for frame in frames {
-            self.write(Message::Text(frame.into())).await?;
-        }
+        self.write_all(frames).await?;
         Ok(true)
     }
 
+    /// Writes messages that are made already, and count until the last of them is written.
+    async fn write_all(&mut self, messages: Vec<String>) -> Result<(), End> {
+        self.outgoing.prepare(messages.iter().map(String::len).sum())?;
+        for message in messages {
+            self.write(Message::Text(message.into())).await?;
+        }
+        self.outgoing.prepare(0)
+    }
+
     async fn write(&mut self, message: Message) -> Result<(), End> {
-        let Connection { api, socket, .. } = self;
+        let Connection { api, socket, outgoing, .. } = self;
+        outgoing.write(&message)?;
         taken(api, socket.feed(message)).await
     }
 
@@ -515,6 +564,43 @@ impl Connection {
         let Connection { api, socket, .. } = self;
         taken(api, socket.flush()).await
     }
+}
+
+/// What is on the way to the client of a WebSocket, as far as it counts.
+pub(super) struct Outgoing {
+    /// The memory of the connection.
+    pub(super) memory: ConnectionMemory,
+    /// The buffer that messages are written to: it stays as long as the longest of them.
+    buffer: Reservation,
+    /// Messages that are made and wait for the buffer.
+    prepared: Reservation,
+}
+
+impl Outgoing {
+    /// Nothing yet.
+    pub(super) fn new(memory: &ConnectionMemory) -> Outgoing {
+        Outgoing { memory: memory.clone(), buffer: memory.nothing(), prepared: memory.nothing() }
+    }
+
+    /// Counts messages that are made.
+    pub(super) fn prepare(&mut self, bytes: usize) -> Result<(), End> {
+        self.prepared.resize(bytes).map_err(|_| overloaded())
+    }
+
+    /// Counts a message that is to be written. A client that has no room for it is cut off, as it has not taken what came before.
+    pub(super) fn write(&mut self, message: &Message) -> Result<(), End> {
+        let bytes = match message {
+            Message::Text(text) => text.len(),
+            Message::Binary(bytes) => bytes.len(),
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) => 0,
+        };
+        self.buffer.grow(bytes).map_err(|_| overloaded())
+    }
+}
+
+/// The end of a connection whose client has used up its share of memory. It may come back.
+pub(super) fn overloaded() -> End {
+    End::new(close_code::AGAIN, "overloaded: too much is unread, or here in part, on the connections of this client")
 }
 
 /// Waits until the socket has taken something, the client is too slow, or the node stops.
@@ -535,8 +621,29 @@ pub(super) fn end_of(error: axum::Error) -> End {
     tracing::debug!(%error, "a client's WebSocket broke");
     match error.into_inner().downcast_ref::<tungstenite::Error>() {
         Some(tungstenite::Error::Capacity(_)) => End::new(close_code::SIZE, "a message has at most 4 MiB"),
+        Some(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::QuotaExceeded => overloaded(),
         Some(tungstenite::Error::Utf8(_)) => End::new(close_code::INVALID, "text is UTF-8"),
         _ => End::new(close_code::PROTOCOL, "not a WebSocket frame"),
+    }
+}
+
+/// The documents of a snapshot, in groups of one message each; at least one group. The buffer for messages stays as long as the
+/// longest of them, so a message is short unless a document is long.
+fn grouped(mut items: &[Item]) -> Vec<&[Item]> {
+    let mut groups = Vec::new();
+    loop {
+        let mut bytes = 0;
+        let fits = |item: &&Item| {
+            bytes += item.json().len();
+            bytes <= SNAPSHOT_BYTES
+        };
+        let count = items.iter().take_while(fits).count().max(1).min(items.len());
+        let (group, rest) = items.split_at(count);
+        groups.push(group);
+        if rest.is_empty() {
+            return groups;
+        }
+        items = rest;
     }
 }
 

@@ -24,17 +24,18 @@ use tokio::{
 };
 
 use super::{
-    Api, Problem,
+    Api, ConnectionMemory, Problem,
     access::{Pass, Role, UNAUTHORIZED},
     awareness::{Awareness, Fault},
     extract::DocPath,
     live_text::{News, Refusal},
+    memory::Reservation,
     query::Query,
     rates::Caller,
     rooms::Rooms,
     server::Hold,
     texts::Opened,
-    ws::{self, End},
+    ws::{self, End, Outgoing},
 };
 use crate::{
     document::prose::{TEXT_BYTES_MAX, Unfit},
@@ -88,7 +89,8 @@ pub async fn open(
     Ok(ws::bounded(upgrade, hold.as_ref(), MESSAGE_BYTES_MAX).on_upgrade(move |socket| async move {
         let _one = api.meters.editors.enter();
         let whence = hold.as_ref().map(|Extension(hold)| hold.whence());
-        run(api, rooms, (pass, whence), socket, doc.key()).await;
+        let memory = ws::memory_of(&api, &pass, hold.as_ref());
+        run(api, rooms, (pass, whence), (socket, memory), doc.key()).await;
         drop(hold);
     }))
 }
@@ -97,7 +99,7 @@ async fn run(
     api: Api,
     rooms: Arc<Rooms>,
     (pass, whence): (Pass, Option<Whence>),
-    mut socket: WebSocket,
+    (mut socket, memory): (WebSocket, ConnectionMemory),
     doc: DocKey<'static>,
 ) {
     let caller = Caller::of(&pass, whence);
@@ -122,8 +124,10 @@ async fn run(
                 has_answered: false,
                 pass,
                 socket: &mut socket,
+                outgoing: Outgoing::new(&memory),
                 early: VecDeque::new(),
                 early_bytes: 0,
+                early_memory: memory.nothing(),
                 under_way: FuturesOrdered::new(),
                 heard: true,
             };
@@ -148,9 +152,11 @@ struct Connection<'s> {
     /// Whether one who only reads has said what it has.
     has_answered: bool,
     socket: &'s mut WebSocket,
+    outgoing: Outgoing,
     /// Updates that came before what they build on.
     early: VecDeque<Arc<Vec<Vec<u8>>>>,
     early_bytes: usize,
+    early_memory: Reservation,
     /// Receipts that are awaited, in the order of their ops.
     under_way: FuturesOrdered<oneshot::Receiver<Result<Receipt, Refused>>>,
     pings: Interval,
@@ -213,8 +219,14 @@ impl Connection<'_> {
         ws::taken(&self.api, self.socket.flush()).await
     }
 
-    /// Takes a message and those that are there already: what was typed in a burst becomes one op.
     async fn on_messages(&mut self, first: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+        self.gather(first).await?;
+        self.outgoing.memory.messages_done();
+        Ok(())
+    }
+
+    /// Takes a message and those that are there already: what was typed in a burst becomes one op.
+    async fn gather(&mut self, first: Option<Result<Message, axum::Error>>) -> Result<(), End> {
         self.heard = true;
         let (mut next, mut count, mut bytes, mut updates) = (Some(first), 0, 0, Vec::new());
         while let Some(message) = next.take() {
@@ -227,9 +239,16 @@ impl Connection<'_> {
                     self.edit(updates).await?;
                     return Err(ws::end_of(error));
                 }
-                Some(Ok(Message::Binary(frame))) => frame,
+                Some(Ok(Message::Binary(frame))) => {
+                    self.outgoing.memory.message_came();
+                    frame
+                }
                 Some(Ok(Message::Text(_))) => return Err(End::new(BAD, "messages of Yjs are binary frames")),
-                Some(Ok(_)) => Bytes::new(),
+                Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
+                    self.outgoing.memory.control_frame(payload.len());
+                    Bytes::new()
+                }
+                Some(Ok(Message::Close(_))) => Bytes::new(),
             };
             count += 1;
             bytes += frame.len();
@@ -298,7 +317,11 @@ impl Connection<'_> {
                 "updates build on others that never came: connect anew, with all of the document",
             ));
         }
-        Ok(())
+        self.count_early()
+    }
+
+    fn count_early(&mut self) -> Result<(), End> {
+        self.early_memory.resize(self.early_bytes).map_err(|_| ws::overloaded())
     }
 
     async fn take_early(&mut self) -> Result<(), End> {
@@ -309,6 +332,7 @@ impl Connection<'_> {
             match self.live.take(&self.caller, &update).await {
                 Ok(edition) => {
                     self.early_bytes -= bytes_of(&update);
+                    self.count_early()?;
                     self.under_way.extend(edition);
                     left = self.early.len();
                 }
@@ -353,10 +377,14 @@ impl Connection<'_> {
     }
 
     async fn send(&mut self, frame: Vec<u8>) -> Result<(), End> {
-        self.write(Message::Binary(frame.into())).await
+        // What it was made from is held as long.
+        self.outgoing.prepare(frame.len())?;
+        self.write(Message::Binary(frame.into())).await?;
+        self.outgoing.prepare(0)
     }
 
     async fn write(&mut self, message: Message) -> Result<(), End> {
+        self.outgoing.write(&message)?;
         ws::taken(&self.api, self.socket.feed(message)).await
     }
 }

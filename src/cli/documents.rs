@@ -11,7 +11,7 @@ use super::{
     Failure,
     client::{Answer, Client, IDEMPOTENCY_KEY, Target, doc_path, encoded},
     output,
-    pages::{Pages, Wanted},
+    pages::{self, Pages, Wanted},
 };
 
 /// Documents that are listed if nobody says how many.
@@ -346,22 +346,21 @@ pub async fn list(args: ListArgs) -> Result<(), Failure> {
         return list_collections(&client, args.target.json).await;
     };
     let wanted = Wanted { filter: args.filter.as_deref(), sort: args.sort.as_deref(), when };
-    let mut pages = Pages::new(&client, collection, &wanted, (!args.all).then_some(args.limit));
-    while let Some(docs) = pages.next().await? {
+    let mut walk = Pages::new(&client, collection, &wanted, (!args.all).then_some(args.limit));
+    while let Some(docs) = walk.next().await? {
         for doc in docs {
             output::line(&if args.target.json { doc.to_string() } else { row(&doc) })?;
         }
     }
-    if pages.more() && !args.target.json {
+    if walk.more() && !args.target.json {
         eprintln!("lamplight: {MORE}");
     }
     Ok(())
 }
 
 async fn list_collections(client: &Client, json: bool) -> Result<(), Failure> {
-    let answer = client.get("/v1/collections").await?.json()?;
-    for collection in answer["collections"].as_array().map(Vec::as_slice).unwrap_or_default() {
-        let row = || format!("{}\t{} documents", output::text(collection, "name"), collection["docs"]);
+    for collection in pages::collections(client).await? {
+        let row = || format!("{}\t{} documents", output::text(&collection, "name"), collection["docs"]);
         output::line(&if json { collection.to_string() } else { row() })?;
     }
     Ok(())

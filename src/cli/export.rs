@@ -21,7 +21,7 @@ use super::{
     client::{Client, Target, doc_path},
     documents::When,
     output::{self, text},
-    pages::{Pages, Wanted},
+    pages::{self, Pages, Wanted},
     records::Format,
 };
 
@@ -70,8 +70,7 @@ pub async fn export(args: ExportArgs) -> Result<(), Failure> {
     let is_csv = args.output.as_deref().and_then(Path::extension).is_some_and(|end| end.eq_ignore_ascii_case("csv"));
     let format = args.format.unwrap_or(if is_csv { Format::Csv } else { Format::Jsonl });
     let client = Client::new(&args.target);
-    let held = client.get("/v1/collections").await?.json()?;
-    let held = held["collections"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let held = pages::collections(&client).await?;
     let held = held.iter().filter(|held| args.collection.as_ref().is_none_or(|name| held["name"] == **name));
     let (names, counts): (Vec<String>, Vec<u64>) =
         held.map(|held| (text(held, "name").to_string(), held["docs"].as_u64().unwrap_or_default())).unzip();
@@ -116,8 +115,8 @@ struct Export<'a> {
 impl Export<'_> {
     async fn lines(&self, collections: &[String], out: &mut Out) -> Result<(), Failure> {
         for collection in collections {
-            let mut pages = Pages::new(&self.client, collection, &self.wanted, None);
-            while let Some(docs) = pages.next().await? {
+            let mut walk = Pages::new(&self.client, collection, &self.wanted, None);
+            while let Some(docs) = walk.next().await? {
                 let lines = stream::iter(docs).map(|doc| self.line(collection, doc)).buffered(TEXTS_AT_ONCE);
                 for line in lines.try_collect::<Vec<_>>().await?.into_iter().flatten() {
                     out.write(&format!("{line}\n"))?;
@@ -169,8 +168,8 @@ impl Export<'_> {
         let names = std::iter::once(id).chain(fields.iter().map(String::as_str));
         let mut row = csv::Writer::from_writer(Vec::new());
         row.write_record(names).map_err(unwritten)?;
-        let mut pages = Pages::new(&self.client, collection, &self.wanted, None);
-        while let Some(docs) = pages.next().await? {
+        let mut walk = Pages::new(&self.client, collection, &self.wanted, None);
+        while let Some(docs) = walk.next().await? {
             for doc in &docs {
                 let value = object(collection, doc)?;
                 if let Some(new) = value.keys().find(|name| !fields.contains(*name)) {
@@ -194,8 +193,8 @@ impl Export<'_> {
     /// The fields of all documents.
     async fn fields(&self, collection: &str, id: &str) -> Result<BTreeSet<String>, Failure> {
         let mut fields = BTreeSet::new();
-        let mut pages = Pages::new(&self.client, collection, &self.wanted, None);
-        while let Some(docs) = pages.next().await? {
+        let mut walk = Pages::new(&self.client, collection, &self.wanted, None);
+        while let Some(docs) = walk.next().await? {
             for doc in &docs {
                 fields.extend(
                     object(collection, doc)?.keys().filter(|name| !fields.contains(*name)).cloned().collect::<Vec<_>>(),

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::size::Size;
 use crate::{
-    api::{Limits, Rate},
+    api::{Limits, MemoryBudget, Rate},
     node::usual_memory_max,
 };
 
@@ -76,6 +76,7 @@ impl LimitArgs {
             body_timeout: self.body_timeout.0,
             write_timeout: self.write_timeout.0,
             ping_every: self.ping_every.0,
+            memory: MemoryBudget::of_ceiling(self.memory_max()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The documents of a collection, page by page.
+//! Listings, page by page: the documents of a collection, and all collections.
 
 use serde_json::Value;
 
@@ -57,5 +57,21 @@ impl<'a> Pages<'a> {
     /// Whether there are documents behind those that were asked for.
     pub fn more(&self) -> bool {
         self.after.is_some()
+    }
+}
+
+/// All collections, each with its name and the number of its documents.
+pub async fn collections(client: &Client) -> Result<Vec<Value>, Failure> {
+    let (mut all, mut path) = (Vec::new(), "/v1/collections".to_string());
+    loop {
+        let mut page = client.get(&path).await?.json()?;
+        if let Some(Value::Array(page)) = page.get_mut("collections").map(Value::take) {
+            all.extend(page);
+        }
+        // Nodes of an earlier version answer all of them at once, and take no parameter.
+        match page["next"].as_str() {
+            Some(next) => path = format!("/v1/collections?limit=1000&after={next}"),
+            None => return Ok(all),
+        }
     }
 }

@@ -29,7 +29,7 @@ use super::{
     size::Size,
 };
 use crate::{
-    api::{self, Access, Api, Limits, Site},
+    api::{self, Access, Api, Limits, MemoryBudget, Site},
     node::{Credentials, Node, PoolSecret, Tcp, Trust, join_url, key_span, node_url, usual_memory_max},
     op::NodeId,
     replica::{Config, Replica, Retention, Standing},
@@ -195,7 +195,8 @@ pub async fn demo(args: DemoArgs, give_back: fn()) -> Result<(), Failure> {
             key_span: key_span(usual_memory_max()),
         };
         let opened = Opened { access: access.clone(), tls: None, trust: Trust::of_system() };
-        let (limits, memory_max) = (Limits::default(), usual_memory_max());
+        let memory_max = usual_memory_max();
+        let limits = Limits { memory: MemoryBudget::of_ceiling(memory_max), ..Limits::default() };
         let door = Door { opened, secret: PoolSecret::none(), limits, memory_max, give_back, leaves: false };
         nodes.spawn(run(listener, Replica::new(config), None, door, stop.clone()));
     }

@@ -169,7 +169,7 @@ async fn a_sort_key_too_large_for_a_cursor_is_refused_when_a_cursor_would_need_i
 #[tokio::test]
 async fn collections_are_listed_by_name_with_how_many_documents_they_hold() {
     let node = start_node().await;
-    assert_eq!(node.get("/v1/collections").await.expect(200).json(), json!({ "collections": [] }));
+    assert_eq!(node.get("/v1/collections").await.expect(200).json(), json!({ "collections": [], "next": null }));
     for path in ["/v1/docs/b/1", "/v1/docs/a/1", "/v1/docs/a/2", "/v1/docs/gone/1"] {
         node.call(Method::PUT, path).json("1").header("idempotency-key", path).send().await.expect(201);
     }
@@ -187,9 +187,43 @@ async fn collections_more_than_the_node_counts_in_one_turn_are_all_listed() {
         node.post("/v1/tx", &json!({ "commands": commands }).to_string()).await.expect(200);
     }
     node.delete("/v1/docs/c1000/a").await.expect(200);
-    let shown = node.get("/v1/collections").await.expect(200).json();
+    let (mut shown, mut query, mut pages) = (Vec::new(), "limit=1000".to_string(), 0);
+    loop {
+        let mut page = node.get(&format!("/v1/collections?{query}")).await.expect(200).json();
+        shown.extend(page["collections"].as_array_mut().unwrap().drain(..));
+        pages += 1;
+        let Some(next) = page["next"].as_str() else { break };
+        query = format!("limit=1000&after={next}");
+    }
+    assert_eq!(pages, 2);
     let expected = (0..500).chain(1001..1500).chain(2000..2500);
     let expected: Vec<_> = expected.map(|n| json!({ "name": format!("c{n:04}"), "docs": 1 })).collect();
-    assert_eq!(shown["collections"], json!(expected));
+    assert_eq!(json!(shown), json!(expected));
     assert_eq!(node.get("/v1/pool").await.json()["docs"], expected.len());
+}
+
+#[tokio::test]
+async fn collections_come_in_pages_as_documents_do() {
+    let node = start_node().await;
+    let command = |n: usize| json!({ "put": { "collection": format!("c{n:03}"), "id": "a", "value": n } });
+    let commands: Vec<_> = (0..101).map(command).collect();
+    node.post("/v1/tx", &json!({ "commands": commands }).to_string()).await.expect(200);
+    let first = node.get("/v1/collections").await.expect(200).json();
+    assert_eq!(first["collections"].as_array().unwrap().len(), 100, "as many as a page has if nothing is said");
+    let next = first["next"].as_str().unwrap();
+    let last = node.get(&format!("/v1/collections?after={next}")).await.expect(200).json();
+    assert_eq!(last, json!({ "collections": [{ "name": "c100", "docs": 1 }], "next": null }));
+    let exact = node.get("/v1/collections?limit=101").await.expect(200).json();
+    assert_eq!(exact["next"], Value::Null, "a full page may be the last");
+    let of_documents = node.get("/v1/docs/c000?limit=1").await.expect(200).json()["next"].clone();
+    assert_eq!(of_documents, Value::Null);
+    for (query, slug) in [
+        ("limit=0", "bad-query"),
+        ("limit=1001", "bad-query"),
+        ("after=zz", "bad-cursor"),
+        ("after=bnVsbA", "bad-cursor"),
+        ("filter=1", "bad-query"),
+    ] {
+        node.get(&format!("/v1/collections?{query}")).await.expect_problem(400, slug);
+    }
 }

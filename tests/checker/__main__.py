@@ -156,7 +156,7 @@ class Round:
         for node in self.cluster.present():
             if (pool := node.pool()) is None or pool["state"] != "member":
                 continue
-            collections = [one["name"] for one in node.ask("GET", "/v1/collections").json()["collections"]]
+            collections = [one["name"] for one in api.pages(node.port, "/v1/collections", "collections")]
             docs = {name: list(api.pages(node.port, f"/v1/docs/{name}", "docs")) for name in collections}
             text = node.ask("GET", "/v1/docs/{}/{}".format(*workload.PAGE)).body.decode()
             feed, digest = read_feed(node)

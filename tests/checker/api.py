@@ -81,7 +81,7 @@ class Unread(Exception):
 
 def pages(port, path, field, size=1000, **values):
     """All entries of a listing whose pages go on with a `next`."""
-    connection, cursor_name = Connection(port, 20), {"docs": "after", "ops": "since"}[field]
+    connection, cursor_name = Connection(port, 20), {"collections": "after", "docs": "after", "ops": "since"}[field]
     try:
         cursor = None
         while True:

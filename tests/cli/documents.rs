@@ -103,6 +103,19 @@ fn a_listing_is_filtered_sorted_and_as_long_as_asked() {
 }
 
 #[test]
+fn all_collections_are_listed_and_exported_however_many_pages_they_take() {
+    let node = Node::start(&[]);
+    let put = |n: usize| json!({ "put": { "collection": format!("c{n:03}"), "id": "a", "value": n } });
+    // More than the first page has, and not a whole number of pages.
+    let commands: Vec<_> = (0..250).map(put).collect();
+    node.run_with(&["tx", "-f", "-"], &json!({ "commands": commands }).to_string()).done();
+    let listed = node.run(&["list"]).done();
+    assert_eq!(listed.lines().count(), 250);
+    assert!(listed.starts_with("c000\t1 documents\n") && listed.ends_with("c249\t1 documents\n"), "{listed}");
+    assert_eq!(node.run(&["export", "--all"]).done().lines().count(), 250);
+}
+
+#[test]
 fn a_transaction_writes_all_its_documents() {
     let node = Node::start(&[]);
     let file = std::env::temp_dir().join(format!("lamplight-tx-{}.json", std::process::id()));

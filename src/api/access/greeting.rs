@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::{Access, Pass};
 use crate::{
     api::{
-        Problem,
+        ConnectionMemory, Problem,
         rates::Caller,
         shares::{Beyond, Share, Shares},
         steps::Fields,
@@ -54,11 +54,11 @@ impl Lobby {
 }
 
 /// Waits for the first message, and takes the token in it.
-pub async fn greet(access: &Access, socket: &mut WebSocket) -> Result<Pass, Problem> {
+pub async fn greet(access: &Access, socket: &mut WebSocket, memory: &ConnectionMemory) -> Result<Pass, Problem> {
     let first = async {
         loop {
             match socket.recv().await {
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => memory.control_frame(payload.len()),
                 Some(Ok(Message::Text(text))) => return token_in(&text),
                 _ => return Err(Problem::no_token()),
             }

@@ -72,7 +72,8 @@ fn documents() -> Value {
         "Listing": object(json!({ "docs": list("Document"), "next": schema("Next") }), json!({})),
         "Collections": object(
             json!({ "collections": { "type": "array", "items": object(
-                json!({ "name": schema("Collection"), "docs": { "type": "integer", "minimum": 1 } }), json!({})) } }),
+                json!({ "name": schema("Collection"), "docs": { "type": "integer", "minimum": 1 } }), json!({})) },
+                "next": schema("Next") }),
             json!({}),
         ),
     })

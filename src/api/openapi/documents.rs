@@ -83,15 +83,7 @@ fn get() -> Operation {
         .answers(200, "The document.", &described, body)
         .answers(304, "The client holds it.", &described, json!({}))
         .refuses(&DATA)
-        .refuses(&[
-            "bad-name",
-            "not-found",
-            "past-forgotten",
-            "overloaded",
-            "too-large",
-            "unreadable-text",
-            "not-a-text",
-        ])
+        .refuses(&["bad-name", "not-found", "past-forgotten", "too-large", "unreadable-text", "not-a-text"])
 }
 
 fn patch() -> Operation {
@@ -174,7 +166,7 @@ fn list() -> Operation {
         .takes(&["collection", "filter", "sort", "limit", "after", "view", "at", "session"])
         .answers(200, "A page.", &[], as_json("Listing", json!({ "docs": [document], "next": null })))
         .refuses(&DATA)
-        .refuses(&["bad-name", "bad-filter", "bad-cursor", "past-forgotten", "overloaded"])
+        .refuses(&["bad-name", "bad-filter", "bad-cursor", "past-forgotten"])
 }
 
 fn history() -> Operation {
@@ -183,7 +175,7 @@ fn history() -> Operation {
         .takes(&["collection", "document", "since-stamp", "limit", "order", "values", "session"])
         .answers(200, "Its ops, oldest first.", &[], json!({ JSON: { "schema": schema("History") } }))
         .refuses(&DATA)
-        .refuses(&["bad-name", "bad-cursor", "not-found", "past-forgotten", "overloaded"])
+        .refuses(&["bad-name", "bad-cursor", "not-found", "past-forgotten"])
 }
 
 fn diff() -> Operation {
@@ -198,15 +190,16 @@ fn diff() -> Operation {
         .takes(&["collection", "document", "from", "to", "session"])
         .answers(200, "The difference.", &[], as_json("Difference", example))
         .refuses(&DATA)
-        .refuses(&["bad-name", "not-found", "past-forgotten", "overloaded"])
+        .refuses(&["bad-name", "not-found", "past-forgotten"])
 }
 
 fn collections() -> Operation {
-    let example = json!({ "collections": [{ "name": COLLECTION, "docs": 3 }] });
+    let example = json!({ "collections": [{ "name": COLLECTION, "docs": 3 }], "next": null });
     Operation::new("get", "/v1/collections", "listCollections", TAG, "Names and counts of collections")
-        .takes(&["session"])
-        .answers(200, "Those that have documents.", &[], as_json("Collections", example))
+        .takes(&["limit", "after", "session"])
+        .answers(200, "A page of those that have documents.", &[], as_json("Collections", example))
         .refuses(&DATA)
+        .refuses(&["bad-cursor"])
 }
 
 fn transaction() -> Operation {

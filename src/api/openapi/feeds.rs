@@ -59,7 +59,7 @@ fn websocket() -> Operation {
                 described in docs/API.md. Where tokens are asked for, one comes as `Authorization`, as the subprotocol \
                 `bearer.<base64url of the token>`, or in the first message.";
     let operation = Operation::new("get", "/v1/ws", "openWebSocket", TAG, "The clients' WebSocket").tells(told);
-    upgrades(operation.takes(&["session"])).refuses(&["overloaded", "not-ready", "session-not-here"]).greeted()
+    upgrades(operation.takes(&["session"])).refuses(&["not-ready", "session-not-here"]).greeted()
 }
 
 fn yjs() -> Operation {

@@ -8,8 +8,8 @@ use crate::api::kinds;
 
 /// A media type that is JSON.
 pub const JSON: &str = "application/json";
-/// What every request may be refused with, before anybody looks at what it is about.
-const DOOR: [&str; 7] = [
+/// What every request may be refused with, whatever it is about.
+const DOOR: [&str; 8] = [
     "bad-header",
     "bad-query",
     "token-in-url",
@@ -17,6 +17,7 @@ const DOOR: [&str; 7] = [
     "headers-too-large",
     "too-many-requests",
     "too-many-connections",
+    "overloaded",
 ];
 /// What a body of JSON may be refused with.
 pub const JSON_BODY: [&str; 8] = [
