@@ -14,7 +14,7 @@ use lamplight::{
     replica::{Draft, Replica},
 };
 use serde_json::json;
-use support::{TestNode, start_limited, start_node, start_pool, until};
+use support::{TestNode, start_forgetful_node, start_limited, start_node, start_pool, until};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
@@ -177,6 +177,27 @@ async fn a_text_that_a_member_made_costly_is_not_read_and_can_be_begun_again() {
     assert_eq!(node.get("/v1/docs/c/x").await.expect(200).text(), "again");
     let read = peer.call(Method::GET, "/v1/docs/c/x").header("lamplight-session", put.session());
     assert_eq!(read.send().await.expect(200).text(), "again");
+}
+
+#[tokio::test]
+async fn the_edits_of_a_text_that_everybody_has_are_merged() {
+    const EDITS: usize = 150;
+    let node = start_forgetful_node().await;
+    let mut text = String::new();
+    for edit in 0..EDITS {
+        text += &format!("{edit} ");
+        let put = node.call(Method::PUT, "/v1/docs/c/x").typed("text/plain", text.clone()).send().await;
+        assert!(put.status.is_success(), "{}", put.text());
+    }
+    let merged = |replica: &Replica, _| {
+        let source = replica.state().source("c", "x");
+        source.is_some_and(|source| source.ops.is_empty() && source.base.iter().count() < EDITS / 2)
+    };
+    // What is published does not tell of it, for it changes nothing.
+    while !node.node.read(merged).await.unwrap() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(node.get("/v1/docs/c/x").await.expect(200).text(), text);
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! One text that is read or edited here: what holds it, and what comes to it.
 //!
-//! Who locks it takes in first what the follower of the ring has told it meanwhile. A text whose history took another turn (it was
-//! deleted, replaced, or an op of it lost its effect) is worked out again. Work of more than some milliseconds runs on a thread for
-//! such work, which owns the lock meanwhile: should the client go away, it is brought to its end.
+//! Who locks it takes in first what the follower of the ring has told it meanwhile. A text whose history took another
+//! turn (it was deleted, replaced, or an op of it lost its effect) is worked out again. Work of more than some
+//! milliseconds runs on a thread for such work, which owns the lock meanwhile: should the client go away, it is brought
+//! to its end.
 
 use std::{
     mem,
@@ -40,8 +41,8 @@ use crate::{
 const NEWS_MAX: usize = 256;
 /// Edits, and bytes of them, that wait until the text takes them in. Past that they are looked up in the ring.
 const INBOX_MAX: (usize, usize) = (1_024, 4 << 20);
-/// An edit of so many bytes, and of so many parts times those of the text, is done at once on a text of so many parts: that takes a
-/// few milliseconds at the most. So is a read of so many bytes.
+/// An edit of so many bytes, and of so many parts times those of the text, is done at once on a text of so many parts:
+/// that takes a few milliseconds at the most. So is a read of so many bytes.
 const LIGHT_BYTES: usize = 16 << 10;
 const LIGHT_STEPS: usize = 1 << 15;
 const LIGHT_PARTS: usize = 4_096;
@@ -462,8 +463,8 @@ impl Live {
         self.hand_in(&mut held, update, creates.collect()).await.map(Some)
     }
 
-    /// Refuses an edit while those before it have taken too much work in all. It is found out again before, for what was long ago
-    /// may have been merged since.
+    /// Refuses an edit while those before it have taken too much work in all. It is found out again before, for what
+    /// was long ago may have been merged since.
     async fn within_cost(self: &Arc<Self>, mut held: HeldGuard, caller: &Caller) -> Result<HeldGuard, Refusal> {
         if held.excess > EXCESS_MAX && !held.measured {
             held.stale = true;

@@ -1,8 +1,9 @@
 //! The texts that are read or edited here now, each worked out once for all who do.
 //!
-//! A text document is a set of updates in the fold; what they come to is kept here, beside the node's task, while somebody
-//! asks for it. One task follows the ring of edits and hands on what came to which text; each text takes it by itself, so that one
-//! of much work holds up no other. What the texts take of memory is estimated and bounded, in all and for each client.
+//! A text document is a set of updates in the fold; what they come to is kept here, beside the node's task, while
+//! somebody asks for it. One task follows the ring of edits and hands on what came to which text; each text takes it by
+//! itself, so that one of much work holds up no other. What the texts take of memory is estimated and bounded, in all
+//! and for each client.
 
 use std::{
     collections::HashMap,
@@ -64,8 +65,8 @@ pub struct Texts {
     costly: Mutex<HashMap<DocKey<'static>, Text>>,
 }
 
-/// Threads for the work on texts: clients take turns, and what the node does by itself has one of its own. What may take seconds waits
-/// in another line than what takes a part of one, so that nobody waits long for a usual text.
+/// Threads for the work on texts: clients take turns, and what the node does by itself has one of its own. What may
+/// take seconds waits in another line than what takes a part of one, so that nobody waits long for a usual text.
 #[derive(Clone)]
 pub(super) struct Turns {
     usual: Workers,
@@ -147,8 +148,8 @@ impl Texts {
         texts
     }
 
-    /// A text, worked out, for a client; one that does not exist is empty, and begins with its first edit. 409 for a document that is
-    /// none.
+    /// A text, worked out, for a client; one that does not exist is empty, and begins with its first edit. 409 for a
+    /// document that is none.
     pub async fn open(self: &Arc<Self>, doc: &DocKey<'static>, caller: &Caller) -> Result<Opened, Problem> {
         if let Some(opened) = self.enter(doc, caller, None)? {
             return Ok(opened);
@@ -165,8 +166,8 @@ impl Texts {
         self.locked().len()
     }
 
-    /// Waits until all texts here have been told of what came up to a place in the node's ring of edits. Each takes it in before
-    /// anything else is done with it.
+    /// Waits until all texts here have been told of what came up to a place in the node's ring of edits. Each takes it
+    /// in before anything else is done with it.
     pub async fn reach(&self, place: u64) {
         let mut followed = self.followed.subscribe();
         // If the follower has ended, so has the node.
@@ -241,8 +242,8 @@ impl Texts {
         }
     }
 
-    /// Refuses one more text to a client while those in use take as much memory as they may. A client that uses none is let in up to
-    /// the bound of all, so that none is too large for its share.
+    /// Refuses one more text to a client while those in use take as much memory as they may. A client that uses none is
+    /// let in up to the bound of all, so that none is too large for its share.
     fn check_memory(&self, all: &HashMap<DocKey<'static>, Slot>, caller: &Caller) -> Result<(), Problem> {
         let max = self.memory_max();
         let of = |slots: &mut dyn Iterator<Item = &Slot>| slots.map(|slot| slot.live.size()).sum::<usize>();

@@ -29,15 +29,16 @@ pub use super::pieces::DELTA_BYTES_MAX;
 /// Longest state of a text document, in bytes of its Yjs encoding. Kept by the node where somebody writes; the fold does
 /// not ask, so writes on several sides of a partition may pass it.
 pub const TEXT_BYTES_MAX: usize = 2 << 20;
-/// Most parts of a text document: structs and ranges of deletions of its Yjs encoding. Kept as [`TEXT_BYTES_MAX`] is. The work of
-/// an edit and the memory of a text grow with them.
+/// Most parts of a text document: structs and ranges of deletions of its Yjs encoding. Kept as [`TEXT_BYTES_MAX`] is.
+/// The work of an edit and the memory of a text grow with them.
 pub const TEXT_PARTS_MAX: usize = 1 << 16;
-/// Most parts of a text that is worked out: members that keep no bound, or several sides of a partition, may pass the one above.
+/// Most parts of a text that is worked out: members that keep no bound, or several sides of a partition, may pass the
+/// one above.
 const READ_PARTS_MAX: usize = 4 * TEXT_PARTS_MAX;
 /// The root that is read as a document's text, if there is one of this name; else the only root there is.
 pub const ROOT: &str = "text";
-/// Updates that are read before they are put in, and parts that are put in with one transaction: what it tidies up at its end takes
-/// some time for each.
+/// Updates that are read before they are put in, and parts that are put in with one transaction: what it tidies up at
+/// its end takes some time for each.
 const BATCH: usize = 64;
 const TRANSACTION_PARTS: usize = 256;
 /// The parts of a text are counted again after so many more, and once they are about twice as many.
@@ -136,8 +137,8 @@ impl Updates {
         prose.encode(&[])
     }
 
-    /// Puts what some of them were merged to in their place, if they still come first; with nothing, they stay as they are until there
-    /// are twice as many bytes.
+    /// Puts what some of them were merged to in their place, if they still come first; with nothing, they stay as they
+    /// are until there are twice as many bytes.
     pub(super) fn replace(&mut self, some: &Updates, merged: Option<Vec<u8>>) {
         let same = |(one, other): (&Arc<[u8]>, &Arc<[u8]>)| Arc::ptr_eq(one, other);
         let come_first = self.parts.len() >= some.parts.len() && self.parts.iter().zip(&some.parts).all(same);
@@ -224,8 +225,8 @@ impl Source {
 
 /// Says how much work may go into a text.
 pub trait Allowance {
-    /// Whether the work may go on. Asked between two steps of it, and at its end, with how many parts of updates were put in since
-    /// it was asked last.
+    /// Whether the work may go on. Asked between two steps of it, and at its end, with how many parts of updates were
+    /// put in since it was asked last.
     fn allows(&mut self, parts: usize) -> bool;
 }
 
@@ -840,8 +841,8 @@ mod tests {
         update
     }
 
-    /// So many characters of client 2 behind the first of client 1, each before another of its characters: where the next one goes
-    /// is found by a walk over all of them.
+    /// So many characters of client 2 behind the first of client 1, each before another of its characters: where the
+    /// next one goes is found by a walk over all of them.
     fn crowd(count: usize) -> Vec<u8> {
         let mut update = vec![1];
         [count, 2, 0].into_iter().for_each(|value| number(&mut update, value));

@@ -1,8 +1,8 @@
 //! How much processor time may go into a text.
 //!
-//! Most updates of a text take time in proportion to their parts. Some take the square of it, and the library that puts them in does
-//! not say which. So the time is measured, as a database does for a statement. What a node refuses so is no part of the protocol:
-//! the order of operations, and what they are, does not depend on it.
+//! Most updates of a text take time in proportion to their parts. Some take the square of it, and the library that puts
+//! them in does not say which. So the time is measured, as a database does for a statement. What a node refuses so is
+//! no part of the protocol: the order of operations, and what they are, does not depend on it.
 
 use std::time::Duration;
 
