@@ -45,8 +45,11 @@ impl<Io> Counted<Io> {
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Counted<Io> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.memory.as_ref().is_some_and(|memory| !memory.counts_incoming()) {
+            self.memory = None;
+        }
         let before = into.filled().len();
-        if into.remaining() <= READ_BYTES_MAX {
+        if self.memory.is_none() || into.remaining() <= READ_BYTES_MAX {
             ready!(Pin::new(&mut self.io).poll_read(context, into))?;
         } else {
             let mut part = ReadBuf::new(into.initialize_unfilled_to(READ_BYTES_MAX));

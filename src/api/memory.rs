@@ -191,6 +191,11 @@ impl ConnectionMemory {
         settled.ok_or_else(|| io::Error::from(io::ErrorKind::QuotaExceeded))
     }
 
+    /// Whether what is read counts.
+    pub fn counts_incoming(&self) -> bool {
+        self.held().incoming_max.is_some()
+    }
+
     /// Bounds what may be here in part.
     pub fn bound_incoming(&self, bytes_max: usize) {
         self.held().incoming_max = Some(bytes_max);
