@@ -528,7 +528,7 @@ fn of_the_words_of_a_refusal_only_the_first_are_taken_in() {
 
 #[tokio::test]
 async fn a_frame_over_the_bound_ends_its_link_only() {
-    let scene = Scene::set().await;
+    let scene = Scene::settled().await;
     let mut peer = Peer::greeted(&scene.a).await;
     // The node may close before it has read all of it, so sending may fail.
     let _ = peer.socket.send(tungstenite::Message::binary(vec![wire::VERSION; 8 << 20])).await;
