@@ -66,6 +66,10 @@ def seed_documents(node):
     for id in ("lamp", "shopping", "wick"):
         status, *_ = node.call("PUT", f"/v1/docs/notes/{id}", {"id": id, "done": False})
         assert status in (200, 201), status
+    # A page of collections goes on only where there is another.
+    status, *_ = node.call("PUT", "/v1/docs/others/lamp", {"id": "lamp"})
+    assert status in (200, 201), status
+    _, collections = node.get("/v1/collections?limit=1")
     headers, page = node.get("/v1/docs/notes?limit=1")
     # One from amidst the documents there are would be good for the same collection only.
     _, changes = node.get("/v1/changes")
@@ -74,6 +78,7 @@ def seed_documents(node):
         "collection": "notes",
         "version": page["docs"][0]["version"],
         "page": page["next"],
+        "collections_page": collections["next"],
         "cursor": changes["next"],
         "final_cursor": final["next"],
         "session": headers["Lamplight-Session"],

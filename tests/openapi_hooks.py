@@ -88,6 +88,8 @@ def agree(case, query):
         for name in ("filter", "sort", "view", "at"):
             query.pop(name, None)
         query["after"] = TOLD["page"]
+    if case.path == "/v1/collections" and "after" in query:
+        query["after"] = TOLD["collections_page"]
     if case.path == "/v1/changes":
         told = TOLD["final_cursor" if query.get("view") == "final" else "cursor"]
         if "since" in query:
