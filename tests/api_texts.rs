@@ -3,9 +3,12 @@
 
 mod support;
 
+use std::time::Duration;
+
 use hyper::Method;
 use serde_json::{Value, json};
 use support::{Answer, TestNode, start_forgetful_node, start_joining_to, start_node, start_pool, until};
+use tokio::time::timeout;
 
 const DOC: &str = "/v1/docs/notes/x";
 
@@ -156,6 +159,27 @@ async fn two_sides_of_a_partition_edit_one_text_and_both_edits_stay() {
     let (one, other) = (a.get(DOC).await, b.get(DOC).await);
     assert_eq!((one.text(), one.header("etag")), (other.text(), other.header("etag")));
     assert!(one.text().contains("left") && one.text().contains("right") && one.text().len() == 11, "{}", one.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_whose_client_goes_away_is_an_operation_or_nothing() {
+    let [a, b] = start_pool().await;
+    let random = |seed| -> String {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        (0..100_000).map(|_| rng.alphanumeric()).collect()
+    };
+    write(&a, &random(0)).await.expect(201);
+    for seed in 1..24 {
+        // It takes a while: some of these clients go while the edit is worked on.
+        let patience = Duration::from_millis(2 * seed);
+        drop(timeout(patience, write(&a, &random(seed))).await);
+        let read = a.get(DOC).await.expect(200);
+        let longer = format!("{}{seed}", read.text());
+        let written = write(&a, &longer).await.expect(200);
+        let elsewhere =
+            b.call(Method::GET, DOC).header("lamplight-session", written.session()).send().await.expect(200);
+        assert!(elsewhere.text() == longer, "round {seed}: what was acknowledged is not there on the other node");
+    }
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     document::{
-        Edited, Text,
+        Clocks, Edited, Text,
         delta::Step,
         prose::{Allowance, Prose, Unfit, marked, parts_of, updates_of},
     },
@@ -101,6 +101,8 @@ pub(super) struct Held {
     filled: Option<u64>,
     /// Whether it must be worked out again.
     stale: bool,
+    /// What it held before an edit that is under work. Whoever asked for the edit may go away: then nobody hands it in.
+    before: Option<Clocks>,
     /// How many edits made here have not come back yet.
     under_way: usize,
     /// Time that its edits took beyond the usual.
@@ -146,8 +148,8 @@ impl From<Stopped> for Refusal {
 impl Held {
     /// A text as it was worked out, which took so much time beyond the usual.
     pub(super) fn new(prose: Prose, mark: Option<Text>, place: u64, excess: Duration) -> Held {
-        let (told, filled, stale, under_way, measured) = (Vec::new(), None, false, 0, true);
-        Held { prose, mark, place, told, filled, stale, under_way, excess, measured }
+        let (told, filled, stale, before, under_way, measured) = (Vec::new(), None, false, None, 0, true);
+        Held { prose, mark, place, told, filled, stale, before, under_way, excess, measured }
     }
 
     /// Whether an edit of so many bytes and parts takes no time to speak of.
@@ -184,8 +186,11 @@ impl Held {
         self.note(&allowance);
     }
 
-    /// Edits it, and notes what that took beyond the usual.
+    /// Edits it, and notes what that took beyond the usual. It is stale until the edit is dealt with: an edit that is not handed in is
+    /// no part of the text.
     fn spend<T>(&mut self, work: impl FnOnce(&mut Prose, &mut dyn Allowance) -> T) -> T {
+        self.before = Some(self.prose.clocks().clone());
+        self.stale = true;
         let mut allowance = CpuTime::for_edit();
         let done = work(&mut self.prose, &mut allowance);
         self.note(&allowance);
@@ -479,6 +484,8 @@ impl Live {
         if let Err(Unfit::Broken | Unfit::Exhausted) = &done {
             held.stale = true;
             self.renew(held, Some(caller)).await?;
+        } else {
+            (held.stale, held.before) = (false, None);
         }
         Ok(done?)
     }
@@ -546,7 +553,8 @@ impl Live {
         };
         let (loaded, news) = texts.turns().run(caller, news).await?;
         // What is under way is not in it yet.
-        let holds = held.under_way > 0 || loaded.prose.holds(held.prose.clocks());
+        let clocks = held.before.as_ref().unwrap_or(held.prose.clocks());
+        let holds = held.under_way > 0 || loaded.prose.holds(clocks);
         let goes_on = holds && (loaded.mark.is_some() || held.mark.is_none());
         let told = match news {
             Ok(update) if goes_on => News::Update(update.into()),

@@ -25,6 +25,8 @@ pub struct Receipts {
     tentative: BTreeMap<(u64, u64), (String, OpId)>,
     writes: u64,
     unheld: VecDeque<Unheld>,
+    /// Those that are due and not sent yet.
+    due: VecDeque<Due>,
     /// What the node had told when it was last looked who holds these.
     looked: Option<(NodeId, u64, u64)>,
 }
@@ -38,9 +40,11 @@ struct Unheld {
 }
 
 /// A receipt that is to be sent; with the id of its message.
+#[derive(Debug)]
 struct Due {
     id: String,
-    op: OpId,
+    /// How it stood when it was found to be due: it may be forgotten since.
+    status: OpStatus,
     held_by: Option<usize>,
 }
 
@@ -63,7 +67,12 @@ impl Receipts {
 
     /// Whether any is still to come.
     pub fn waits(&self) -> bool {
-        !self.tentative.is_empty() || !self.unheld.is_empty()
+        !self.tentative.is_empty() || !self.unheld.is_empty() || self.is_due()
+    }
+
+    /// Whether some are due by now and not sent.
+    pub fn is_due(&self) -> bool {
+        !self.due.is_empty()
     }
 
     /// Whether peers are to be asked what they hold.
@@ -91,24 +100,32 @@ impl Receipts {
         Ok(())
     }
 
-    /// The receipts that are due by now, as messages.
+    /// The next receipts that are due by now, as messages.
     pub async fn due(&mut self, api: &Api, caller: &Caller) -> Result<Vec<String>, Problem> {
         if !self.waits() {
             return Ok(Vec::new());
         }
         let (news, mut messages) = (api.node.latest(), Vec::new());
-        let mut due = self.held(api, &news).await?;
-        due.extend(self.finals(api, news.frontier).await?);
-        for some in due.chunks(RECEIPTS_AT_ONCE) {
-            let ops: Vec<OpId> = some.iter().map(|due| due.op).collect();
-            let look = move |replica: &Replica, _: Now| -> Vec<Option<Receipt>> {
-                ops.iter().map(|op| replica.receipt(*op)).collect()
-            };
-            for (due, receipt) in some.iter().zip(api.look(look).await?) {
+        let held = self.held(api, &news).await?;
+        let finals = self.finals(api, news.frontier).await?;
+        self.due.extend(held.into_iter().chain(finals));
+        let some: Vec<Due> = self.due.drain(..self.due.len().min(RECEIPTS_AT_ONCE)).collect();
+        if some.is_empty() {
+            return Ok(messages);
+        }
+        let ops: Vec<OpId> = some.iter().map(|due| due.status.op).collect();
+        let look = move |replica: &Replica, _: Now| -> Vec<Option<Receipt>> {
+            ops.iter().map(|op| replica.receipt(*op)).collect()
+        };
+        for (due, receipt) in some.into_iter().zip(api.look(look).await?) {
+            let OpStatus { op, stamp, applied, is_final } = due.status;
+            let receipt = match receipt {
+                Some(receipt) => api.complete(caller, receipt).await?,
+                None if is_final => Receipt::of_forgotten(op, stamp, applied),
                 // A node that had to come back as another since may not hold an op that it had not issued.
-                let Some(receipt) = receipt else { continue };
-                messages.push(message(&due.id, &api.complete(caller, receipt).await?, due.held_by));
-            }
+                None => continue,
+            };
+            messages.push(message(&due.id, &receipt, due.held_by));
         }
         Ok(messages)
     }
@@ -121,14 +138,15 @@ impl Receipts {
         }
         self.looked = told;
         let ops: Vec<OpId> = self.unheld.iter().map(|unheld| unheld.op).collect();
-        let look = move |replica: &Replica, _: Now| -> Vec<Option<usize>> {
-            ops.into_iter().map(|op| replica.status(op).map(|found| replica.holders(found.op))).collect()
+        let look = move |replica: &Replica, _: Now| -> Vec<Option<(OpStatus, usize)>> {
+            let held = |found: OpStatus| (found, replica.holders(found.op));
+            ops.into_iter().map(|op| replica.status(op).map(held)).collect()
         };
         let (found, mut due) = (api.look(look).await?, Vec::new());
-        for (unheld, held_by) in std::mem::take(&mut self.unheld).into_iter().zip(found) {
-            match held_by {
-                Some(held_by) if held_by >= unheld.number => {
-                    due.push(Due { id: unheld.id, op: unheld.op, held_by: Some(held_by) });
+        for (unheld, found) in std::mem::take(&mut self.unheld).into_iter().zip(found) {
+            match found {
+                Some((status, held_by)) if held_by >= unheld.number => {
+                    due.push(Due { id: unheld.id, status, held_by: Some(held_by) });
                 }
                 _ => self.unheld.push_back(unheld),
             }
@@ -150,7 +168,7 @@ impl Receipts {
         let (found, mut due) = (api.look(look).await?, Vec::new());
         for (id, op, status, is_orphan) in found {
             match status {
-                Some(status) if status.is_final => due.push(Due { id, op, held_by: None }),
+                Some(status) if status.is_final => due.push(Due { id, status, held_by: None }),
                 // It was issued again, at a later place.
                 Some(status) => self.look_at(id, op, status.stamp.time),
                 None if is_orphan => self.look_at(id, op, frontier + 1),

@@ -170,7 +170,7 @@ impl Api {
     /// The receipt with the versions of all documents.
     pub(super) async fn complete(&self, caller: &Caller, mut receipt: Receipt) -> Result<Receipt, Problem> {
         let replays = std::mem::take(&mut receipt.documents.replays);
-        receipt.documents.replays = self.workers.replay(caller, replays, usize::MAX).await?;
+        receipt.documents.replays = self.workers.replay_all(caller, replays).await?;
         Ok(receipt)
     }
 

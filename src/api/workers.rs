@@ -43,6 +43,13 @@ struct Queue {
     clients: VecDeque<(Caller, VecDeque<oneshot::Sender<Turn>>)>,
 }
 
+/// Whether work is refused where too much waits. A request has one piece of work that waits at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Bounded,
+    Unbounded,
+}
+
 /// The use of one thread; it passes to the next read when this is dropped.
 #[derive(Debug)]
 struct Turn(Workers);
@@ -67,7 +74,16 @@ impl Workers {
         caller: &Caller,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Problem> {
-        let turn = self.turn(caller).await?;
+        self.run_in(Line::Bounded, caller, work).await
+    }
+
+    async fn run_in<T: Send + 'static>(
+        &self,
+        line: Line,
+        caller: &Caller,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let turn = self.turn(line, caller).await?;
         let done = spawn_blocking(move || {
             let value = work();
             drop(turn);
@@ -116,14 +132,29 @@ impl Workers {
         Ok(views)
     }
 
-    async fn turn(&self, caller: &Caller) -> Result<Turn, Problem> {
+    /// Works all documents out, for the answer to a write that stands: it is given however many wait.
+    pub async fn replay_all(&self, caller: &Caller, mut replays: Replays) -> Result<Replays, Problem> {
+        if replays.are_small() {
+            replays.advance();
+        }
+        while !replays.are_done() {
+            let turn = move || {
+                replays.advance();
+                replays
+            };
+            replays = self.run_in(Line::Unbounded, caller, turn).await?;
+        }
+        Ok(replays)
+    }
+
+    async fn turn(&self, line: Line, caller: &Caller) -> Result<Turn, Problem> {
         let turn = {
             let mut queue = self.queue();
             if queue.free > 0 {
                 queue.free -= 1;
                 return Ok(Turn(self.clone()));
             }
-            queue.enter(caller)?
+            queue.enter(line, caller)?
         };
         Ok(turn.await.expect("a turn is passed on and never lost"))
     }
@@ -134,7 +165,7 @@ impl Workers {
 }
 
 impl Queue {
-    fn enter(&mut self, caller: &Caller) -> Result<oneshot::Receiver<Turn>, Problem> {
+    fn enter(&mut self, line: Line, caller: &Caller) -> Result<oneshot::Receiver<Turn>, Problem> {
         let at = self.clients.iter().position(|(client, _)| client == caller);
         let at = at.unwrap_or_else(|| {
             self.clients.push_back((caller.clone(), VecDeque::new()));
@@ -144,7 +175,7 @@ impl Queue {
         let before = reads.len();
         reads.retain(|read| !read.is_closed());
         self.waiting -= before - reads.len();
-        if reads.len() >= WAITING_EACH_MAX || self.waiting >= WAITING_MAX {
+        if line == Line::Bounded && (reads.len() >= WAITING_EACH_MAX || self.waiting >= WAITING_MAX) {
             if reads.is_empty() {
                 self.clients.remove(at);
             }
@@ -244,10 +275,11 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_asks_for_too_much_is_refused_and_another_is_not() {
         let (workers, end) = busy().await;
-        let ask = |name: &str| workers.queue().enter(&client(name));
+        let ask = |name: &str| workers.queue().enter(Line::Bounded, &client(name));
         let waiting: Vec<_> = (0..WAITING_EACH_MAX).map(|_| ask("ada").expect("there is room")).collect();
         assert!(ask("ada").is_err());
         let other = ask("ben").expect("there is room for another");
+        drop(workers.queue().enter(Line::Unbounded, &client("ada")).expect("an answer to a write is not refused"));
         // Whoever has gone takes no room, and no turn.
         drop(waiting);
         drop(ask("ada").expect("there is room again"));

@@ -291,7 +291,8 @@ impl Connection {
 
     /// Takes at most one message, and moves every subscription on by at most one part: neither starves the other.
     async fn turn(&mut self) -> Result<(), End> {
-        let behind = self.subscriptions.iter().any(|subscription| subscription.feed.has_more());
+        let behind =
+            self.receipts.is_due() || self.subscriptions.iter().any(|subscription| subscription.feed.has_more());
         tokio::select! {
             biased;
             () = self.api.stop.cancelled() => return Err(End::new(close_code::AWAY, "the node is stopping")),

@@ -140,6 +140,8 @@ impl Replays {
 
     /// Whether the work is so small that it needs no thread of its own.
     pub fn are_small(&self) -> bool {
+        // Where a document starts with what another comes to, it may be as long as the longest.
+        let longest = self.texts().flatten().map(Text::len).max().unwrap_or(0);
         let mut bytes = 0;
         let pending = self.list[self.done..].iter().filter_map(|replay| match replay {
             Replay::ToDo(pending) => Some(pending),
@@ -148,7 +150,7 @@ impl Replays {
         pending.into_iter().all(|pending| {
             let start = match &pending.start {
                 Start::Text(text) => text.as_ref().map_or(0, Text::len),
-                Start::Of(_) => 0,
+                Start::Of(_) => longest,
             };
             bytes += pending.ops.iter().map(|op| start + op.bytes().len()).sum::<usize>();
             bytes <= SMALL_BYTES

@@ -281,8 +281,19 @@ pub struct OpStatus {
     pub op: OpId,
     /// Its place.
     pub stamp: Stamp,
+    /// Whether it has effect there.
+    pub applied: bool,
     /// Whether its verdict can no longer change.
     pub is_final: bool,
+}
+
+impl Receipt {
+    /// The receipt of an op that is final and forgotten.
+    pub fn of_forgotten(op: OpId, stamp: Stamp, applied: bool) -> Receipt {
+        let why = || "it was rejected long ago; why is forgotten".to_string();
+        let verdict = if applied { Ok(()) } else { Err(Reason::Command { index: 0, why: why() }) };
+        Receipt { op, stamp, verdict, documents: Written::default(), created: false, is_final: true }
+    }
 }
 
 /// The documents that an op writes, each as it is right after the op.
@@ -835,11 +846,14 @@ impl Replica {
 
     /// Where an op stands, if it is in the log; of one that was issued again, where the later stands.
     pub fn status(&self, id: OpId) -> Option<OpStatus> {
-        let (op, stamp) = match self.as_issued(id)? {
-            Ok(id) => (id, self.log.get(id)?.stamp()),
-            Err(claim) => (claim.op, claim.stamp()),
+        let (op, stamp, applied) = match self.as_issued(id)? {
+            Ok(id) => {
+                let stamp = self.log.get(id)?.stamp();
+                (id, stamp, self.state.verdict(stamp).is_ok())
+            }
+            Err(claim) => (claim.op, claim.stamp(), claim.applied),
         };
-        Some(OpStatus { op, stamp, is_final: stamp.time <= self.finality.frontier })
+        Some(OpStatus { op, stamp, applied, is_final: stamp.time <= self.finality.frontier })
     }
 
     /// The id under which an op was issued last, or what is remembered of its idempotency key: others who held it may have issued it
@@ -864,18 +878,8 @@ impl Replica {
     /// The receipt of the first op with a key, for the same request. If the op is forgotten, so is which versions it wrote.
     fn repeated(&self, claim: Claim) -> Receipt {
         let again = self.reissued.get(&claim.op).filter(|_| left_out(Rule::PoolsReceipt));
-        self.receipt_of(again.copied().unwrap_or(claim.op)).unwrap_or_else(|| {
-            let why = || "it was rejected long ago; why is forgotten".to_string();
-            let verdict = if claim.applied { Ok(()) } else { Err(Reason::Command { index: 0, why: why() }) };
-            Receipt {
-                op: claim.op,
-                stamp: claim.stamp(),
-                verdict,
-                documents: Written::default(),
-                created: false,
-                is_final: true,
-            }
-        })
+        self.receipt_of(again.copied().unwrap_or(claim.op))
+            .unwrap_or_else(|| Receipt::of_forgotten(claim.op, claim.stamp(), claim.applied))
     }
 
     fn written(&self, op: &Op) -> Written {
