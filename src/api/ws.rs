@@ -312,7 +312,7 @@ impl Connection {
         while index < self.subscriptions.len() {
             index += usize::from(self.advance(index).await?);
         }
-        let receipts = self.receipts.due(&self.api, &self.caller).await?;
+        let receipts = self.receipts.due(&self.api, &self.caller).await.map_err(|_| STOPPED)?;
         self.write_all(receipts).await?;
         let news = self.seats.due();
         self.write_all(news).await?;

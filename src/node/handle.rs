@@ -14,12 +14,13 @@ use uuid::Uuid;
 
 use super::{
     Client, LINK_INPUTS_MAX, Look, Meters, Network, Published, REQUESTS_MAX, Reading, Request, Showing, Task,
-    WAITING_MAX,
+    WAITING_MAX, Waiting,
     admission::{Admission, NotAdmitted, Offer},
     journal::Journal,
     link::{Credentials, Links},
     merging::merge_texts,
     queue,
+    turns::Places,
 };
 use crate::{
     document::prose::Updates,
@@ -37,7 +38,8 @@ pub struct Node(Arc<Handle>);
 
 struct Handle {
     run: Uuid,
-    requests: mpsc::Sender<(Client, Request)>,
+    requests: mpsc::Sender<(Client, Waiting)>,
+    places: Places,
     published: watch::Receiver<Published>,
     presence_end: watch::Receiver<u64>,
     links: Links,
@@ -99,7 +101,17 @@ impl Node {
         };
         tokio::spawn(async move { stopper.send(Some(task.run(request_inbox, link_inbox).await)) });
         let run = Uuid::new_v4();
-        let node = Node(Arc::new(Handle { run, requests, published, presence_end, links, meters, stopping, stopped }));
+        let node = Node(Arc::new(Handle {
+            run,
+            requests,
+            places: Places::default(),
+            published,
+            presence_end,
+            links,
+            meters,
+            stopping,
+            stopped,
+        }));
         tokio::spawn(merge_texts(node.downgrade(), node.stopping()));
         node
     }
@@ -133,12 +145,15 @@ impl Node {
         draft: Draft,
     ) -> Result<oneshot::Receiver<Result<Receipt, Refused>>, Stopped> {
         let (answer, answered) = oneshot::channel();
-        self.request(client, Request::Submit(draft, answer)).await?;
+        let place = self.0.places.take(client).await;
+        let waiting = Waiting { request: Request::Submit(draft, answer), place };
+        self.0.requests.send((client, waiting)).await.map_err(|_| Stopped)?;
         Ok(answered)
     }
 
-    async fn request(&self, client: Client, request: Request) -> Result<(), Stopped> {
-        self.0.requests.send((client, request)).await.map_err(|_| Stopped)
+    async fn request(&self, request: Request) -> Result<(), Stopped> {
+        let waiting = Waiting { request, place: None };
+        self.0.requests.send((Client::READS, waiting)).await.map_err(|_| Stopped)
     }
 
     /// Runs `reading` on the replica between two events. It must be short: the whole node waits for it.
@@ -152,7 +167,7 @@ impl Node {
             let value = reading(replica, now);
             Box::new(move || drop(answer.send(value)))
         });
-        self.request(Client::READS, Request::Read(reading)).await?;
+        self.request(Request::Read(reading)).await?;
         answered.await.map_err(|_| Stopped)
     }
 
@@ -165,7 +180,7 @@ impl Node {
     ) -> Result<Result<(), Refused>, Stopped> {
         let (answer, answered) = oneshot::channel();
         let showing = Showing { room, client, state };
-        self.request(Client::READS, Request::Present(showing, answer)).await?;
+        self.request(Request::Present(showing, answer)).await?;
         answered.await.map_err(|_| Stopped)
     }
 
@@ -187,7 +202,7 @@ impl Node {
     {
         let (answer, answered) = oneshot::channel();
         let look: Look = Box::new(move |replica, now| drop(answer.send(reading(replica, now))));
-        self.request(Client::READS, Request::Look(look)).await?;
+        self.request(Request::Look(look)).await?;
         answered.await.map_err(|_| Stopped)
     }
 
@@ -211,23 +226,23 @@ impl Node {
 
     /// Names a place to join, or to link to.
     pub async fn join(&self, url: String) -> Result<(), Stopped> {
-        self.request(Client::READS, Request::Command(Event::Join(url))).await
+        self.request(Request::Command(Event::Join(url))).await
     }
 
     /// Cuts the links, or joins them again.
     pub async fn cut(&self, cut: bool) -> Result<(), Stopped> {
-        self.request(Client::READS, Request::Command(Event::Cut(cut))).await
+        self.request(Request::Command(Event::Cut(cut))).await
     }
 
     /// Says that somebody waits until everything up to a time is final.
     pub async fn hurry(&self, time: u64) -> Result<(), Stopped> {
-        self.request(Client::READS, Request::Command(Event::Hurry(time))).await
+        self.request(Request::Command(Event::Hurry(time))).await
     }
 
     /// Asks the linked peers whether they hold this node's ops up to this seq. Each answers once it has stored what it was
     /// sent; [`Published::held`] tells of answers, and [`Replica::holders`] what they come to.
     pub async fn ask(&self, seq: u64) -> Result<(), Stopped> {
-        self.request(Client::READS, Request::Command(Event::Ask(seq))).await
+        self.request(Request::Command(Event::Ask(seq))).await
     }
 
     /// Waits until another member holds all that this node has issued, what it has to issue again included; at most for so
@@ -255,12 +270,12 @@ impl Node {
 
     /// Says that somebody reads what the documents were at a time: for a while, the log keeps what comes after it.
     pub async fn pin(&self, time: u64) -> Result<(), Stopped> {
-        self.request(Client::READS, Request::Command(Event::Pin(time))).await
+        self.request(Request::Command(Event::Pin(time))).await
     }
 
     /// Says that memory is short, or no longer: while it is, what is kept only for those who look back goes.
     pub(super) async fn tighten(&self, tight: bool) -> Result<(), Stopped> {
-        self.request(Client::READS, Request::Command(Event::Tight(tight))).await
+        self.request(Request::Command(Event::Tight(tight))).await
     }
 
     /// Hands in what updates of a text were merged to.
@@ -270,7 +285,7 @@ impl Node {
         updates: Updates,
         merged: Option<Vec<u8>>,
     ) -> Result<(), Stopped> {
-        self.request(Client::READS, Request::Command(Event::Merged { doc, updates, merged })).await
+        self.request(Request::Command(Event::Merged { doc, updates, merged })).await
     }
 
     /// Lets a peer that opens a link go on to the proof of the pool's secret, or says why not. `offer` is its handshake, and

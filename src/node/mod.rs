@@ -45,7 +45,7 @@ pub use node_key::{NodeKey, NotAKey};
 pub use published::{Published, session_seqs};
 pub use secret::{PoolSecret, SECRET_BYTES_MIN, SECRETS_MAX, SecretError};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
     task::yield_now,
     time::{Instant, MissedTickBehavior},
 };
@@ -100,6 +100,12 @@ enum Request {
     Command(Event),
 }
 
+/// A request on its way, with its client's place if it is a write.
+struct Waiting {
+    request: Request,
+    place: Option<OwnedSemaphorePermit>,
+}
+
 /// A client in a room, and what it shows of itself; none if it is gone.
 struct Showing {
     room: String,
@@ -149,7 +155,7 @@ struct Task<N> {
 impl<N: Network> Task<N> {
     async fn run(
         mut self,
-        mut requests: mpsc::Receiver<(Client, Request)>,
+        mut requests: mpsc::Receiver<(Client, Waiting)>,
         mut link_inputs: mpsc::Receiver<LinkInput>,
     ) -> Result<(), String> {
         let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
@@ -207,14 +213,15 @@ impl<N: Network> Task<N> {
     }
 
     /// Serves requests until the turn is over. What was served before a costly one is answered first.
-    fn serve(&mut self, turns: &mut Turns<Request>) {
+    fn serve(&mut self, turns: &mut Turns<Waiting>) {
         let begun = Instant::now();
         let mut last = begun;
         for served in 0..TURN {
             if served > 0 && turns.is_next_costly() {
                 return;
             }
-            let Some((client, request)) = turns.pop() else { return };
+            let Some((client, Waiting { request, place })) = turns.pop() else { return };
+            drop(place);
             self.on_request(request);
             let now = Instant::now();
             if turns.charge(client, now - last) || now - begun >= TURN_TIME {

@@ -8,12 +8,17 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A request that takes longer is costly. It is served alone: what was done before it is answered first.
 const COSTLY: Duration = Duration::from_millis(2);
 
+/// Writes of one client that are in its queue, or on the way there.
+const PLACES_EACH: usize = 256;
 /// Clients of which nothing waits whose time is remembered.
 const IDLE_MAX: usize = 4_096;
 
@@ -30,6 +35,28 @@ impl Client {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
         Client(hasher.finish().max(1))
+    }
+}
+
+/// Places of writes in the queues, so many for each client. A client that wants more waits outside: the way in, which all share, stays
+/// free.
+#[derive(Debug, Default)]
+pub(super) struct Places(Mutex<HashMap<Client, Arc<Semaphore>>>);
+
+impl Places {
+    /// A place of a client, once there is one.
+    pub(super) async fn take(&self, client: Client) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        self.of(client).acquire_owned().await.ok()
+    }
+
+    fn of(&self, client: Client) -> Arc<Semaphore> {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if places.len() > IDLE_MAX {
+            // Those that nobody has or waits for.
+            places.retain(|_, places| Arc::strong_count(places) > 1);
+        }
+        Arc::clone(places.entry(client).or_insert_with(|| Arc::new(Semaphore::new(PLACES_EACH))))
     }
 }
 
@@ -154,6 +181,25 @@ mod tests {
         (0..4).for_each(|_| turns.push(ben, 10));
         let order: Vec<&str> = served(&mut turns, ada).into_iter().map(|(name, _)| name).take(6).collect();
         assert_eq!(order.iter().filter(|name| **name == "ben").count(), 3, "{order:?}");
+    }
+
+    #[tokio::test]
+    async fn one_client_takes_its_places_and_leaves_the_way_in_free() {
+        let (places, ada, ben) = (Places::default(), Client::of(&"ada"), Client::of(&"ben"));
+        let mut taken = Vec::new();
+        for _ in 0..PLACES_EACH {
+            taken.push(places.take(ada).await);
+        }
+        assert!(places.of(ada).try_acquire_owned().is_err());
+        drop(places.take(ben).await);
+        taken.pop();
+        drop(places.take(ada).await);
+        // Clients who have gone are forgotten, and those who have places are not.
+        for n in 0..2 * IDLE_MAX {
+            drop(places.take(Client::of(&n)).await);
+        }
+        assert!(places.0.lock().unwrap().len() <= IDLE_MAX + 1);
+        assert_eq!(places.of(ada).available_permits(), 1);
     }
 
     #[test]
