@@ -57,7 +57,7 @@ const WRITE_BUFFER: (usize, usize) = (32 << 10, 8 << 20);
 const SNAPSHOT_BYTES: usize = 15 << 10;
 /// How long telling the end may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a connection stays that broke off for a message which was not read to its end.
+/// How long a connection stays that was cut off amid a message for the bytes that it sends.
 const CLOSE_LINGER: Duration = Duration::from_millis(500);
 /// After so much silence at most one who is in a room is pinged: others see it there until it is taken for gone.
 const GUEST_PING_EVERY: Duration = Duration::from_secs(5);
@@ -155,10 +155,11 @@ async fn refuse(mut socket: WebSocket, problem: &Problem) {
 pub(super) async fn close(mut socket: WebSocket, End(code, reason): End) {
     let close = Message::Close(Some(CloseFrame { code, reason: Utf8Bytes::from(shortened(&reason)) }));
     let told = async {
-        let broke = socket.is_terminated();
+        let is_cut_off = socket.is_terminated() && matches!(code, close_code::AGAIN | UNAUTHORIZED);
         socket.send(close).await?;
-        if broke {
-            // Nothing more can be read. The client has a moment to read the reason before unread bytes reset the connection.
+        if is_cut_off {
+            // It sends more than it may, of which nothing is read any more. It has a moment to read the reason before unread bytes
+            // reset the connection.
             sleep(CLOSE_LINGER).await;
         }
         while socket.recv().await.transpose()?.is_some() {}
