@@ -25,7 +25,7 @@ pub struct Receipts {
     tentative: BTreeMap<(u64, u64), (String, OpId)>,
     writes: u64,
     unheld: VecDeque<Unheld>,
-    /// Those that are due and not sent yet.
+    /// Receipts that are due and not sent yet.
     due: VecDeque<Due>,
     /// What the node had told when it was last looked who holds these.
     looked: Option<(NodeId, u64, u64)>,
@@ -43,7 +43,7 @@ struct Unheld {
 #[derive(Debug)]
 struct Due {
     id: String,
-    /// How it stood when it was found to be due: it may be forgotten since.
+    /// The status of the op when it was found to be due: the op may be forgotten since.
     status: OpStatus,
     held_by: Option<usize>,
 }
@@ -70,7 +70,7 @@ impl Receipts {
         !self.tentative.is_empty() || !self.unheld.is_empty() || self.is_due()
     }
 
-    /// Whether some are due by now and not sent.
+    /// True if receipts are due and not sent.
     pub fn is_due(&self) -> bool {
         !self.due.is_empty()
     }

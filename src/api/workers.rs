@@ -25,7 +25,7 @@ use crate::{
 /// Reads that wait for their turn, of all clients together and of one.
 const WAITING_MAX: usize = 1_024;
 const WAITING_EACH_MAX: usize = 128;
-/// What clients send is short up to so many bytes: it is parsed in some milliseconds, whatever it is.
+/// The longest input of a client that is parsed at once, in bytes: that takes some milliseconds, whatever it is.
 const SHORT_BYTES: usize = 64 << 10;
 /// Bytes of documents that one turn parses: some ten milliseconds. A read of more takes several turns.
 pub const TURN_BYTES: usize = 1 << 20;
@@ -43,7 +43,7 @@ struct Queue {
     clients: VecDeque<(Caller, VecDeque<oneshot::Sender<Turn>>)>,
 }
 
-/// Whether work is refused where too much waits. A request has one piece of work that waits at most.
+/// The rule for work that arrives where too much waits: refused, or not. A request has at most one piece of work that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     Bounded,

@@ -25,7 +25,7 @@ const STRIDE: usize = 16;
 #[derive(Clone, Debug, Default)]
 pub struct PastViews {
     heads: Vec<Head>,
-    /// What they come to.
+    /// Their texts, to be worked out.
     pub replays: Replays,
 }
 
@@ -44,7 +44,7 @@ impl PastViews {
         self.heads.iter().map(|head| (&head.id, head.stamp))
     }
 
-    /// Those that exist, as far as their texts are worked out; with the id behind which the others come, which is `rest` where all
+    /// The documents that exist, as far as their texts are worked out; with the id behind which the others come, which is `rest` where all
     /// are worked out.
     pub fn up_to(self, rest: Option<CompactString>) -> (impl Iterator<Item = View>, Option<CompactString>) {
         let done = self.replays.texts().count();
@@ -52,7 +52,7 @@ impl PastViews {
         (self.views(), last)
     }
 
-    /// Those that exist, as far as their texts are worked out.
+    /// The documents that exist, as far as their texts are worked out.
     pub fn views(self) -> impl Iterator<Item = View> {
         self.heads.into_iter().zip(self.replays.into_texts()).filter_map(|(head, text)| {
             let Head { collection, id, stamp, latest } = head;
@@ -146,7 +146,7 @@ impl State {
 #[derive(Debug)]
 pub struct Past<'s> {
     state: &'s State,
-    /// Where each document was read last: its place there, and that of what it comes to in the list.
+    /// For each document that was read: its place in its ops then, and the place of its text in the list.
     known: BTreeMap<DocKey<'s>, (usize, usize)>,
     replays: Replays,
     work: usize,
@@ -175,12 +175,12 @@ impl<'s> Past<'s> {
         self.known.insert(doc.clone(), (place, index));
     }
 
-    /// How many ops are to be carried out, about, for those who must not take long.
+    /// The approximate number of ops to carry out, for callers that must not take long.
     pub fn work(&self) -> usize {
         self.work
     }
 
-    /// What was read, in this order.
+    /// The documents that were read, in this order.
     pub fn into_replays(self) -> Replays {
         self.replays
     }

@@ -18,7 +18,7 @@ const SMALL_BYTES: usize = 16 << 10;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replays {
     list: Vec<Replay>,
-    /// So many from the front are done.
+    /// The number of documents at the front that are done.
     done: usize,
 }
 
@@ -37,25 +37,25 @@ pub(super) struct Pending {
     pub(super) ops: Vec<Op>,
 }
 
-/// What a document is before the first of the ops.
+/// The state of a document before the first of the ops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Start {
     Text(Option<Text>),
-    /// What an earlier document of the list comes to.
+    /// The result of an earlier document of the list.
     Of(usize),
 }
 
-/// What one turn has done.
+/// The result of one turn.
 #[derive(Default)]
 struct Turn {
-    /// What the next documents come to.
+    /// The texts of the next documents.
     made: Vec<Option<Text>>,
-    /// How many ops of the one behind them were carried out, and what it is then.
+    /// For the document after these: the number of its ops that were carried out, and its text then.
     rest: Option<(usize, Option<Text>)>,
 }
 
 impl Replays {
-    /// Whether all are worked out.
+    /// True if all documents are worked out.
     pub fn are_done(&self) -> bool {
         self.done == self.list.len()
     }
@@ -138,7 +138,7 @@ impl Replays {
         self.texts().flatten().map(Text::len).sum()
     }
 
-    /// Whether the work is so small that it needs no thread of its own.
+    /// True if the work is so small that it needs no thread of its own.
     pub fn are_small(&self) -> bool {
         // Where a document starts with what another comes to, it may be as long as the longest.
         let longest = self.texts().flatten().map(Text::len).max().unwrap_or(0);
@@ -157,7 +157,7 @@ impl Replays {
         })
     }
 
-    /// What the documents come to, as far as they are worked out.
+    /// The texts of the documents, as far as they are worked out.
     pub fn texts(&self) -> impl Iterator<Item = Option<&Text>> {
         self.list.iter().map_while(|replay| match replay {
             Replay::Done(text) => Some(text.as_ref()),

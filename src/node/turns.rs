@@ -77,7 +77,7 @@ struct Queue<R> {
     requests: VecDeque<R>,
     /// The virtual time at which the next request begins, in nanoseconds.
     tag: u64,
-    /// Whether the last request was costly.
+    /// True if the last request was costly.
     is_costly: bool,
 }
 
@@ -88,7 +88,7 @@ impl<R> Default for Turns<R> {
 }
 
 impl<R> Turns<R> {
-    /// How many requests wait.
+    /// The number of requests that wait.
     pub(super) fn len(&self) -> usize {
         self.waiting
     }

@@ -274,16 +274,16 @@ pub struct Receipt {
     pub is_final: bool,
 }
 
-/// Where an op stands.
+/// The status of an op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpStatus {
     /// The op, as it was issued last.
     pub op: OpId,
     /// Its place.
     pub stamp: Stamp,
-    /// Whether it has effect there.
+    /// True if it has effect there.
     pub applied: bool,
-    /// Whether its verdict can no longer change.
+    /// True if its verdict can no longer change.
     pub is_final: bool,
 }
 
@@ -300,7 +300,7 @@ impl Receipt {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     docs: Vec<DocKey<'static>>,
-    /// What they are, in this order. It is known at once for an op that was issued just now; else ops may have to be carried
+    /// Their texts, in this order. It is known at once for an op that was issued just now; else ops may have to be carried
     /// out again.
     pub replays: Replays,
 }
@@ -844,7 +844,7 @@ impl Replica {
         }
     }
 
-    /// Where an op stands, if it is in the log; of one that was issued again, where the later stands.
+    /// The status of an op, if it is in the log; of one that was issued again, the status of the later.
     pub fn status(&self, id: OpId) -> Option<OpStatus> {
         let (op, stamp, applied) = match self.as_issued(id)? {
             Ok(id) => {
@@ -1006,7 +1006,7 @@ impl Replica {
         seqs.iter().all(|(origin, seq)| held(*origin, *seq))
     }
 
-    /// How many ops are known to have been issued again under other ids.
+    /// The number of ops that are known to have been issued again under other ids.
     pub fn reissued(&self) -> usize {
         self.reissued.len()
     }
