@@ -20,7 +20,7 @@ use crate::op::{Body, Command};
 /// Most units that one op may cost. A protocol constant.
 ///
 /// A document of the greatest length costs up to 5.2 million units, one of usual content about 2.3 million. To carry an op
-/// out, a release build takes 6 to 14 ns for a unit; to judge it first, where a client asks for it, two thirds of that.
+/// out, a release build takes 4 to 6 ns for a unit.
 pub const COST_MAX: usize = 6 << 20;
 
 /// Elements of an array that are shifted for one unit.

@@ -122,8 +122,8 @@ impl<'k> Workbench<'k> {
     /// What a document has become.
     pub(super) fn text(&mut self, index: usize) -> Option<Text> {
         let content = &mut self.contents[index];
-        if let Content::Tree(value, _) = content {
-            *content = Content::Text(Text::own(value.to_string()));
+        if let Content::Tree(value, size) = content {
+            *content = Content::Text(Text::own(json::write_sized(value, *size)));
         }
         match content {
             Content::Text(text) => Some(text.clone()),
@@ -363,5 +363,5 @@ impl Content {
 
 fn tree_of(canonical: &str) -> Value {
     // Not serde_json's own parser: with `raw_value` it gives one of the keys that a user may write a meaning of its own.
-    json::parse(canonical.as_bytes()).expect("canonical text, checked when its op was taken in")
+    json::read_canonical(canonical).expect("canonical text, checked when its op was taken in")
 }
