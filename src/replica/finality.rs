@@ -100,6 +100,8 @@ impl Finality {
     /// Takes a member's announcement. It counts once the ops it speaks of are held.
     pub(super) fn hear(&mut self, node: NodeId, said: Announcement) {
         let waiting = &mut self.words.entry(node).or_default().waiting;
+        // No process has issued less than before: another of the same id said what waits for more, and that may never come.
+        waiting.retain(|before| before.seq <= said.seq || left_out(Rule::LaterProcess));
         if waiting.len() == WAITING_MAX {
             waiting.pop_back();
         }
@@ -318,5 +320,23 @@ impl Replica {
             silent = behind(|word| word.complete);
         }
         assembly.pending.iter().map(|node| Holdup::Eviction(*node)).chain(silent).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_of_fewer_ops_makes_void_what_another_process_of_the_id_said() {
+        let (mut finality, node) = (Finality::default(), NodeId(uuid::Uuid::from_u128(1)));
+        let said = |seq, clock| Announcement { seq, clock, ..Announcement::default() };
+        finality.hear(node, said(2, 68));
+        finality.count(&Log::default());
+        assert_eq!(finality.heard_of(node, 0), Some((2, 68)), "its ops may still come");
+        // The process that stays has issued none, and perhaps never will.
+        finality.hear(node, said(0, 70));
+        finality.count(&Log::default());
+        assert_eq!(finality.heard_of(node, 0), Some((0, 70)));
     }
 }

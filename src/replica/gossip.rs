@@ -348,13 +348,23 @@ impl Replica {
         }
     }
 
+    /// The promise that this node has heard of a peer: all its ops beyond a seq come after a time. That it was added is no word of
+    /// its own: two copies of its sponsor may each have added it, and it knows of one.
+    fn promise_of(&self, peer: NodeId) -> Option<(u64, u64)> {
+        let (held, added) =
+            (self.log.head(peer).seq, self.roster.all().get(&peer).map_or(0, |member| member.added.time));
+        self.finality
+            .heard_of(peer, held)
+            .filter(|(seq, clock)| *seq > 0 || *clock > added || left_out(Rule::OwnPromise))
+    }
+
     pub(super) fn say_heads(&mut self, link: LinkId) {
         // One that has retired tells others of that, who may be in the same position.
         if !self.ready && !self.rejoins && self.host != Some(link) {
             return;
         }
         let peer = self.links.get(&link).and_then(|link| link.peer.as_ref()).map(|peer| peer.node);
-        if let Some((seq, clock)) = peer.and_then(|peer| self.finality.heard_of(peer, self.log.head(peer).seq)) {
+        if let Some((seq, clock)) = peer.and_then(|peer| self.promise_of(peer)) {
             self.effects.push(Effect::Send(link, Message::Promised(seq, clock)));
         }
         // What has holes is as good as nothing.
@@ -386,7 +396,7 @@ mod tests {
     use crate::{
         op::{Command, DocKey, Hash, Head, NodeId, OpError},
         replica::{Config, Draft, Effect, Event, LinkId, Now, Refused, Replica, Standing},
-        wire::{Beat, Hello, Message, Refusal, Why},
+        wire::{Announcement, Beat, Hello, Message, Pulse, Refusal, Why},
     };
 
     fn founder() -> Replica {
@@ -468,6 +478,30 @@ mod tests {
         tells_of_another_past(&mut replica, link);
         replica.handle(Now::default(), Event::Heard(link, Message::Promised(0, 1_000)));
         assert_eq!((replica.node(), replica.standing()), (before, Standing::Member));
+    }
+
+    /// The promises that the node says it has heard of a peer.
+    fn says_promises(replica: &mut Replica, link: LinkId) -> Vec<(u64, u64)> {
+        replica.say_heads(link);
+        let promise = |effect: Effect| match effect {
+            Effect::Send(_, Message::Promised(seq, clock)) => Some((seq, clock)),
+            _ => None,
+        };
+        std::mem::take(&mut replica.effects).into_iter().filter_map(promise).collect()
+    }
+
+    #[test]
+    fn that_a_newcomer_was_added_is_no_promise_of_its_own() {
+        let mut replica = founder();
+        let link = greet(&mut replica);
+        gets_in(&mut replica, link);
+        assert_eq!((replica.roster().len(), says_promises(&mut replica, link)), (2, vec![]));
+        let clock = replica.clock() + 10;
+        let said = Announcement { clock, ..Announcement::default() };
+        let pulses = vec![(NodeId(uuid::Uuid::from_u128(2)), Pulse { count: (1, 1), said })];
+        let beat = Beat { clock, digest: Hash::default(), state: 0, frontier: 0, presence: 0, pulses };
+        replica.handle(Now::default(), Event::Heard(link, Message::Beat(beat)));
+        assert_eq!(says_promises(&mut replica, link), [(0, clock)]);
     }
 
     #[test]

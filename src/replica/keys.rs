@@ -12,6 +12,7 @@
 use super::{Link, LinkId, Replica, peers::Outcome};
 use crate::{
     op::{Command, NodeId, PublicKey},
+    plant::{Rule, left_out},
     wire::Why,
 };
 
@@ -37,7 +38,7 @@ impl Replica {
 
     /// The objection to a peer that says it is this node: the id has another key, or the key is that of another id.
     pub(super) fn key_objection(&self, link: LinkId, node: NodeId) -> Option<String> {
-        let keys = self.links.get(&link)?.keys?;
+        let keys = self.links.get(&link)?.keys.filter(|_| !left_out(Rule::OwnKey))?;
         let other = match self.roster.key(node) {
             Some(key) if key == keys.peer => return None,
             Some(_) => format!("the peer says that it is {node}, and has another key than that node"),
@@ -50,6 +51,17 @@ impl Replica {
             "{other}. A node whose file node-key was lost or replaced comes back under a new id by itself. If no node of yours \
              does, somebody who knows the pool secret speaks under that id: change the secret"
         ))
+    }
+
+    /// The linked members that have proved another key than that of their id. There are none after an event, by
+    /// [`key_objection`](Self::key_objection).
+    #[cfg(feature = "sim")]
+    pub fn members_with_other_keys(&self) -> impl Iterator<Item = NodeId> {
+        let is_other = |(node, link): &(NodeId, LinkId)| {
+            let keys = self.links.get(link).and_then(|link| link.keys);
+            keys.zip(self.roster.key(*node)).is_some_and(|(keys, key)| keys.peer != key)
+        };
+        self.linked().filter(is_other).map(|(node, _)| node)
     }
 
     /// Refuses a peer for its key. One that dialled is told before who this node is, for it believes members only.

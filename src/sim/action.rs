@@ -251,7 +251,7 @@ pub fn rule(name: &str) -> Result<Option<Rule>, ()> {
     if name == "none" {
         return Ok(None);
     }
-    Rule::ALL.into_iter().find(|rule| format!("{rule:?}") == name).map(Some).ok_or(())
+    Rule::ALL.into_iter().chain(Rule::RARE).find(|rule| format!("{rule:?}") == name).map(Some).ok_or(())
 }
 
 fn draft_text(draft: &Draft) -> Option<String> {

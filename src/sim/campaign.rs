@@ -86,7 +86,7 @@ pub fn run_seeds(seeds: Range<u64>, threads: usize, progress: &(dyn Fn() + Sync)
 pub fn malicious_seeds(seeds: Range<u64>, threads: usize, progress: &(dyn Fn() + Sync)) -> (Malice, Vec<Failure>) {
     let all = Mutex::new((Malice::default(), Vec::new()));
     on_threads(seeds, threads, &|seed| {
-        let run = without_panic(|| malice(seed)).and_then(|run| run);
+        let run = run_malice(seed, None);
         let mut all = all.lock().expect("no thread panics while it holds the lock");
         match run {
             Ok(run) => all.0.add(run),
@@ -117,12 +117,21 @@ fn on_threads(seeds: Range<u64>, threads: usize, run: &(dyn Fn(u64) + Sync)) {
     });
 }
 
+/// Runs one seed in which one member is malicious.
+fn run_malice(seed: u64, left_out: Option<Rule>) -> Result<Malice, Violation> {
+    plant::leave_out(left_out);
+    let run = without_panic(|| malice(seed)).and_then(|run| run);
+    plant::leave_out(None);
+    run
+}
+
 /// The first seed below `cap` that finds a planted bug, and what it breaks.
 pub fn seeds_to_find(rule: Rule, cap: u64) -> Option<Failure> {
-    (0..cap).find_map(|seed| {
-        let (at_ms, violation) = run_seed(seed, Some(rule), None).broken?;
-        Some(Failure { seed, at_ms, violation })
-    })
+    let broken = |seed| match rule.needs_malice() {
+        true => run_malice(seed, Some(rule)).err().map(|violation| (0, violation)),
+        false => run_seed(seed, Some(rule), None).broken,
+    };
+    (0..cap).find_map(|seed| broken(seed).map(|(at_ms, violation)| Failure { seed, at_ms, violation }))
 }
 
 /// The event file of a seed.

@@ -70,6 +70,8 @@ pub(super) enum Due {
     Cross(usize, usize, u64),
     /// Two of three machines are gone while the third is being evicted; the third was cut off by these pairs.
     Vanish([usize; 3], Vec<(usize, usize)>),
+    /// A newcomer that a copy lets in is to turn to the node before it is a member, until a time; these pairs keep it off the node.
+    TurnAway(Vec<(usize, usize)>, u64),
     /// A client writes at this machine, or sends again what it sent before.
     WriteAt(usize, Option<Draft>),
     /// The node of this machine vanishes.
@@ -145,7 +147,8 @@ impl<'e> Driver<'e> {
     pub fn new(plan: Plan, checks: bool, events: Option<&'e mut Vec<String>>) -> Driver<'e> {
         // Not the generator that the plan was drawn from, or runs of like plans would be alike.
         let rng = fastrand::Rng::with_seed(plan.seed ^ 0x9e37_79b9_7f4a_7c15);
-        let machines = plan.machines + plan.newcomers + usize::from(plan.course == Course::Copies);
+        let copies = usize::from(matches!(plan.course, Course::Copies | Course::CopyFirst));
+        let machines = plan.machines + plan.newcomers + copies;
         let urls = (0..machines).map(|machine| format!("http://m{machine}:1")).collect();
         Driver {
             world: World::new(checks),
@@ -217,7 +220,8 @@ impl<'e> Driver<'e> {
             let at_ms = if machine == 0 { 0 } else { self.rng.u64(0..spread_ms) };
             self.at(at_ms, Due::Start(machine, false));
         }
-        for machine in self.plan.machines..self.plan.machines + self.plan.newcomers {
+        let newcomers = if self.plan.course == Course::CopyFirst { 0 } else { self.plan.newcomers };
+        for machine in self.plan.machines..self.plan.machines + newcomers {
             let at_ms = storm_ms + self.rng.u64(0..self.plan.storm_ms);
             self.at(at_ms, Due::Start(machine, false));
         }
@@ -322,6 +326,7 @@ impl<'e> Driver<'e> {
             Due::Oust(machines) => self.oust(&machines)?,
             Due::Cross(by, evicted, until_ms) => self.cross((by, evicted), until_ms)?,
             Due::Vanish(order, pairs) => self.vanish(order, pairs)?,
+            Due::TurnAway(pairs, until_ms) => self.turn_away(pairs, until_ms)?,
             Due::WriteAt(machine, again) => self.write_at(machine, again)?,
             Due::Kill(machine) => self.kill_at(machine)?,
             Due::LeaveAgain(machine) => self.leave_again(machine)?,

@@ -146,6 +146,9 @@ impl Run<'_> {
                     format!("it is {}", replica.clock()),
                 );
             }
+            if let Some(other) = replica.members_with_other_keys().next() {
+                return broken("a peer speaks under the id of its key", format!("a peer speaks as {other}"));
+            }
             if replica.early() > EARLY_OPS_MAX {
                 return broken("a node holds back no more than it may", format!("{} ops wait", replica.early()));
             }

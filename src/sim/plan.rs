@@ -178,6 +178,8 @@ pub enum Course {
     OldDisks,
     /// A copy of a node's journal is started beside it.
     Copies,
+    /// A node's journal is copied, and a newcomer meets the copy before it meets the node.
+    CopyFirst,
     /// A node writes for some, goes back to an old copy of its disk, and writes for another before all hear each other.
     TwoHistories,
     /// All nodes but the first come back at other addresses, one after the other, and then the first is gone.
@@ -257,6 +259,7 @@ impl Plan {
         match seed % 16 {
             12 if seed % 64 == 12 => plan.of_moves(),
             4 if seed % 128 == 20 => plan.of_copies(),
+            4 if matches!(seed % 128, 52 | 84 | 116) => plan.of_copies().with_newcomer_at_copy(),
             1 if seed % 64 == 33 => plan.of_old_disks().with_small_steps(),
             8 => plan.of_crossings(),
             2 | 10 => plan.of_partings(),
@@ -288,6 +291,27 @@ impl Plan {
             disks_die: false,
             present_ms: 0,
             course: Course::Partings,
+            ..self
+        }
+    }
+
+    /// The same with one node and a newcomer. The copy and the newcomer are cut off from the node at first.
+    fn with_newcomer_at_copy(self) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x6669_7273_7400);
+        let loss = Some(Fault::Loss).filter(|_| rng.bool());
+        Plan {
+            machines: 1,
+            newcomers: 1,
+            storm_ms: 30_000,
+            // It takes a while until the newcomer has got what makes it a member.
+            faults: [Fault::Copy].into_iter().chain(loss).collect(),
+            rate: 400,
+            latency_ms: (20, 200),
+            disk_ms: (20, 200),
+            strike_ms: 1_500,
+            write_ms: 1_000,
+            present_ms: 0,
+            course: Course::CopyFirst,
             ..self
         }
     }

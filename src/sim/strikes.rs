@@ -55,6 +55,7 @@ impl Driver<'_> {
             }
             // There every crash is one of those.
             Course::OldDisks if fault == Fault::Crash => return Ok(()),
+            Course::CopyFirst => return self.copy_first(),
             Course::OldDisks | Course::Copies | Course::Moves | Course::Storm => {}
         }
         let struck = match fault {
@@ -601,6 +602,53 @@ impl Driver<'_> {
         let join = self.urls[..machine].to_vec();
         self.begin(machine, join, true, (Some(node), 0, Wrong::Nothing))?;
         Ok(true)
+    }
+
+    /// The copy is started behind a partition, and a newcomer meets it there. The node hears the newcomer before the copy.
+    fn copy_first(&mut self) -> Result<(), Violation> {
+        let [node, newcomer, copy] = [0, 1, 2];
+        if !self.copy()? {
+            self.after(500, Due::Strike(Fault::Copy));
+            return Ok(());
+        }
+        *self.tally.fired.entry(Fault::Copy).or_default() += 1;
+        let both = |one: usize, other: usize| vec![(one, other), (other, one)];
+        let (first, last) = (both(node, newcomer), both(node, copy));
+        self.network.block(&[&first[..], &last[..]].concat());
+        // In most runs the node has issued more: then what the copy has promised shows that one of them must give way.
+        let writes = [(node, self.rng.usize(..12)), (copy, self.rng.usize(..4))];
+        for machine in writes.into_iter().flat_map(|(machine, count)| vec![machine; count]) {
+            let wait_ms = self.rng.u64(100..3_000);
+            self.after(wait_ms, Due::WriteAt(machine, None));
+        }
+        self.after(3_000, Due::Start(newcomer, false));
+        let meets_ms = 3_000 + self.rng.u64(..2_000);
+        match self.rng.u32(..3) {
+            0 => self.after(meets_ms, Due::Unblock(first)),
+            1 => self.after(3_000, Due::TurnAway(first, self.now_ms + meets_ms)),
+            _ => {
+                self.after(meets_ms, Due::Unblock(first));
+                self.after(meets_ms, Due::Kill(copy));
+                self.after(meets_ms + 3_000, Due::Start(copy, true));
+            }
+        }
+        self.after(meets_ms + 3_000, Due::Unblock(last));
+        Ok(())
+    }
+
+    /// The copy is gone for a while once the newcomer holds some of what makes it a member, and the newcomer turns to the node.
+    pub(super) fn turn_away(&mut self, first: Vec<(usize, usize)>, until_ms: u64) -> Result<(), Violation> {
+        let newcomer = self.world.at_url(&self.urls[1]).and_then(|node| self.world.nodes()[node].replica.as_ref());
+        let catches_up =
+            newcomer.is_some_and(|replica| replica.log().len() > 0 && replica.standing() != Standing::Member);
+        if catches_up {
+            self.kill_at(2)?;
+            self.after(3_000, Due::Start(2, true));
+        }
+        let next =
+            if catches_up || self.now_ms >= until_ms { Due::Unblock(first) } else { Due::TurnAway(first, until_ms) };
+        self.after(if catches_up { 0 } else { 10 }, next);
+        Ok(())
     }
 
     /// The next of the nodes but the first comes back at another address; once all have, the first is gone.
