@@ -3,9 +3,9 @@
 // shows its use, lamplight.d.ts has its types.
 import { authorization, showing } from "./bearer.js";
 import { Dial } from "./dial.js";
+import { docPath, nodeOf, versionIn } from "./http.js";
 import { LiveQuery } from "./live-query.js";
 import { overlaid } from "./overlay.js";
-import { docPath, nodeOf } from "./paths.js";
 import { LamplightError } from "./problem.js";
 import { Queue } from "./queue.js";
 import { Room } from "./room.js";
@@ -314,9 +314,6 @@ export class Pool {
     else this.#queue.onproblem(id, problem);
   }
 }
-
-/// The version in an entity tag. A proxy that compresses marks the tag as weak, or adds the coding to it.
-const versionIn = (tag) => tag?.replace(/^W\//, "").replace(/^"|"$/g, "").replace(/--?(gzip|br|zstd|deflate)$/, "") ?? null;
 
 /// The documents of one collection.
 export class Collection {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure,
-    client::{Answer, Client, IDEMPOTENCY_KEY, Target, doc_path, encoded},
+    client::{Answer, Client, IDEMPOTENCY_KEY, Target, doc_path, encoded, version_in},
     output,
     pages::{self, Pages, Wanted},
 };
@@ -277,7 +277,7 @@ pub async fn get(args: GetArgs) -> Result<(), Failure> {
     let (name, value) =
         if is_text { ("text", String::from_utf8_lossy(&answer.body).into()) } else { ("value", answer.json()?) };
     if args.target.json {
-        let version = answer.header("etag").map(|tag| tag.trim_matches('"'));
+        let version = answer.header("etag").map(version_in);
         let (stamp, status) = (answer.header("lamplight-stamp"), answer.header("lamplight-status"));
         let Doc { collection, id } = args.doc;
         let described = json!({ "collection": collection, "id": id, "version": version, "stamp": stamp,

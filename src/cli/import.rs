@@ -360,7 +360,7 @@ impl Import {
         })?;
         if outcome.is_ok() && !stopped {
             headway.forget();
-        } else {
+        } else if headway.place() != Place::default() {
             headway.note(true);
         }
         outcome?;
