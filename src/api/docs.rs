@@ -34,9 +34,11 @@ use crate::{
 
 /// What a segment of a path is written in: all but the unreserved characters of RFC 3986 is encoded.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// The types of patches, and the header that names them (RFC 5789, section 3.1).
-const PATCHES: &str = "application/merge-patch+json, application/json-patch+json, application/json";
-const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
+/// The header that names the types of patches (RFC 5789, section 3.1).
+static PATCHES: (HeaderName, &str) = (
+    HeaderName::from_static("accept-patch"),
+    "application/merge-patch+json, application/json-patch+json, application/json",
+);
 
 /// `PUT /v1/docs/{collection}/{id}`.
 pub async fn put(
@@ -83,7 +85,7 @@ pub async fn patch(
             let detail =
                 "PATCH takes application/merge-patch+json (RFC 7396) or application/json-patch+json (RFC 6902)";
             let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", detail);
-            return Err(problem.header(ACCEPT_PATCH, HeaderValue::from_static(PATCHES)));
+            return Err(problem.header(&PATCHES));
         }
     };
     let text = api.workers.parse(&caller, extract::body(&api, &parts, body).await?, json::canonical).await??;

@@ -29,7 +29,7 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     more: Map<String, Value>,
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<&'static (HeaderName, &'static str)>,
 }
 
 impl Problem {
@@ -49,8 +49,8 @@ impl Problem {
 
     /// The same, with a further header.
     #[must_use]
-    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
-        self.header = Some((name, value));
+    pub fn header(mut self, header: &'static (HeaderName, &'static str)) -> Problem {
+        self.header = Some(header);
         self
     }
 
@@ -178,7 +178,7 @@ impl IntoResponse for Problem {
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.extend(self.header);
+        headers.extend(self.header.map(|(name, value)| (name.clone(), HeaderValue::from_static(value))));
         // Who has retired stays so.
         if let Some(seconds) = self.more.get(RETRY_AFTER).and_then(Value::as_u64) {
             headers.insert(header::RETRY_AFTER, seconds.into());

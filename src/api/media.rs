@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use axum::{
     body::Bytes,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, header},
 };
 use encoding_rs::{Encoding, UTF_8};
 
@@ -25,6 +25,9 @@ const LINES: [&str; 6] = [
     "application/jsonlines",
     "application/x-jsonlines",
 ];
+
+/// The header that names the codings that a body may have.
+static CODINGS: (HeaderName, &str) = (header::ACCEPT_ENCODING, "identity");
 
 /// The media type of the body in lower case, without parameters; empty if none is named.
 pub fn media_type(headers: &HeaderMap) -> String {
@@ -109,7 +112,7 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(other) = other else { return Ok(()) };
     let detail = format!("this node does not read the Content-Encoding {:?}: send the body as it is", excerpt(&other));
     let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", detail);
-    Err(problem.header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")))
+    Err(problem.header(&CODINGS))
 }
 
 /// The charset that a media type names.

@@ -180,7 +180,7 @@ fn past_proxies(path: &str) -> String {
     if !id.contains('%') && *id != "_" {
         return path.into();
     }
-    let rest = rest.iter().map(|rest| format!("/{rest}")).collect::<String>();
+    let rest = rest.first().map(|rest| format!("/{rest}")).unwrap_or_default();
     let query = if query.is_empty() { String::new() } else { format!("&{query}") };
     format!("{DOCS}{collection}/_{rest}?id={id}{query}")
 }
