@@ -18,6 +18,7 @@ TOLD = json.loads(os.environ["LAMPLIGHT_TOLD"])
 NOWHERE = "http://127.0.0.1:9"
 SHORT = "20ms"
 WRITES = {"PUT", "PATCH", "POST"}
+LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 
 uuids = st.uuids().map(str)
 schemathesis.openapi.format("lamplight-duration", st.sampled_from(["0ms", "1ms", SHORT, "0s"]))
@@ -36,7 +37,7 @@ plain = st.text(string.ascii_letters + string.digits + " -_.~%/?#+&=:@é€𝄞"
 schemathesis.openapi.format("lamplight-id", plain.filter(lambda id: id not in (".", "..")))
 
 
-@schemathesis.serializer("application/x-ndjson", "application/ndjson", "application/jsonl")
+@schemathesis.serializer(*LINES)
 def lines(context, value):
     """A bulk load is text, and sent as it is."""
     return {"data": value.encode() if isinstance(value, str) else json.dumps(value).encode()}
@@ -106,10 +107,10 @@ def agree(case, query):
         if "text/event-stream" in str(accepts):
             for name in ("limit", "feed", "timeout"):
                 query.pop(name, None)
-    if case.method in WRITES and case.media_type in ("text/plain", "application/x-ndjson"):
+    if case.method in WRITES and case.media_type in ("text/plain", *LINES):
         headers.pop("Idempotency-Key", None)
     if isinstance(case.body, dict) and "key" in case.body and case.path == "/v1/tx":
         headers.pop("Idempotency-Key", None)
-    if case.media_type == "application/x-ndjson":
+    if case.media_type in LINES:
         for name in ("wait", "timeout"):
             query.pop(name, None)

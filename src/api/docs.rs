@@ -32,7 +32,7 @@ use crate::{
     version::Version,
 };
 
-/// What a segment of a path is written in: all but the unreserved characters of RFC 3986 is encoded.
+/// Characters that are encoded in a segment of a path: all but the unreserved ones of RFC 3986.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// The header that names the types of patches (RFC 5789, section 3.1).
 static PATCHES: (HeaderName, &str) = (
@@ -93,20 +93,22 @@ pub async fn patch(
         Patch::parse(&text)?;
     }
     let doc = doc.key();
-    if media == "application/json"
-        && let Some(delta) = json::parse(text.as_bytes()).ok().filter(text_docs::looks_like_delta)
+    let is_plain = media == "application/json";
+    let delta = if is_plain { json::parse(text.as_bytes()).ok().filter(text_docs::looks_like_delta) } else { None };
+    if let Some(delta) = &delta
         && is_text(&api, &doc).await? == Some(true)
     {
         let headers = with_one_version(&api, headers, &doc).await?;
-        return text_docs::patch(&api, (doc, &caller), &headers, &delta, patience).await;
+        return text_docs::patch(&api, (doc, &caller), &headers, delta, patience).await;
     }
     let key = own_key(&pass, headers)?;
     // A patch says what to change, so at its place there must be something to change: without this guard, a merge that
     // comes after another node's deletion would leave a fragment. Where nothing is there now, a merge creates it.
     let mut drafts = drafts(&api, key, headers, &doc, (command(doc.clone(), text), true)).await?;
-    let merges = media != "application/json-patch+json";
+    // What may be a delta makes no JSON document in the place of a text that was deleted.
+    let creates = media != "application/json-patch+json" && delta.is_none();
     let creating: Vec<Draft> =
-        drafts.iter().filter(|_| merges).cloned().map(|draft| Draft { present: false, ..draft }).collect();
+        drafts.iter().filter(|_| creates).cloned().map(|draft| Draft { present: false, ..draft }).collect();
     drafts.iter_mut().for_each(|draft| draft.guards.push(Guard::Exists(doc.clone())));
     drafts.extend(creating);
     let waited = write_any(&api, &caller, drafts, patience).await?;

@@ -78,7 +78,7 @@ pub struct ImportArgs {
     /// All cells of CSV are strings.
     #[arg(long)]
     strings: bool,
-    /// What stands between the cells of CSV: a character, or tab. Found in the first rows, if left out.
+    /// The character between the cells of CSV, or tab. Found in the first rows, if left out.
     #[arg(long, value_name = "CHARACTER", value_parser = table::delimiter)]
     delimiter: Option<u8>,
     /// The charset of the file, such as windows-1252; UTF-8 if left out. A mark of byte order, as Excel writes it, counts for
@@ -202,7 +202,7 @@ pub async fn import(args: ImportArgs) -> Result<(), Failure> {
     import.end(read.map_err(|error| unread(&error)).and(outcome))
 }
 
-/// How a file is written.
+/// The format, charset and delimiter of a file.
 #[derive(Clone, Copy)]
 struct Written {
     format: Format,

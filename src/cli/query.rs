@@ -32,7 +32,7 @@ pub struct QueryArgs {
     /// The collection.
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     collection: String,
-    /// Only documents that this selector holds for ($gt $gte $lt $lte $ne $in $exists $and $or $not).
+    /// Only documents that this selector holds for ($gt $gte $lt $lte $ne $in $exists $contains $and $or $not).
     #[arg(long, value_name = "JSON")]
     filter: Option<String>,
     /// Order by this field, or downwards by -FIELD; by id if left out.

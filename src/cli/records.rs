@@ -16,7 +16,7 @@ use super::{
 };
 use crate::document::{check_collection, check_id, json};
 
-/// Why a table is not read.
+/// Reason for which a table is not read.
 const NOT_UTF8: &str = "{} is not UTF-8: name the file's charset, as in --charset windows-1252, or save it as UTF-8";
 /// Longest line: far past what a node takes, so that a file which is something else is not read into memory.
 const LINE_BYTES_MAX: usize = 16 << 20;
@@ -43,11 +43,11 @@ pub struct Shape {
     pub id: Option<String>,
     /// Lines are documents, and not objects that hold one.
     pub plain: bool,
-    /// What a table is made of.
+    /// Rules for the cells of a table.
     pub cells: Cells,
 }
 
-/// How cells of a table become documents.
+/// Rules by which cells of a table become documents.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cells {
     /// Cells are strings, whatever they look like.
@@ -172,8 +172,8 @@ fn listed(names: &[String]) -> String {
     names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Rows of CSV. `header` is the file from its beginning; `rest`, if given, is what comes behind a place in it. `delimiter` is what
-/// the user says that stands between cells.
+/// Rows of CSV. `header` is the file from its beginning; `rest`, if given, is what comes behind a place in it. `delimiter` is the
+/// one that the user names.
 pub fn rows<'r, R: Read + 'r>(
     header: R,
     rest: Option<(R, Place)>,
@@ -318,7 +318,7 @@ impl Shape {
 }
 
 impl Cells {
-    /// What a cell holds, if it holds anything.
+    /// The value of a cell, if it has one.
     fn value(self, cell: &str) -> Option<Value> {
         let number = if self.decimal_comma { table::with_point(cell) } else { None };
         cell::read(number.as_deref().unwrap_or(cell))

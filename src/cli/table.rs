@@ -8,7 +8,7 @@ use std::io::{self, Cursor, Read};
 use encoding_rs::{Encoding, UTF_8};
 use encoding_rs_io::DecodeReaderBytesBuilder;
 
-/// How much of a table tells its delimiter.
+/// Bytes of a table that tell its delimiter.
 pub const SAMPLE_BYTES: usize = 64 << 10;
 /// Delimiters, the usual one first.
 const DELIMITERS: [u8; 4] = *b",;\t|";
@@ -58,12 +58,12 @@ pub fn sampled<R: Read>(mut input: R, bytes: usize) -> io::Result<(Vec<u8>, Whol
     Ok((head.clone(), Cursor::new(head).chain(input)))
 }
 
-/// What comes before the header of a table that begins so, and what stands between its cells.
+/// The layout of a table: the line before its header, and the delimiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Bytes of the line that names the delimiter; 0 if there is none.
     pub skipped: usize,
-    /// What stands between cells.
+    /// The delimiter between cells.
     pub delimiter: u8,
 }
 

@@ -625,7 +625,7 @@ impl Decimal {
     }
 }
 
-/// How many binary digits a positive double has after the point.
+/// Number of binary digits that a positive double has after the point.
 fn binary_places(double: f64) -> usize {
     const FRACTION_BITS: u32 = 52;
     const EXPONENT_BIAS: i64 = 1075;

@@ -155,6 +155,8 @@ async fn a_merge_patch_of_an_absent_document_creates_it_by_every_way() {
     // Who wants it there says so.
     let gone = node.call(Method::PATCH, "/v1/docs/notes/none").json("{}").header("if-match", "*").send().await;
     gone.expect_problem(412, "version-mismatch");
+    let delta = node.call(Method::PATCH, "/v1/docs/notes/none").json(r#"[{"insert":"x"}]"#).send().await;
+    delta.expect_problem(404, "not-found");
     node.patch("/v1/docs/notes/none", r#"[{"op":"add","path":"","value":1}]"#).await.expect_problem(404, "not-found");
 }
 
