@@ -123,10 +123,13 @@ impl Conditions {
         Ok(conditions)
     }
 
-    /// Judges a read of what is there in this version, in the order of section 13.2.2. A client that cannot say what it holds
-    /// gets the whole.
-    pub fn judge_read(headers: &HeaderMap, current: Version) -> Result<Read, Problem> {
-        let current = Some(current);
+    /// Judges a read of what is there in a version, in the order of section 13.2.2. A client that cannot say what it holds gets
+    /// the whole. The version is asked for only if there is a condition, for it takes a hash of the content.
+    pub fn judge_read(headers: &HeaderMap, current: impl FnOnce() -> Version) -> Result<Read, Problem> {
+        if !IF_MATCH.is_in(headers) && !IF_NONE_MATCH.is_in(headers) {
+            return Ok(Read::Whole);
+        }
+        let current = Some(current());
         if Tags::of(&IF_MATCH, headers)?.is_some_and(|tags| !tags.matches(current)) {
             return Err(Problem::version_mismatch(current.map(|version| version.to_string())));
         }

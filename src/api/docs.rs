@@ -185,7 +185,7 @@ pub async fn get(
     let view = when.view(&api, &caller, found).await?;
     let view = view.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
     let described = shape::describing(&view, frontier);
-    if Conditions::judge_read(&headers, Version::of(view.text.as_str()))? == Read::Held {
+    if Conditions::judge_read(&headers, || Version::of(view.text.as_str()))? == Read::Held {
         return Ok((StatusCode::NOT_MODIFIED, described).into_response());
     }
     if is_prose(&view.text) {
@@ -255,8 +255,11 @@ async fn drafts(
     conditions.check_key(key.as_ref())?;
     let guards = conditions.guards(doc, current(api, &conditions, doc).await?)?;
     let others = if key.is_some() { conditions.other_guards(doc, &guards) } else { Vec::new() };
-    let draft = |guards| Draft { key: key.clone(), guards, commands: vec![command.clone()], present };
-    Ok([guards].into_iter().chain(others).map(draft).collect())
+    let draft = |guards, command| Draft { key: key.clone(), guards, commands: vec![command], present };
+    // A document may be large: it is copied only for a second draft.
+    let copies: Vec<_> = others.iter().map(|_| command.clone()).collect();
+    let first = draft(guards, command);
+    Ok([first].into_iter().chain(others.into_iter().zip(copies).map(|(guards, command)| draft(guards, command))).collect())
 }
 
 /// Issues the first of these drafts that the document as it is, or was when the same request came first, lets through.

@@ -160,7 +160,7 @@ pub async fn file(uri: Uri, Path(name): Path<String>, headers: HeaderMap) -> Res
 
 /// Answers with a file, or that the client holds it.
 pub fn serve(file: &File, headers: &HeaderMap) -> Response {
-    let held = Conditions::judge_read(headers, file.version) == Ok(Read::Held);
+    let held = Conditions::judge_read(headers, || file.version) == Ok(Read::Held);
     let content_type = match file.name.rsplit('.').next() {
         Some("html") => "text/html; charset=utf-8",
         Some("js") => "text/javascript; charset=utf-8",

@@ -122,6 +122,8 @@ async fn an_id_may_stand_in_the_query_where_proxies_leave_it_alone() {
         let history = node.get(&format!("/v1/docs/notes/_/history?id={encoded}&limit=1")).await.expect(200);
         assert_eq!(history.json()["ops"][0]["commands"][0]["put"]["id"], id);
         node.get(&format!("/v1/docs/notes/_/diff?from=1&id={encoded}")).await.expect(200);
+        // It names a text for editors, too: only the request for a WebSocket is missing.
+        node.get(&format!("/v1/yjs/notes/_?id={encoded}")).await.expect_problem(400, "bad-request");
         node.delete(&path).await.expect(200);
     }
     let all = node.get("/v1/docs/notes").await.json();
