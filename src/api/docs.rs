@@ -259,7 +259,10 @@ async fn drafts(
     // A document may be large: it is copied only for a second draft.
     let copies: Vec<_> = others.iter().map(|_| command.clone()).collect();
     let first = draft(guards, command);
-    Ok([first].into_iter().chain(others.into_iter().zip(copies).map(|(guards, command)| draft(guards, command))).collect())
+    Ok([first]
+        .into_iter()
+        .chain(others.into_iter().zip(copies).map(|(guards, command)| draft(guards, command)))
+        .collect())
 }
 
 /// Issues the first of these drafts that the document as it is, or was when the same request came first, lets through.

@@ -104,6 +104,11 @@ fn refused(why: NotAdmitted) -> Response<Body> {
     if why == NotAdmitted::TooMany {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
+    if why == NotAdmitted::OtherVersion {
+        // RFC 9110, section 15.5.22, has 426 say to what.
+        answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
     answer.headers_mut().insert(HeaderName::from_static(REFUSAL), HeaderValue::from_static(why.word()));
     answer
 }
