@@ -16,7 +16,7 @@ use super::{
     Api, BODY_BYTES_MAX, ConnectionMemory, Problem,
     access::Pass,
     headers::{EXPECT, Field, IDEMPOTENCY_KEY},
-    media::Charset,
+    media::{Charset, UTF8_GROWTH_MAX},
     memory::FREE_BYTES,
 };
 use crate::{
@@ -140,7 +140,12 @@ fn not_utf8() -> Problem {
 /// is answered.
 pub async fn body(api: &Api, parts: &Parts, body: Body) -> Result<Bytes, Problem> {
     let charset = Charset::of(&parts.headers)?;
-    charset.decode(as_sent(api, parts, body).await?)
+    let body = as_sent(api, parts, body).await?;
+    if !charset.is_utf8() {
+        // The text in UTF-8 is there beside it for a moment.
+        ConnectionMemory::of_request(parts, api).hold_body(body.len() * (1 + UTF8_GROWTH_MAX))?;
+    }
+    charset.decode(body)
 }
 
 /// The body of a request as it was sent.

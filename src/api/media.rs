@@ -29,6 +29,9 @@ const LINES: [&str; 6] = [
 /// The header that names the codings that a body may have.
 static CODINGS: (HeaderName, &str) = (header::ACCEPT_ENCODING, "identity");
 
+/// Most bytes that a byte of another charset becomes in UTF-8.
+pub const UTF8_GROWTH_MAX: usize = 3;
+
 /// The media type of the body in lower case, without parameters; empty if none is named.
 pub fn media_type(headers: &HeaderMap) -> String {
     let value = CONTENT_TYPE.text(headers).unwrap_or_default();
@@ -68,6 +71,11 @@ impl Charset {
             Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", detail)
         };
         Encoding::for_label_no_replacement(label.as_bytes()).map(Charset).ok_or_else(unknown)
+    }
+
+    /// Returns true if the body needs no decoding.
+    pub fn is_utf8(self) -> bool {
+        self.0 == UTF_8
     }
 
     /// Refuses a body that is read while it comes and is not in UTF-8.

@@ -23,6 +23,9 @@ pub const SELECTOR_DEPTH_MAX: usize = 16;
 /// Most parts of one selector: operators, field conditions and values of `$in`. It bounds the work for each document.
 pub const SELECTOR_NODES_MAX: usize = 256;
 
+/// Parts that one within `$contains` counts as, for it is judged for each element of an array.
+const ELEMENT_WEIGHT: usize = 8;
+
 /// Most bytes of a selector's canonical text, and values within it at every depth. They bound what it takes of memory.
 pub const SELECTOR_BYTES_MAX: usize = 64 << 10;
 pub const SELECTOR_VALUES_MAX: usize = 4_096;
@@ -67,7 +70,7 @@ impl Selector {
         if size.bytes > SELECTOR_BYTES_MAX || size.values > SELECTOR_VALUES_MAX {
             return Err(SelectorError::TooLarge);
         }
-        Node::parse(selector, &mut Reading { depth: 0, nodes: 0 }).map(Self)
+        Node::parse(selector, &mut Reading { depth: 0, nodes: 0, weight: 1 }).map(Self)
     }
 
     /// Whether the document meets every condition.
@@ -167,8 +170,9 @@ impl Sort {
             if fields.len() == SORT_KEYS_MAX {
                 return Err(SortError::TooMany);
             }
-            if fields.iter().any(|earlier| earlier.path == field.path) {
-                return Err(SortError::Twice);
+            // A key holds copies of its fields, which together are no larger than the document.
+            if fields.iter().any(|earlier| earlier.path.overlaps(&field.path)) {
+                return Err(SortError::Overlap);
             }
             fields.push(field);
         }
@@ -221,8 +225,8 @@ pub enum SortError {
     NoField,
     /// The field is written as in another query language.
     OtherSpelling,
-    /// The same field stands there twice.
-    Twice,
+    /// The same field stands there twice, or one of them lies within another.
+    Overlap,
     /// More than [`SORT_KEYS_MAX`] fields.
     TooMany,
     /// A path of more than [`DEPTH_MAX`] keys.
@@ -238,7 +242,9 @@ impl fmt::Display for SortError {
                 f.write_str("name a field to sort by, as in sort=field, sort=-field or sort=first,-second")
             }
             Self::OtherSpelling => f.write_str("write sort=field, or sort=-field from the greatest, without blanks"),
-            Self::Twice => f.write_str("a field orders once: sort=field, and another one behind it"),
+            Self::Overlap => {
+                f.write_str("a field orders once, with all that lies within it: sort=field, and another one behind it")
+            }
             Self::TooMany => write!(f, "a sort has at most {SORT_KEYS_MAX} keys"),
             Self::LongPath => write!(f, "sort by a field at most {DEPTH_MAX} levels deep"),
             Self::BadKey => f.write_str("not a place in this sort; start again without it"),
@@ -336,11 +342,13 @@ impl PartialOrd for PartKey {
 struct Reading {
     depth: usize,
     nodes: usize,
+    /// The nodes that one counts as.
+    weight: usize,
 }
 
 impl Reading {
     fn pay(&mut self, nodes: usize) -> Result<()> {
-        self.nodes += nodes;
+        self.nodes += nodes * self.weight;
         if self.nodes > SELECTOR_NODES_MAX {
             return Err(SelectorError::TooMany);
         }
@@ -463,15 +471,25 @@ impl Node {
             ("$in", _) => Err(operand(operator, "a list")),
             ("$exists", Value::Bool(there)) => Ok(Self::Exists(*there)),
             ("$exists", _) => Err(operand(operator, "true or false")),
-            ("$contains", _) => match reading.inner(|reading| Self::parse_condition(field, value, reading)) {
-                Err(SelectorError::Nested { .. }) => {
-                    Err(operand(operator, "a value that an element equals, or operators that stand directly in it"))
-                }
-                condition => Ok(Self::Contains(Box::new(condition?))),
-            },
+            ("$contains", _) => Self::parse_contains(field, value, reading),
             ("$not", _) => Self::parse_condition(field, value, reading).map(Self::negation),
             _ => Err(unknown(operator, FIELD_OPERATORS)),
         }
+    }
+
+    fn parse_contains(field: &str, value: &Value, reading: &mut Reading) -> Result<Self> {
+        let outer = std::mem::replace(&mut reading.weight, ELEMENT_WEIGHT);
+        let condition = match reading.inner(|reading| Self::parse_condition(field, value, reading)) {
+            Err(SelectorError::Nested { .. }) => {
+                return Err(operand(
+                    "$contains",
+                    "a value that an element equals, or operators that stand directly in it",
+                ));
+            }
+            condition => condition?,
+        };
+        reading.weight = outer;
+        Ok(Self::Contains(Box::new(condition)))
     }
 
     fn negation(node: Self) -> Self {
@@ -538,6 +556,11 @@ impl Path {
     fn parse(dotted: &str) -> Option<Self> {
         let keys: Vec<_> = dotted.split('.').take(DEPTH_MAX + 1).map(str::to_owned).collect();
         (keys.len() <= DEPTH_MAX).then_some(Self(keys))
+    }
+
+    /// Returns true if one of the two lies within the other, or they are the same.
+    fn overlaps(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).all(|(own, other)| own == other)
     }
 
     fn find<'a>(&self, document: &'a Value) -> Option<&'a Value> {
@@ -791,6 +814,9 @@ mod tests {
         let list = |values: usize| format!(r#"{{"a":{{"$in":[{}]}}}}"#, vec!["7"; values].join(","));
         check(&list(SELECTOR_NODES_MAX - 3), r#"{"a":7}"#, true);
         check_refused(&list(SELECTOR_NODES_MAX - 2), SelectorError::TooMany);
+        let one_of = |values: usize| format!(r#"{{"a":{{"$contains":{{"$in":[{}]}}}}}}"#, vec!["7"; values].join(","));
+        check(&one_of(20), r#"{"a":[7]}"#, true);
+        check_refused(&one_of(SELECTOR_NODES_MAX / ELEMENT_WEIGHT), SelectorError::TooMany);
         let any = |selectors: usize| format!(r#"{{"$or":[{}]}}"#, vec![r#"{"a":1}"#; selectors].join(","));
         check(&any(127), r#"{"a":1}"#, true);
         check_refused(&any(128), SelectorError::TooMany);
@@ -921,7 +947,10 @@ mod tests {
         assert_eq!(Sort::parse(""), Err(SortError::NoField));
         assert_eq!(Sort::parse("-"), Err(SortError::NoField));
         assert_eq!(Sort::parse("a,"), Err(SortError::NoField));
-        assert_eq!(Sort::parse("a,-a"), Err(SortError::Twice));
+        assert_eq!(Sort::parse("a,-a"), Err(SortError::Overlap));
+        assert_eq!(Sort::parse("a,b,-a.c"), Err(SortError::Overlap));
+        assert_eq!(Sort::parse("a.b.c,a.b"), Err(SortError::Overlap));
+        assert!(Sort::parse("a.b,-a.c,ab").is_ok());
         assert_eq!(Sort::parse("a:desc"), Err(SortError::OtherSpelling));
         assert_eq!(Sort::parse(&"abcdefghi".split("").collect::<Vec<_>>()[1..10].join(",")), Err(SortError::TooMany));
         assert_eq!(Sort::parse(&"a.".repeat(DEPTH_MAX)), Err(SortError::LongPath));
