@@ -1,6 +1,7 @@
 // The talk with the node that served the page: one WebSocket that comes back by itself, and plain requests.
 // It knows nothing of documents or views; messages go to the handlers it was given.
 import { abandon } from "./abandon.js";
+import { nodeOf } from "./http.js";
 import { parse } from "./json.js";
 import { TokenSocket, askForToken, authorization } from "./token.js";
 
@@ -11,6 +12,9 @@ const PING_EVERY_MS = 15_000;
 const SILENCE_MAX_MS = 35_000;
 const ANSWER_WITHIN_MS = 20_000;
 const REQUEST_WITHIN_MS = 8_000;
+
+/// The node that served the page, maybe below a prefix that a proxy has given it.
+export const NODE = nodeOf(import.meta.url);
 
 export class Connection {
   #socket = null;
@@ -33,9 +37,7 @@ export class Connection {
     clearTimeout(this.#timer);
     if (this.#socket) return;
     this.#handlers.onState("connecting");
-    const address = new URL("/v1/ws", location.href);
-    address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new TokenSocket(address);
+    const socket = new TokenSocket(`${NODE.replace(/^http/, "ws")}/v1/ws`);
     this.#socket = socket;
     socket.onopen = () => {
       this.#failures = 0;
@@ -105,7 +107,7 @@ export class Connection {
 /// A request to this node; answers the body (JSON, or a text as it is) and the headers, or throws the problem.
 export async function request(path, { method = "GET", body, type = "application/json", headers = {} } = {}) {
   const described = body === undefined ? {} : { "Content-Type": type };
-  const answer = await fetch(path, { method, body, headers: { ...described, ...authorization(), ...headers }, cache: "no-store", signal: AbortSignal.timeout(REQUEST_WITHIN_MS) });
+  const answer = await fetch(NODE + path, { method, body, headers: { ...described, ...authorization(), ...headers }, cache: "no-store", signal: AbortSignal.timeout(REQUEST_WITHIN_MS) });
   const text = await answer.text();
   let content = null;
   try {

@@ -11,6 +11,11 @@ const WELCOME_WITHIN_MS = 10_000;
 const PING_EVERY_MS = 15_000;
 /// A connection that has been silent for two pings is taken for dead: a lost network tells nobody.
 const SILENCE_MAX_MS = 35_000;
+/// A node that owes an answer is pinged so often, and left after so much silence: one that hangs keeps its connections. What
+/// goes out over a slow line has time beside that.
+const OWING_PING_EVERY_MS = 3_000;
+const OWING_SILENCE_MAX_MS = 8_000;
+const SLOW_LINE_BYTES_PER_MS = 16;
 /// How long another node may take to hold what was seen on the one before. Then the next is asked.
 const SESSION_WITHIN_MS = 2_000;
 /// How long after news the session that has seen it is asked for.
@@ -31,6 +36,9 @@ export class Dial {
   #heardAt = 0;
   #waiting = null;
   #pinging;
+  #owing = null;
+  #owedBytes = 0;
+  #owedSince = 0;
   #session = null;
   #sessionOf = null;
   #sessionTimer = null;
@@ -97,8 +105,31 @@ export class Dial {
     this.#lost(socket);
   }
 
+  /// The node owes answers to so many bytes; to none, if that is 0.
+  owe(bytes) {
+    this.#owedBytes = bytes;
+    if (bytes === 0 || !this.#online) return this.#settle();
+    if (this.#owing !== null) return;
+    this.#owedSince = Date.now();
+    this.#owing = setInterval(() => this.#urge(), OWING_PING_EVERY_MS);
+    this.#owing.unref?.();
+  }
+
+  /// The node owes nothing.
+  #settle() {
+    clearInterval(this.#owing);
+    this.#owing = null;
+  }
+
+  #urge() {
+    const silence = Date.now() - Math.max(this.#heardAt, this.#owedSince);
+    if (silence > OWING_SILENCE_MAX_MS + this.#owedBytes / SLOW_LINE_BYTES_PER_MS) return this.leave();
+    this.send({ type: "ping" });
+  }
+
   close() {
     this.#closed = true;
+    this.#settle();
     globalThis.removeEventListener?.("online", this.#wake);
     globalThis.document?.removeEventListener("visibilitychange", this.#wake);
     for (const timer of [this.#pinging, this.#waiting, this.#sessionTimer]) clearTimeout(timer);
@@ -167,6 +198,7 @@ export class Dial {
     if (this.#socket !== socket) return;
     this.#socket = null;
     this.#online = false;
+    this.#settle();
     clearTimeout(this.#waiting);
     this.#failures += 1;
     this.#place = (this.#place + 1) % this.#urls.length;

@@ -1,6 +1,7 @@
 // What the user writes to JSON documents: saving an editor's text, adding and deleting, and meeting what came meanwhile.
 // It works on the page's state and draws by what it was given; texts that several write have an editor of their own.
 import { request } from "./connection.js";
+import { docPath, versionIn } from "./http.js";
 import { fault } from "./json.js";
 import { guardOf, idFault, meet } from "./store.js";
 import { problemWords } from "./words.js";
@@ -40,9 +41,9 @@ export class DocumentWriter {
   /// Asks the node how the edited document now is.
   async #readTheirs(edit) {
     try {
-      const { content, headers } = await request(`/v1/docs/${encodeURIComponent(edit.collection)}/${encodeURIComponent(edit.id)}`);
+      const { content, headers } = await request(docPath(edit.collection, edit.id));
       const isText = headers.get("Content-Type")?.startsWith("text/plain") === true;
-      meet(edit, { version: headers.get("ETag")?.replaceAll('"', ""), stamp: headers.get("Lamplight-Stamp"), value: content, isText, text: JSON.stringify(content) });
+      meet(edit, { version: versionIn(headers.get("ETag")), stamp: headers.get("Lamplight-Stamp"), value: content, isText, text: JSON.stringify(content) });
     } catch (problem) {
       if (problem.status === 404) meet(edit, null);
       else edit.error = problemWords(problem);

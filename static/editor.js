@@ -2,6 +2,7 @@
 // text is open and who the user is, and acts on the card's buttons; the field itself belongs to TextArea.
 import { request } from "./connection.js";
 import { renew } from "./dom.js";
+import { docPath } from "./http.js";
 import { idFault } from "./store.js";
 import { TextSession } from "./text-session.js";
 import { keepUser, trimmed, userOfThisBrowser } from "./user.js";
@@ -150,7 +151,7 @@ export class Editor {
     const then = { mark, there: this.#then?.there ?? "asking" };
     this.#then = then;
     try {
-      const { content } = await request(`${this.#path}?at=${past.documentsTime}`);
+      const { content } = await request(this.#path({ at: past.documentsTime }));
       if (this.#then !== then) return;
       then.there = typeof content === "string" ? "text" : "json";
       if (then.there === "text") this.#pastField.value = content;
@@ -162,8 +163,8 @@ export class Editor {
     this.#plan();
   }
 
-  get #path() {
-    return `/v1/docs/${encodeURIComponent(this.collection)}/${encodeURIComponent(this.id)}`;
+  #path(query) {
+    return docPath(this.collection, this.id, query);
   }
 
   // ---- What the user does ----
@@ -234,7 +235,7 @@ export class Editor {
   async #putBack() {
     const session = this.#session;
     try {
-      await request(this.#path, { method: "PUT", body: session.text.toString(), type: "text/plain", headers: { "If-None-Match": "*" } });
+      await request(this.#path(), { method: "PUT", body: session.text.toString(), type: "text/plain", headers: { "If-None-Match": "*" } });
       if (session === this.#session) this.#reopen();
     } catch (problem) {
       this.#failure = `It was not put back: ${problemWords(problem)}`;

@@ -97,7 +97,7 @@ export class Collection<T = any> {
   put(id: string, value: T, options?: WriteOptions): Write;
   /** Creates a document under a new id, which the promise has as `id`. */
   add(value: T, options?: WriteOptions): Write & { readonly id: string };
-  /** Changes members of a document (RFC 7396); null removes one. */
+  /** Changes members of a document (RFC 7396), and creates one that is absent; null removes a member. One that was seen must still be there, unless guards say otherwise. */
   merge(id: string, change: MergePatch<T>, options?: WriteOptions): Write;
   /** Changes places of a document (RFC 6902, and `increment`). */
   patch(id: string, steps: PatchStep[], options?: WriteOptions): Write;
@@ -130,6 +130,7 @@ export interface WatchOptions<T = any> {
   sort?: (left: Doc<T>, right: Doc<T>) => number;
 }
 
+/** A field may go into objects and arrays ("a.b", "rows.0.k"); a condition is a value, or operators: `$gt $gte $lt $lte $ne $in $exists $contains $not`. */
 export type Filter = { [field: string]: Json };
 
 export type Tell<T> = (docs: readonly Doc<T>[], meta: Meta<T>) => void;

@@ -3,6 +3,7 @@
 // shows its use, lamplight.d.ts has its types.
 import { authorization, showing } from "./bearer.js";
 import { Dial } from "./dial.js";
+import { docPath, nodeOf, versionIn } from "./http.js";
 import { LiveQuery } from "./live-query.js";
 import { overlaid } from "./overlay.js";
 import { LamplightError } from "./problem.js";
@@ -10,6 +11,7 @@ import { Queue } from "./queue.js";
 import { Room } from "./room.js";
 import { SharedText } from "./shared-text.js";
 import { IndexedDbStorage, MemoryStorage } from "./storage.js";
+import { Sightings } from "./sightings.js";
 import { Tabs } from "./tabs.js";
 import { newId } from "./write.js";
 
@@ -17,9 +19,11 @@ export { LamplightError, MemoryStorage };
 
 const QUEUE_MAX = 10_000;
 const REQUEST_WITHIN_MS = 10_000;
+/// Most guards and commands of one write.
+const STEPS_MAX = 1_000;
 
 /// Connects to a pool through any of its nodes, given by their URLs; in a browser, by default to the page's own.
-export function connect(urls = globalThis.location?.origin, options = {}) {
+export function connect(urls = ownNode(), options = {}) {
   const list = [urls ?? []].flat();
   if (list.length === 0) throw new TypeError("connect() needs the URL of a node, such as http://127.0.0.1:7171");
   const nodes = list.map((url) => {
@@ -36,6 +40,13 @@ export function connect(urls = globalThis.location?.origin, options = {}) {
   token();
   const WebSocket = options.token === undefined ? Plain : showing(token, Plain);
   return new Pool(nodes, { ...options, WebSocket, authorization: () => authorization(token()), fetch: options.fetch ?? globalThis.fetch?.bind(globalThis) });
+}
+
+/// The node that served the page, where it also served this module: maybe below a prefix that a proxy has given it.
+function ownNode() {
+  const origin = globalThis.location?.origin;
+  const { origin: from, pathname } = new URL(import.meta.url);
+  return from === origin && pathname.endsWith("/static/lamplight.js") ? nodeOf(import.meta.url) : origin;
 }
 
 /// The token is asked for at each opening and request, so that a function may give a newer one.
@@ -58,6 +69,7 @@ export class Pool {
   #texts = new Set();
   #serial = 0;
   #options;
+  #sightings = new Sightings();
   /// Called with "connecting", "online", "offline" or "closed".
   onstate;
   /// Called with the error and the write, `{ guards, commands, key }`, when a write was refused, at once or at its final
@@ -77,8 +89,9 @@ export class Pool {
     this.#queue = new Queue({ storage: place, parse, max: queueMax }, {
       send: (message) => this.#dial.send(message),
       post: (message) => this.#tabs?.post(message),
-      onchange: (write) => { for (const query of this.#queries.values()) query.touch(write); },
-      onrejected: (error, { guards, commands, key }) => this.onrejected?.(error, { guards, commands, key }),
+      onchange: (write) => this.#onChange(write),
+      onrejected: (error, write) => this.#onRejected(error, write),
+      onawaited: (bytes) => this.#dial.owe(bytes),
       onpaused: () => { if (this.#options.hasOthers) this.#dial.leave(); },
       mayYield: () => [...this.#queries.values()].every((query) => query.isWhole || query.error),
     });
@@ -133,7 +146,8 @@ export class Pool {
 
   /// One operation over many documents, wholly or not at all.
   tx(commands, { guards = [], wait } = {}) {
-    return this.#queue.write({ guards, commands, wait }, this.onrejected !== null);
+    const seen = this.#guardsOfMerges(commands, guards);
+    return this.#queue.write({ guards: [...guards, ...seen], commands, wait }, this.onrejected !== null);
   }
 
   /// A room of those who are here; `join` enters it.
@@ -191,7 +205,9 @@ export class Pool {
       if (held || view) return view;
       throw LamplightError.local("offline", `no node is reached, and no live query holds ${collection}/${id}: await it again when the pool is online`);
     }
-    return overlaid(await this.#read(collection, id), writes(), collection, id);
+    const base = await this.#read(collection, id);
+    this.#sightings.note(collection, id, base !== null);
+    return overlaid(base, writes(), collection, id);
   }
 
   /// Ends the connection, the live queries and the rooms. Queued writes stay in the browser's storage.
@@ -206,7 +222,7 @@ export class Pool {
 
   async #read(collection, id) {
     const { url } = this.#dial;
-    const path = `/v1/docs/${encodeURIComponent(collection)}/${encodeURIComponent(id)}`;
+    const path = docPath(collection, id);
     const signal = AbortSignal.timeout(REQUEST_WITHIN_MS);
     const answer = await this.#options.fetch(url + path, { headers: this.#dial.headers, cache: "no-store", signal });
     this.#dial.keep(answer.headers, url);
@@ -218,11 +234,47 @@ export class Pool {
       throw LamplightError.local("no-node", `${url} answered ${answer.status} with something that is not JSON: is there a proxy before the node?`);
     }
     if (answer.ok) {
-      const [version, stamp, status] = ["ETag", "Lamplight-Stamp", "Lamplight-Status"].map((name) => answer.headers.get(name));
-      return { collection, id, version: version.replaceAll('"', ""), stamp, status, value, pending: false };
+      const [tag, stamp, status] = ["ETag", "Lamplight-Stamp", "Lamplight-Status"].map((name) => answer.headers.get(name));
+      return { collection, id, version: versionIn(tag), stamp, status, value, pending: false };
     }
     if (answer.status === 404 && value.type?.endsWith(":not-found")) return null;
     throw new LamplightError(value);
+  }
+
+  /// Guards of merges of documents that are there as far as the pool knows. A merge says what to change: if another has
+  /// deleted the document meanwhile, it must not make a fragment of it that nobody wrote.
+  #guardsOfMerges(commands, guards) {
+    const named = new Set(guards.map((guard) => Object.values(guard)[0]).map(({ collection, id }) => `${collection}/${id}`));
+    const added = [];
+    for (const [kind, target] of commands.map((command) => Object.entries(command)[0])) {
+      const { collection, id } = target;
+      if (named.has(`${collection}/${id}`)) continue;
+      // Only the first command of a document meets it as it was.
+      named.add(`${collection}/${id}`);
+      if (kind === "merge" && this.#isThere(collection, id)) added.push({ exists: { collection, id } });
+    }
+    return guards.length + commands.length + added.length <= STEPS_MAX ? added : [];
+  }
+
+  /// Returns true if the document was there when it was last seen, with the queued writes on it.
+  #isThere(collection, id) {
+    for (const query of this.#queries.values()) {
+      if (query.collection !== collection) continue;
+      if (query.get(id)) return true;
+      if (query.isWhole && !query.filter) return false;
+    }
+    return overlaid(this.#sightings.of(collection, id), this.#queue.on(`${collection}/${id}`), collection, id) !== null;
+  }
+
+  #onChange(write) {
+    if (write.receipt?.verdict === "applied") this.#sightings.learn(write.commands);
+    for (const query of this.#queries.values()) query.touch(write);
+  }
+
+  #onRejected(error, { guards, commands, key }) {
+    // It may have been refused because a document is not there.
+    for (const { exists } of guards) if (exists) this.#sightings.note(exists.collection, exists.id, false);
+    this.onrejected?.(error, { guards, commands, key });
   }
 
   #nextId(kind) {

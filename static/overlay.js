@@ -33,7 +33,8 @@ function written(before, guards, commands, isTarget) {
   for (const command of commands) {
     const [kind, target] = Object.entries(command)[0];
     if (!isTarget(target)) continue;
-    if (kind !== "put" && !now.there) return before;
+    // A merge creates, and a deletion of what is not there does nothing.
+    if (kind === "patch" && !now.there) return before;
     const value = result(kind, target, now.value);
     if (kind !== "delete" && value === undefined) return before;
     now = { there: kind !== "delete", value, version: undefined };

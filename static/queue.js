@@ -31,6 +31,7 @@ export class Queue {
   #isOpen = false;
   #isClosed = false;
   #inFlight = 0;
+  #owed = 0;
   #pauses = 0;
   #pause = null;
   #loads = 0;
@@ -42,7 +43,8 @@ export class Queue {
   #waiting = [];
 
   /// Handlers: `send(message)`, `post(message)` to the other tabs, `onchange(write)` when a write shows otherwise in its
-  /// documents, `onrejected(error, write)`, `onpaused()` before it tries again, `mayYield()`.
+  /// documents, `onrejected(error, write)`, `onpaused()` before it tries again, `mayYield()`; and `onawaited(bytes)`, how much
+  /// was sent that a node has not answered.
   constructor({ storage, parse, max }, handlers) {
     this.#storage = storage;
     this.#parse = parse;
@@ -120,6 +122,7 @@ export class Queue {
     this.#isOpen = true;
     this.#keySpan = keySpan === undefined ? KEY_SPAN_MAX : BigInt(keySpan);
     this.#inFlight = 0;
+    this.#owed = 0;
     this.#barrier = null;
     this.#resume();
     for (const write of this.#writes) {
@@ -156,8 +159,17 @@ export class Queue {
       if (!isFree || write.state !== "queued") continue;
       write.state = "sent";
       this.#inFlight += 1;
+      this.#owed += write.text.length;
       this.#handlers.send(write.message);
     }
+    this.#handlers.onawaited(this.#owed);
+  }
+
+  /// A write that was sent is answered, or will not be.
+  #settleOwed(write) {
+    this.#inFlight -= 1;
+    this.#owed = this.#inFlight === 0 ? 0 : Math.max(1, this.#owed - write.text.length);
+    this.#handlers.onawaited(this.#owed);
   }
 
   /// A node's receipt.
@@ -204,7 +216,7 @@ export class Queue {
     const error = new LamplightError(problem, write.isUncertain);
     if (error.passes) {
       write.state = "queued";
-      this.#inFlight -= 1;
+      this.#settleOwed(write);
       return this.#wait();
     }
     this.#handlers.post({ key: write.key, problem, isUncertain: write.isUncertain });
@@ -294,7 +306,7 @@ export class Queue {
     const place = this.#writes.indexOf(write);
     if (place < 0) return;
     this.#writes.splice(place, 1);
-    if (write.state === "sent") this.#inFlight -= 1;
+    if (write.state === "sent") this.#settleOwed(write);
     // Should it stay in the storage, it is sent once more under its key, and counts once.
     this.#storage.remove(write.key).catch(() => {});
     if (this.#writes.length === 0) for (const resolve of this.#waiting.splice(0)) resolve();

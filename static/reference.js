@@ -1,5 +1,6 @@
 // The page /docs: draws the description of the API that this node serves.
 import { h } from "./dom.js";
+import { nodeOf } from "./http.js";
 import { bounds, curlLine, resolve, typeText } from "./reference-example.js";
 
 const METHODS = ["get", "put", "post", "patch", "delete"];
@@ -85,9 +86,9 @@ async function copy(button, code) {
 }
 
 function curl(operation) {
-  const line = curlLine(description, operation.path, operation.method, operation.says, location.origin);
+  const line = curlLine(description, operation.path, operation.method, operation.says, nodeOf(import.meta.url));
   if (!line) {
-    return operation.id === "openLink" ? null : h("p", {}, "A WebSocket: see ", h("a", { href: "/static/websocket.md" }, "its messages"), ".");
+    return operation.id === "openLink" ? null : h("p", {}, "A WebSocket: see ", h("a", { href: "static/websocket.md" }, "its messages"), ".");
   }
   const code = h("code", {}, line);
   const button = h("button", { type: "button", class: "copy", "aria-label": `Copy the line for ${operation.id}` }, "Copy");
@@ -135,7 +136,7 @@ function openNamed() {
 
 async function draw() {
   const place = document.getElementById("operations");
-  const answer = await fetch("/openapi.json");
+  const answer = await fetch("openapi.json");
   description = await answer.json();
   const all = operations();
   const intro = h("section", { class: "card" }, h("p", {}, words(description.info.description)),

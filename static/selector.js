@@ -14,9 +14,14 @@ export function matches(filter, value) {
   });
 }
 
-/// A field that is absent is `undefined`, which no JSON value is.
+/// A field that is absent is `undefined`, which no JSON value is. A number goes to that element of an array.
 function find(path, value) {
-  return path.reduce((found, key) => (isObject(found) && Object.hasOwn(found, key) ? found[key] : undefined), value);
+  return path.reduce((found, key) => (holds(found, key) ? found[key] : undefined), value);
+}
+
+function holds(value, key) {
+  if (Array.isArray(value)) return /^(0|[1-9]\d*)$/.test(key) && Object.hasOwn(value, key);
+  return isObject(value) && Object.hasOwn(value, key);
 }
 
 function meets(condition, value) {
@@ -28,6 +33,7 @@ function meets(condition, value) {
       case "$exists": return (value !== undefined) === operand;
       case "$ne": return value === undefined || !equal(operand, value);
       case "$not": return !meets(operand, value);
+      case "$contains": return Array.isArray(value) && value.some((one) => meets(operand, one));
       case "$in": return value !== undefined && operand.some((one) => equal(one, value));
       case "$gt": return order(value, operand) > 0;
       case "$gte": return order(value, operand) >= 0;

@@ -1,5 +1,6 @@
 // Up to three nodes side by side, each page served by its own node in a frame: no request crosses an origin.
 import { h } from "./dom.js";
+import { nodeOf } from "./http.js";
 
 const FRAMES_MAX = 3;
 
@@ -27,7 +28,7 @@ export function frames(shown, total, { collection, text, view }, nodes) {
   if (shown.length === 0) return h("p", { class: "empty" }, "Waiting for members that have an address…");
   return [
     h("div", { class: "frames", key: "frames" }, shown.map(({ member, address }) => {
-      const source = new URL("/", address);
+      const source = new URL(`${address.replace(/\/+$/, "")}/`);
       source.searchParams.set("embed", "1");
       source.searchParams.set("collection", collection);
       if (text !== null) source.searchParams.set("text", text);
@@ -42,6 +43,6 @@ export function frames(shown, total, { collection, text, view }, nodes) {
 
 function addressOf(member) {
   // This node is where the page came from, whatever address it gives to others.
-  if (member.self) return location.origin;
+  if (member.self) return nodeOf(import.meta.url);
   return (member.urls ?? []).find((url) => URL.canParse(url) && /^https?:$/.test(new URL(url).protocol)) ?? null;
 }

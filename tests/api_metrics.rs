@@ -106,7 +106,7 @@ async fn counters_move_by_what_was_done() {
     }
     node.put("/v1/docs/other/x", "1").await.expect(201);
     node.call(Method::PUT, "/v1/docs/c/x").header("if-none-match", "*").json("2").send().await.expect(412);
-    node.merge("/v1/docs/c/nowhere", "{}").await.expect(404);
+    node.patch("/v1/docs/c/nowhere", "[]").await.expect(404);
     node.delete("/v1/docs/c/z").await.expect(200);
     node.get("/v1/docs/c/x").await.expect(200);
     let after = Scrape::of(&node).await;

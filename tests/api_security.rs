@@ -601,7 +601,11 @@ async fn a_page_of_another_origin_neither_writes_nor_opens_a_websocket() {
         let shares = if origin == own { "" } else { origin };
         let preflight = node.call(Method::OPTIONS, "/v1/docs/notes/a").header("origin", origin);
         let preflight = preflight.header("access-control-request-method", "PUT").send().await.expect(204);
-        assert!(preflight.header("access-control-allow-headers").contains("Authorization"));
+        let allowed: Vec<&str> = preflight.header("access-control-allow-headers").split(", ").collect();
+        for header in ["authorization", "content-type", "if-match", "lamplight-session", "traceparent", "tracestate"] {
+            assert!(allowed.contains(&header), "{header}: {allowed:?}");
+        }
+        assert!(!allowed.contains(&"x-forwarded-proto"), "{allowed:?}");
         assert_eq!(preflight.header("access-control-allow-origin"), shares);
         let written = node.call(Method::PUT, "/v1/docs/notes/a").header("origin", origin).json("1").send().await;
         assert_eq!((written.header("access-control-allow-origin"), written.header("vary")), (shares, "Origin"));
@@ -611,6 +615,33 @@ async fn a_page_of_another_origin_neither_writes_nor_opens_a_websocket() {
         assert!(socket(&ws_url(&node, "/v1/ws"), &[("origin", origin.to_string())]).await.is_ok());
     }
     node.put("/v1/docs/notes/a", "2").await.expect(200);
+}
+
+#[tokio::test]
+async fn pages_of_apps_have_origins_of_their_own_schemes() {
+    let mut site = Site::default();
+    let origins =
+        ["capacitor://localhost", "tauri://localhost", "chrome-extension://abcdefghijklmnop", "app://obsidian.md"];
+    for origin in origins {
+        site.add_origin(origin).unwrap();
+    }
+    site.add_origin("https://App.example.com:443").unwrap();
+    let node = start_guarded(Access::open(None, Vec::new(), site).unwrap()).await;
+    let put = |origin: &str| node.call(Method::PUT, "/v1/docs/notes/a").header("origin", origin).json("1").send();
+    for origin in origins.into_iter().chain(["https://app.example.com", "HTTPS://APP.example.com:443"]) {
+        let written = put(origin).await;
+        assert!(written.status.is_success(), "{origin}: {}", written.text());
+        assert_eq!(written.header("access-control-allow-origin"), origin);
+        assert!(socket(&ws_url(&node, "/v1/ws"), &[("origin", origin.to_string())]).await.is_ok(), "{origin}");
+    }
+    for origin in ["ionic://localhost", "capacitor://localhost:1", "null", "file://", "https://app.example.com:444"] {
+        put(origin).await.expect_problem(403, "other-origin");
+    }
+    // Of the same origin is also a page that names the port that its scheme has by itself.
+    let own =
+        node.call(Method::PUT, "/v1/docs/notes/a").header("host", "127.0.0.1").header("origin", "http://127.0.0.1:80");
+    own.json("1").send().await.expect(200);
+    assert!(Site::default().add_origin("null").unwrap_err().contains("sandbox"));
 }
 
 /// The headers that keep other pages from framing, embedding or sniffing what a node answers.

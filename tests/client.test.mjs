@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test, { afterEach, beforeEach, mock } from "node:test";
 import { connect } from "../static/lamplight.js";
+import { matches } from "../static/selector.js";
 import { MemoryStorage } from "../static/storage.js";
 import { FakeNet, doc, problem, receipt, settle } from "./support/fake_node.mjs";
 
@@ -31,8 +32,8 @@ function open(options = {}, urls = URLS[0]) {
 }
 
 /// A pool whose node has answered, with a live query of `notes` that has these documents, and what it told.
-async function watching(docs, options, query = {}) {
-  const pool = open(options);
+async function watching(docs, options, query = {}, urls = URLS[0]) {
+  const pool = open(options, urls);
   await settle();
   const told = [];
   const live = pool.collection("notes").watch(query, (shown, meta) => told.push({ shown: brief(shown), changes: meta.changes.map(({ type, id }) => `${type} ${id}`) }));
@@ -550,8 +551,9 @@ test("put, merge, patch and delete show on one document in their order", async (
   notes.delete("oil");
   assert.deepEqual(brief(live.docs), { "new…": "n", "tea…": { a: [7], c: 3 } });
   notes.delete("new");
-  notes.merge("new", { not: "there" });
   assert.deepEqual(brief(live.docs), { "tea…": { a: [7], c: 3 } });
+  notes.merge("new", { begun: { again: true, not: null } });
+  assert.deepEqual(brief(live.docs), { "new…": { begun: { again: true } }, "tea…": { a: [7], c: 3 } });
   await settle();
   assert.deepEqual(node.of("write").map(({ commands }) => Object.keys(commands[0])[0]), ["merge", "put", "delete"]);
 });
@@ -599,6 +601,121 @@ test("one document is read with the queued writes on it, offline from a live que
   node.drop();
   assert.equal((await notes.get("tea")).value, 1);
   await assert.rejects(pool.collection("other").get("x"), { slug: "offline" });
+});
+
+test("a merge of an absent document creates it, as RFC 7396 has it, and a deletion of one does nothing", async () => {
+  const { pool, notes, live } = await watching([]);
+  notes.merge("tea", { cups: 1, gone: null });
+  notes.delete("oil");
+  notes.patch("wick", [{ op: "add", path: "", value: 1 }]);
+  const target = { collection: "notes", id: "lamp" };
+  pool.tx([{ delete: target }, { put: { ...target, value: 1 } }]);
+  assert.deepEqual(brief(live.docs), { "lamp…": 1, "tea…": { cups: 1 } });
+});
+
+test("a merge of a document that was seen holds only while that is there", async () => {
+  const fetch = async (url) => {
+    const there = url.endsWith("/read");
+    const body = there ? "{}" : '{"type":"urn:lamplight:problem:not-found","status":404}';
+    return { ok: there, status: there ? 200 : 404, text: async () => body, headers: new Headers({ ETag: '"v1"', "Lamplight-Stamp": "5@a", "Lamplight-Status": "final" }) };
+  };
+  const { pool, notes, node } = await watching([doc("tea", {})], { fetch });
+  const other = pool.collection("other");
+  await other.get("read");
+  await other.get("missing");
+  notes.merge("tea", { a: 1 });
+  notes.merge("none", { a: 1 });
+  notes.merge("tea2", { a: 1 }, { ifAbsent: true });
+  other.merge("read", { a: 1 });
+  other.merge("missing", { a: 1 });
+  other.put("written", {});
+  other.merge("written", { a: 1 });
+  notes.put("first", {});
+  pool.tx([{ put: { collection: "notes", id: "tx", value: {} } }, { merge: { collection: "notes", id: "tx", value: {} } }, { merge: { collection: "notes", id: "tea", value: {} } }]);
+  await settle();
+  const guards = () => Object.fromEntries(node.of("write").flatMap(({ guards, commands }) => commands.map((command) => Object.values(command)[0].id).map((id) => [id, guards.map((guard) => `${Object.keys(guard)[0]} ${Object.values(guard)[0].id}`)])));
+  assert.deepEqual(guards(), { tea: ["exists tea"], none: [], tea2: ["absent tea2"], read: ["exists read"], missing: [], written: [], first: [] });
+  for (const write of node.of("write")) node.say(receipt(write, 11));
+  await settle();
+  assert.deepEqual(guards().written, ["exists written"]);
+  assert.deepEqual(guards().tx, ["exists tea"]);
+});
+
+test("a merge that was refused because its document is gone may begin it anew", async () => {
+  const { notes, node } = await watching([doc("tea", {})]);
+  notes.merge("tea", { a: 1 });
+  await settle();
+  node.say({ type: "change", id: "q1", doc: { id: "tea", deleted: true }, cursor: "c1" });
+  const errors = [];
+  node.say(problem(node.of("write")[0].id, "guard-failed", 409));
+  notes.merge("tea", { a: 1 }).catch((error) => errors.push(error));
+  await settle();
+  assert.deepEqual(node.of("write").at(-1).guards, []);
+});
+
+test("the client's filter and the node's hold for the same documents", () => {
+  const cases = JSON.parse(readFileSync(new URL("fixtures/selector.json", import.meta.url), "utf8"));
+  assert.ok(cases.length > 60);
+  for (const [filter, value, expected] of cases) assert.equal(matches(filter, value), expected, `${JSON.stringify(filter)} on ${JSON.stringify(value)}`);
+});
+
+test("a version is read from the tag that a proxy makes of it when it compresses", async () => {
+  const version = "0123456789abcdef0123456789abcdef";
+  for (const tag of [`"${version}"`, `W/"${version}"`, `"${version}-gzip"`, `W/"${version}--br"`]) {
+    const fetch = async () => ({ ok: true, status: 200, text: async () => "1", headers: new Headers({ ETag: tag, "Lamplight-Stamp": "5@a", "Lamplight-Status": "final" }) });
+    const { notes } = await watching([], { fetch });
+    assert.equal((await notes.get("tea")).version, version, tag);
+    pools.pop().close();
+  }
+});
+
+test("an id that proxies would change is asked for in the query", async () => {
+  const asked = [];
+  const fetch = async (url) => {
+    asked.push(url);
+    return { ok: true, status: 200, text: async () => "1", headers: new Headers({ ETag: '"v"', "Lamplight-Stamp": "5@a", "Lamplight-Status": "final" }) };
+  };
+  const { notes } = await watching([], { fetch });
+  for (const id of ["tea", "a/b", "../é", "..."]) await notes.get(id);
+  assert.deepEqual(asked, ["tea", "_?id=a%2Fb", "_?id=..%2F%C3%A9", "..."].map((end) => `http://a:1/v1/docs/notes/${end}`));
+});
+
+test("a node that owes an answer to a write and says nothing is left within ten seconds", async () => {
+  const { notes } = await watching([], {}, {}, URLS);
+  const node = net.last;
+  mock.timers.tick(14_000);
+  notes.put("tea", 1);
+  await settle();
+  assert.equal(node.of("write").length, 1);
+  for (let second = 0; second < 10; second += 1) mock.timers.tick(1_000);
+  assert.equal(node.readyState, 3);
+  mock.timers.tick(100);
+  assert.equal(net.last.url, "ws://b:2/v1/ws");
+  assert.equal(net.last.welcome().of("write").length, 1);
+});
+
+test("a node that is slow over a write, but says that it lives, is not left", async () => {
+  const { notes } = await watching([], {}, {}, URLS);
+  const node = net.last;
+  notes.put("tea", 1, { wait: "final" });
+  await settle();
+  for (let second = 0; second < 60; second += 1) {
+    mock.timers.tick(1_000);
+    for (const { id } of node.of("ping")) if (id === undefined) node.say({ type: "pong", clock: "20" });
+    node.sent = node.sent.filter(({ type }) => type !== "ping");
+  }
+  assert.equal(node.readyState, 1);
+});
+
+test("a large write has the time that it takes on a slow line", async () => {
+  const { notes } = await watching([], {}, {}, URLS);
+  const node = net.last;
+  notes.put("tea", "x".repeat(1 << 20));
+  await settle();
+  for (let second = 0; second < 15; second += 1) mock.timers.tick(1_000);
+  assert.equal(node.readyState, 1);
+  for (let second = 0; second < 60; second += 1) mock.timers.tick(1_000);
+  assert.equal(node.readyState, 3);
 });
 
 // ---- Tabs ----

@@ -233,6 +233,41 @@ test("what the client shows of a queued write is what the node makes of it", asy
   assert.equal({}.polluted, undefined);
 });
 
+test("a node that hangs with writes that it owes an answer is left for another", async (t) => {
+  const nodes = await startPool(t, 2);
+  const pool = open(t, nodes);
+  const notes = pool.collection("notes");
+  await notes.put("first", 1);
+  const frozen = nodes.find(({ url }) => url === pool.url);
+  frozen.child.kill("SIGSTOP");
+  try {
+    await notes.put("second", 2);
+    assert.notEqual(pool.url, frozen.url);
+  } finally {
+    frozen.child.kill("SIGCONT");
+  }
+});
+
+test("an offline merge leaves no fragment of a document that was deleted meanwhile", async (t) => {
+  const node = await Node.start(t, "solo");
+  const refused = [];
+  const pool = open(t, [node], { onrejected: (error) => refused.push(error.slug) });
+  const notes = pool.collection("notes");
+  await notes.put("tea", { cups: 1, text: "Assam" });
+  await notes.get("tea");
+  const gone = new Promise((resolve) => { pool.onstate = (state) => { if (state === "offline") resolve(); }; });
+  // The connection goes, the document is deleted by another, and the merge comes after that.
+  pool.leave();
+  await gone;
+  const merge = notes.merge("tea", { cups: 2 });
+  await node.call("/v1/docs/notes/tea", "DELETE");
+  await assert.rejects(merge, { slug: "guard-failed" });
+  assert.deepEqual(await node.docs("notes"), {});
+  await notes.merge("tea", { cups: 3 });
+  assert.deepEqual(await node.docs("notes"), { tea: { cups: 3 } });
+  assert.deepEqual(refused, ["guard-failed"]);
+});
+
 test("a token is shown with every request, to nodes that ask for one", async (t) => {
   const dir = await mkdtemp(path.join(tmpdir(), "lamplight-"));
   t.after(() => rm(dir, { recursive: true }));

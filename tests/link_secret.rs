@@ -374,7 +374,12 @@ async fn a_node_of_an_earlier_version_is_refused_and_both_say_why() {
     // It dials, with the handshake of version 5.
     let asked = asking(&format!("{EARLIER_HANDSHAKE}: {EARLIER_CHALLENGE}\r\nconnection: close\r\n"));
     let (mut stream, answer) = knock(&a, &asked).await;
-    assert!(answer.starts_with("http/1.1 426") && answer.contains("lamplight-refusal: other-version"), "{answer}");
+    assert!(
+        answer.starts_with("http/1.1 426")
+            && answer.contains("lamplight-refusal: other-version")
+            && answer.contains("upgrade: websocket"),
+        "{answer}"
+    );
     tells_nothing(&answer);
     let body = String::from_utf8(rest(&mut stream).await).unwrap();
     assert!(body.contains("update the older of the two"), "{body}");

@@ -3,11 +3,11 @@
 //! What is sent is fixed at the first look: a snapshot, and the ops behind it. The node keeps these ops in its log for as
 //! long as somebody reads on.
 
-use axum::{body::Body, extract::State, http::Uri, http::header, response::IntoResponse};
+use axum::{body::Body, extract::State, http::Uri, response::IntoResponse};
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::{Api, Problem, query::Query};
+use super::{Api, Problem, query::Query, shape};
 use crate::{
     node::{Node, Stopped},
     replica::{Dump, DumpGone, Refused, Replica},
@@ -32,7 +32,7 @@ pub async fn show(State(api): State<Api>, uri: Uri) -> Result<impl IntoResponse,
         let piece = progress.next().await?;
         Some((piece, progress))
     });
-    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Body::from_stream(pieces)))
+    Ok((shape::streaming("application/octet-stream"), Body::from_stream(pieces)))
 }
 
 impl Progress {

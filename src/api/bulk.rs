@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use axum::{
     Error,
     body::{Body, BodyDataStream, Bytes},
-    http::{HeaderMap, header},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use bytes::{Buf, BytesMut};
@@ -22,9 +22,10 @@ use tokio::{
 
 use super::{
     Api, BODY_BYTES_MAX, ConnectionMemory, Problem, docs, error, extract,
+    headers::IDEMPOTENCY_KEY,
     memory::{FREE_BYTES, Reservation},
     rates::Caller,
-    shape::ReceiptBody,
+    shape::{ReceiptBody, streaming},
     steps::Fields,
 };
 use crate::{
@@ -52,13 +53,13 @@ pub fn load(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    if headers.contains_key(extract::IDEMPOTENCY_KEY) {
+    if IDEMPOTENCY_KEY.is_in(headers) {
         let detail = "a bulk load takes no Idempotency-Key: give every line an \"id\", and it may be sent again";
         return Err(Problem::bad_header(detail));
     }
     let held = memory.nothing();
     let answers = Body::from_stream(answers(api, collection, (caller, held), body));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], answers).into_response())
+    Ok((streaming("application/x-ndjson"), answers).into_response())
 }
 
 /// The answer, in pieces. Nothing happens but when the next piece is asked for.

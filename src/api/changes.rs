@@ -19,11 +19,13 @@ use super::{
     access::{Pass, Reach},
     feed::{Feed, Scope, Step},
     final_feed::{self, FinalFeed},
+    headers::{ACCEPT, LAST_EVENT_ID},
     herald::{Ear, Herald},
     memory::Reservation,
     query::{self, Query},
     rates::Caller,
     server::Hold,
+    shape,
 };
 
 /// An answer ends early once its documents have passed this.
@@ -42,7 +44,7 @@ pub async fn show(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let accepts = ACCEPT.texts(&headers);
     let as_events = accepts.flat_map(|value| value.split(',')).any(|media| {
         media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("text/event-stream"))
     });
@@ -94,7 +96,7 @@ async fn show_final(
 
 /// What an event stream goes on behind: a client that comes back repeats its first request, and adds what it saw last.
 fn last_event_id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let last = headers.get("last-event-id").map(|value| value.to_str().map(str::to_string));
+    let last = LAST_EVENT_ID.first(headers).map(|value| value.to_str().map(str::to_string));
     let last = last.transpose().map_err(|_| Problem::bad("bad-cursor", "Last-Event-ID is no cursor"))?;
     Ok(last.filter(|id| !id.is_empty()))
 }
@@ -188,8 +190,7 @@ fn events(
         };
         Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), (feed, ear, stop, None)))
     });
-    let described = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
-    Ok((described, Body::from_stream(parts)).into_response())
+    Ok((shape::streaming("text/event-stream"), Body::from_stream(parts)).into_response())
 }
 
 pub(super) const RESYNC: &str = "event: resync\ndata: {}\n\n";

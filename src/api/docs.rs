@@ -2,17 +2,22 @@
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
+        header::{self, IF_MATCH, IF_NONE_MATCH},
+    },
     response::{IntoResponse, Response},
 };
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use uuid::Uuid;
 
 use super::{
     Api, ConnectionMemory, Problem,
     access::Pass,
     bulk,
+    conditions::{Conditions, Read},
     extract::{self, CollectionPath, DocPath},
+    media::{Charset, is_lines, media_type},
     past::When,
     query::Query,
     rates::Caller,
@@ -24,7 +29,16 @@ use crate::{
     document::{Reason, json, patch::Patch, prose::is_prose},
     op::{Command, DocKey, Guard},
     replica::{Draft, Refused, Replica},
+    version::Version,
 };
+
+/// Characters that are encoded in a segment of a path: all but the unreserved ones of RFC 3986.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// The header that names the types of patches (RFC 5789, section 3.1).
+static PATCHES: (HeaderName, &str) = (
+    HeaderName::from_static("accept-patch"),
+    "application/merge-patch+json, application/json-patch+json, application/json",
+);
 
 /// `PUT /v1/docs/{collection}/{id}`.
 pub async fn put(
@@ -37,20 +51,17 @@ pub async fn put(
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let patience = api.patience(&parts.uri).await?;
-    if extract::media_type(headers) == "text/plain" {
+    let doc = doc.key();
+    if media_type(headers) == "text/plain" {
         let body = extract::body(&api, &parts, body).await?;
-        return text_docs::put(&api, (doc.key(), &caller), headers, &body, patience).await;
+        let headers = with_one_version(&api, headers, &doc).await?;
+        return text_docs::put(&api, (doc, &caller), &headers, &body, patience).await;
     }
     json_only(headers)?;
     let value = api.workers.parse(&caller, extract::body(&api, &parts, body).await?, json::canonical).await??;
-    let doc = doc.key();
-    let draft = Draft {
-        key: own_key(&pass, headers)?,
-        guards: conditions(headers, &doc)?,
-        commands: vec![Command::Put(doc, value.into())],
-        present: false,
-    };
-    let waited = write(&api, &caller, draft, patience).await?;
+    let command = Command::Put(doc.clone(), value.into());
+    let drafts = drafts(&api, own_key(&pass, headers)?, headers, &doc, (command, false)).await?;
+    let waited = write_any(&api, &caller, drafts, patience).await?;
     let status = if waited.receipt.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(waited.answer(|waited| shape::written(status, waited)))
 }
@@ -66,14 +77,15 @@ pub async fn patch(
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let patience = api.patience(&parts.uri).await?;
-    let media = extract::media_type(headers);
+    let media = media_type(headers);
     let command: fn(DocKey<'static>, String) -> Command<'static> = match media.as_str() {
         "application/merge-patch+json" | "application/json" => |doc, text| Command::Merge(doc, text.into()),
         "application/json-patch+json" => |doc, text| Command::Patch(doc, text.into()),
         _ => {
             let detail =
                 "PATCH takes application/merge-patch+json (RFC 7396) or application/json-patch+json (RFC 6902)";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", detail));
+            let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", detail);
+            return Err(problem.header(&PATCHES));
         }
     };
     let text = api.workers.parse(&caller, extract::body(&api, &parts, body).await?, json::canonical).await??;
@@ -81,19 +93,27 @@ pub async fn patch(
         Patch::parse(&text)?;
     }
     let doc = doc.key();
-    if media == "application/json"
-        && let Some(delta) = json::parse(text.as_bytes()).ok().filter(text_docs::looks_like_delta)
+    let is_plain = media == "application/json";
+    let delta = if is_plain { json::parse(text.as_bytes()).ok().filter(text_docs::looks_like_delta) } else { None };
+    if let Some(delta) = &delta
         && is_text(&api, &doc).await? == Some(true)
     {
-        return text_docs::patch(&api, (doc, &caller), headers, &delta, patience).await;
+        let headers = with_one_version(&api, headers, &doc).await?;
+        return text_docs::patch(&api, (doc, &caller), &headers, delta, patience).await;
     }
-    let mut guards = conditions(headers, &doc)?;
+    let key = own_key(&pass, headers)?;
     // A patch says what to change, so at its place there must be something to change: without this guard, a merge that
-    // comes after another node's deletion would leave a fragment.
-    guards.push(Guard::Exists(doc.clone()));
-    let draft = Draft { key: own_key(&pass, headers)?, guards, commands: vec![command(doc, text)], present: true };
-    let waited = write(&api, &caller, draft, patience).await?;
-    Ok(waited.answer(|waited| shape::written(StatusCode::OK, waited)))
+    // comes after another node's deletion would leave a fragment. Where nothing is there now, a merge creates it.
+    let mut drafts = drafts(&api, key, headers, &doc, (command(doc.clone(), text), true)).await?;
+    // What may be a delta makes no JSON document in the place of a text that was deleted.
+    let creates = media != "application/json-patch+json" && delta.is_none();
+    let creating: Vec<Draft> =
+        drafts.iter().filter(|_| creates).cloned().map(|draft| Draft { present: false, ..draft }).collect();
+    drafts.iter_mut().for_each(|draft| draft.guards.push(Guard::Exists(doc.clone())));
+    drafts.extend(creating);
+    let waited = write_any(&api, &caller, drafts, patience).await?;
+    let status = if waited.receipt.created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(waited.answer(|waited| shape::written(status, waited)))
 }
 
 /// `DELETE /v1/docs/{collection}/{id}`.
@@ -107,13 +127,9 @@ pub async fn delete(
 ) -> Result<Response, Problem> {
     let patience = api.patience(&uri).await?;
     let doc = doc.key();
-    let draft = Draft {
-        key: own_key(&pass, &headers)?,
-        guards: conditions(&headers, &doc)?,
-        commands: vec![Command::Delete(doc)],
-        present: true,
-    };
-    let waited = write(&api, &caller, draft, patience).await?;
+    let key = own_key(&pass, &headers)?;
+    let drafts = drafts(&api, key, &headers, &doc, (Command::Delete(doc.clone()), true)).await?;
+    let waited = write_any(&api, &caller, drafts, patience).await?;
     Ok(waited.answer(|waited| shape::written(StatusCode::OK, waited)))
 }
 
@@ -128,7 +144,9 @@ pub async fn post(
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let patience = api.patience(&parts.uri).await?;
-    if extract::media_type(headers) == "application/x-ndjson" {
+    Conditions::refuse(headers, "it creates a document under an id of its own. PUT takes conditions")?;
+    if is_lines(headers) {
+        Charset::check_stream(headers)?;
         if patience.waits() {
             let detail = "a bulk load does not wait, its lines are answered as they come: ask for the last of them, \
                           GET /v1/ops/{op}?wait=final";
@@ -146,7 +164,7 @@ pub async fn post(
     let waited = write(&api, &caller, draft, patience).await?;
     Ok(waited.answer(|waited| {
         let mut response = shape::written(StatusCode::CREATED, waited);
-        let location = format!("/v1/docs/{collection}/{}", utf8_percent_encode(&id, NON_ALPHANUMERIC));
+        let location = format!("/v1/docs/{collection}/{}", utf8_percent_encode(&id, SEGMENT));
         response.headers_mut().insert(header::LOCATION, HeaderValue::from_str(&location).expect("percent-encoded"));
         response
     }))
@@ -167,10 +185,7 @@ pub async fn get(
     let view = when.view(&api, &caller, found).await?;
     let view = view.ok_or_else(|| when.no_document(&doc.collection, &doc.id))?;
     let described = shape::describing(&view, frontier);
-    let tags = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let current = described.get(header::ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default();
-    let held = |tag: &str| tag.trim() == "*" || tag.trim().trim_start_matches("W/") == current;
-    if tags.flat_map(|tags| tags.split(',')).any(held) {
+    if Conditions::judge_read(&headers, || Version::of(view.text.as_str()))? == Read::Held {
         return Ok((StatusCode::NOT_MODIFIED, described).into_response());
     }
     if is_prose(&view.text) {
@@ -196,9 +211,74 @@ fn own_key(pass: &Pass, headers: &HeaderMap) -> Result<Option<String>, Problem> 
     key.map_err(|fault| Problem::bad_header(format!("Idempotency-Key: {fault}")))
 }
 
-/// The guards that the conditional headers stand for.
+/// The guards that the conditional headers stand for, of which each names one version at most.
 pub fn conditions(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Vec<Guard<'static>>, Problem> {
-    Ok(extract::if_match(headers, doc)?.into_iter().chain(extract::if_none_match(headers, doc)?).collect())
+    Conditions::of_write(headers)?.guards(doc, None)
+}
+
+/// The version that a document has now, if conditions depend on it.
+async fn current(api: &Api, conditions: &Conditions, doc: &DocKey<'static>) -> Result<Option<Version>, Problem> {
+    if !conditions.need_current() {
+        return Ok(None);
+    }
+    let DocKey { collection, id } = doc.clone();
+    let view = api.read(move |replica| replica.state().get(&collection, &id)).await?;
+    Ok(view.map(|view| Version::of(view.text.as_str())))
+}
+
+/// The headers of a request whose conditions name one version at most: of a list, the one that the document has.
+async fn with_one_version(api: &Api, headers: &HeaderMap, doc: &DocKey<'static>) -> Result<HeaderMap, Problem> {
+    let conditions = Conditions::of_write(headers)?;
+    let guards = conditions.guards(doc, current(api, &conditions, doc).await?)?;
+    let mut headers = headers.clone();
+    [IF_MATCH, IF_NONE_MATCH].into_iter().for_each(|name| drop(headers.remove(name)));
+    for guard in guards {
+        match guard {
+            Guard::Exists(_) => headers.insert(IF_MATCH, HeaderValue::from_static("*")),
+            Guard::Absent(_) => headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*")),
+            Guard::Version(_, version) => headers.insert(IF_MATCH, shape::etag(version)),
+        };
+    }
+    Ok(headers)
+}
+
+/// The drafts of a write under its conditions: as the document stands; and, if the request may have come before, as it may have
+/// stood then.
+async fn drafts(
+    api: &Api,
+    key: Option<String>,
+    headers: &HeaderMap,
+    doc: &DocKey<'static>,
+    (command, present): (Command<'static>, bool),
+) -> Result<Vec<Draft>, Problem> {
+    let conditions = Conditions::of_write(headers)?;
+    conditions.check_key(key.as_ref())?;
+    let guards = conditions.guards(doc, current(api, &conditions, doc).await?)?;
+    let others = if key.is_some() { conditions.other_guards(doc, &guards) } else { Vec::new() };
+    let draft = |guards, command| Draft { key: key.clone(), guards, commands: vec![command], present };
+    // A document may be large: it is copied only for a second draft.
+    let copies: Vec<_> = others.iter().map(|_| command.clone()).collect();
+    let first = draft(guards, command);
+    Ok([first]
+        .into_iter()
+        .chain(others.into_iter().zip(copies).map(|(guards, command)| draft(guards, command)))
+        .collect())
+}
+
+/// Issues the first of these drafts that the document as it is, or was when the same request came first, lets through.
+async fn write_any(api: &Api, caller: &Caller, drafts: Vec<Draft>, patience: Patience) -> Result<Waited, Problem> {
+    let mut rest = drafts.into_iter().peekable();
+    let mut refused = Problem::from(Refused::Absent);
+    while let Some(draft) = rest.next() {
+        let is_present = draft.present;
+        refused = match write(api, caller, draft, patience).await {
+            Err(problem) if problem.is("key-reused") => problem,
+            // Nothing is there to be changed: the next one may create it.
+            Err(problem) if problem.is("not-found") && is_present && rest.peek().is_some() => problem,
+            outcome => return outcome,
+        };
+    }
+    Err(refused)
 }
 
 /// Issues a write of one document, and waits for it as long as it says; its guards are the client's conditions, so their
@@ -208,7 +288,7 @@ pub async fn write(api: &Api, caller: &Caller, draft: Draft, patience: Patience)
     let doc = draft.commands.first().and_then(Command::doc).filter(|_| draft.present).cloned();
     let creates = draft.guards.iter().position(|guard| matches!(guard, Guard::Absent(_)));
     // The last guard of a patch is none of the client's. It can fail only later, at the op's place.
-    let patches = matches!(draft.commands[..], [Command::Merge(..) | Command::Patch(..)]);
+    let patches = draft.present && matches!(draft.commands[..], [Command::Merge(..) | Command::Patch(..)]);
     let conditions = draft.guards.len() - usize::from(patches);
     let refuse = |reason| match reason {
         Reason::Guard { index, current } if index < conditions => {
@@ -233,7 +313,7 @@ pub async fn write(api: &Api, caller: &Caller, draft: Draft, patience: Patience)
 
 /// Bodies are JSON; a client that names no type, or curl's default for `-d`, is believed to mean it.
 pub fn json_only(headers: &HeaderMap) -> Result<(), Problem> {
-    match extract::media_type(headers).as_str() {
+    match media_type(headers).as_str() {
         "" | "application/json" | "application/x-www-form-urlencoded" => Ok(()),
         other => {
             let detail = format!("this call takes application/json, not {other} (and PUT text/plain, for a text)");

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use axum::{
-    http::{HeaderValue, StatusCode, Uri, header},
+    http::{HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value, json};
@@ -29,6 +29,7 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     more: Map<String, Value>,
+    header: Option<&'static (HeaderName, &'static str)>,
 }
 
 impl Problem {
@@ -36,13 +37,20 @@ impl Problem {
     pub fn new(status: StatusCode, slug: &'static str, detail: impl Into<String>) -> Problem {
         let is_known = kinds::find(slug).is_some_and(|kind| kind.statuses.contains(&status.as_u16()));
         debug_assert!(is_known, "{slug} with {status} is no kind of problem");
-        Problem { slug, status, detail: detail.into(), more: Map::new() }
+        Problem { slug, status, detail: detail.into(), more: Map::new(), header: None }
     }
 
     /// The same, with a further member.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Problem {
         self.more.insert(name.into(), value.into());
+        self
+    }
+
+    /// The same, with a further header.
+    #[must_use]
+    pub fn header(mut self, header: &'static (HeaderName, &'static str)) -> Problem {
+        self.header = Some(header);
         self
     }
 
@@ -124,6 +132,13 @@ impl Problem {
         Problem::new(StatusCode::PRECONDITION_FAILED, "version-mismatch", detail).with("current", current)
     }
 
+    /// 412 for a write that was to find the document in another version.
+    pub fn version_excluded(current: &str) -> Problem {
+        let detail = "the document is in a version that If-None-Match names, and the write is for any other: send it without, or \
+                      with that version in If-Match";
+        Problem::new(StatusCode::PRECONDITION_FAILED, "version-mismatch", detail).with("current", current)
+    }
+
     /// 412 for a write that was to create the document.
     pub fn exists_already(current: Option<String>) -> Problem {
         let detail = "the document exists already, and If-None-Match: * only creates: choose another id, or send its \
@@ -163,6 +178,7 @@ impl IntoResponse for Problem {
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.extend(self.header.map(|(name, value)| (name.clone(), HeaderValue::from_static(value))));
         // Who has retired stays so.
         if let Some(seconds) = self.more.get(RETRY_AFTER).and_then(Value::as_u64) {
             headers.insert(header::RETRY_AFTER, seconds.into());

@@ -6,8 +6,9 @@
 
 use std::fmt::{Display, Write};
 
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 
+use super::headers::ACCEPT;
 use crate::meter::Spread;
 
 /// What a metric is.
@@ -39,7 +40,7 @@ pub type Labels<'l> = &'l [(&'static str, &'l str)];
 impl Exposition {
     /// In the format that a request asks for.
     pub fn for_request(headers: &HeaderMap) -> Exposition {
-        let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut accepted = ACCEPT.texts(headers);
         let open_metrics = accepted.any(|value| value.contains("application/openmetrics-text"));
         Exposition { text: String::new(), open_metrics }
     }
@@ -113,6 +114,8 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use axum::http::header;
 
     use super::*;
 

@@ -5,26 +5,32 @@ use std::time::Duration;
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{FromRequestParts, Path},
-    http::{HeaderMap, HeaderName, header, request::Parts},
+    http::{HeaderMap, Uri, request::Parts},
 };
 use bytes::BytesMut;
 use http_body_util::BodyExt;
+use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
-use super::{Api, BODY_BYTES_MAX, ConnectionMemory, Problem, access::Pass, memory::FREE_BYTES};
+use super::{
+    Api, BODY_BYTES_MAX, ConnectionMemory, Problem,
+    access::Pass,
+    headers::{EXPECT, Field, IDEMPOTENCY_KEY},
+    media::{Charset, UTF8_GROWTH_MAX},
+    memory::FREE_BYTES,
+};
 use crate::{
     document::{check_collection, check_id},
-    op::{DocKey, Guard, NodeId, OpId},
-    version::Version,
+    op::{DocKey, NodeId, OpId},
 };
-
-/// The header that names a request, so that it may be sent again.
-pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// How much of a refused body is taken and thrown away, in pieces as they come from the socket and in time: enough for
 /// a body some times too large, not for one without end.
 const LINGER_FRAMES_MAX: usize = 4096;
 const LINGER: Duration = Duration::from_secs(2);
+
+/// The place of an id in a path whose id stands in the query.
+const IN_QUERY: &str = "_";
 
 /// A collection named in the path, which the client's token is for.
 pub struct CollectionPath(pub String);
@@ -66,8 +72,17 @@ impl FromRequestParts<Api> for DocPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<DocPath, Problem> {
-        let Path((collection, id)): Path<(String, String)> =
+        let Path((collection, in_path)): Path<(String, String)> =
             Path::from_request_parts(parts, api).await.map_err(|_| not_utf8())?;
+        let id = match id_in_query(&mut parts.uri)? {
+            None => in_path,
+            Some(id) if in_path == IN_QUERY => id,
+            Some(_) => {
+                let detail =
+                    format!("an id in the query stands for {IN_QUERY} in the path: /v1/docs/{{collection}}/_?id=…");
+                return Err(Problem::bad("bad-query", detail));
+            }
+        };
         check_collection(&collection)?;
         check_id(&id)?;
         Pass::from_request_parts(parts, api).await?.check_collection(&collection)?;
@@ -99,13 +114,43 @@ async fn parameter<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<Strin
     found.map(|Path(value)| value).map_err(|_| not_utf8())
 }
 
+/// Takes the parameter `id` out of a query. Proxies decode `%2F` in a path, join slashes and take `..` away: an id with such
+/// characters reaches a node behind them in the query only.
+fn id_in_query(uri: &mut Uri) -> Result<Option<String>, Problem> {
+    let Some(query) = uri.query().filter(|query| query.contains("id=")) else { return Ok(None) };
+    let is_id = |pair: &&str| pair.starts_with("id=");
+    let (ids, others): (Vec<&str>, Vec<&str>) = query.split('&').partition(is_id);
+    let [id] = ids[..] else {
+        return if ids.is_empty() { Ok(None) } else { Err(Problem::bad("bad-query", "\"id\" is there twice")) };
+    };
+    let spaced = id["id=".len()..].replace('+', " ");
+    let decoded = percent_decode_str(&spaced).decode_utf8();
+    let id = decoded.map_err(|_| Problem::bad("bad-query", "\"id\" must be percent-encoded UTF-8"))?.into_owned();
+    let rest = if others.is_empty() { String::new() } else { format!("?{}", others.join("&")) };
+    // It is a part of the URI that there was.
+    *uri = format!("{}{rest}", uri.path()).parse().map_err(|_| not_utf8())?;
+    Ok(Some(id))
+}
+
 fn not_utf8() -> Problem {
     Problem::bad("bad-name", "a name in the path must be percent-encoded UTF-8")
 }
 
-/// The body of a request, whole, within its bound, its client's share of memory and in time. It counts until the request is answered.
-pub async fn body(api: &Api, parts: &Parts, mut body: Body) -> Result<Bytes, Problem> {
-    let asks_first = parts.headers.contains_key(header::EXPECT);
+/// The body of a request in UTF-8, whole, within its bound, its client's share of memory and in time. It counts until the request
+/// is answered.
+pub async fn body(api: &Api, parts: &Parts, body: Body) -> Result<Bytes, Problem> {
+    let charset = Charset::of(&parts.headers)?;
+    let body = as_sent(api, parts, body).await?;
+    if !charset.is_utf8() {
+        // The text in UTF-8 is there beside it for a moment.
+        ConnectionMemory::of_request(parts, api).hold_body(body.len() * (1 + UTF8_GROWTH_MAX))?;
+    }
+    charset.decode(body)
+}
+
+/// The body of a request as it was sent.
+async fn as_sent(api: &Api, parts: &Parts, mut body: Body) -> Result<Bytes, Problem> {
+    let asks_first = EXPECT.is_in(&parts.headers);
     if body.size_hint().lower() <= BODY_BYTES_MAX as u64 {
         let memory = ConnectionMemory::of_request(parts, api);
         let within = api.limits.body_timeout;
@@ -183,49 +228,15 @@ pub async fn linger(body: &mut (impl HttpBody + Unpin)) {
     let _ = timeout(LINGER, drained).await;
 }
 
-/// The media type of the body in lower case, without parameters; empty if none is named.
-pub fn media_type(headers: &HeaderMap) -> String {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
-/// The guard that `If-Match` stands for: one strong version, or `*` (RFC 9110, section 13.1.1).
-pub fn if_match(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Option<Guard<'static>>, Problem> {
-    let Some(value) = one(headers, &header::IF_MATCH)? else { return Ok(None) };
-    if value == "*" {
-        return Ok(Some(Guard::Exists(doc.clone())));
-    }
-    let version = version(value).ok_or_else(|| {
-        Problem::bad_header(
-            "If-Match takes * or one version in quotes, as ETag gives it: If-Match: \"<32 hex digits>\"",
-        )
-    })?;
-    Ok(Some(Guard::Version(doc.clone(), version)))
-}
-
-/// The guard that `If-None-Match: *` stands for in a write (RFC 9110, section 13.1.2).
-pub fn if_none_match(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Option<Guard<'static>>, Problem> {
-    match one(headers, &header::IF_NONE_MATCH)? {
-        None => Ok(None),
-        Some("*") => Ok(Some(Guard::Absent(doc.clone()))),
-        Some(_) => Err(Problem::bad_header("in a write If-None-Match takes only *: it creates, and never replaces")),
-    }
-}
-
 /// The idempotency key.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     Ok(one(headers, &IDEMPOTENCY_KEY)?.map(str::to_string))
 }
 
-/// The version in a strong entity tag.
-pub fn version(tag: &str) -> Option<Version> {
-    tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok()
-}
-
-fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
-    let mut values = headers.get_all(name).iter();
+fn one<'h>(headers: &'h HeaderMap, field: &Field) -> Result<Option<&'h str>, Problem> {
+    let mut values = field.all(headers);
     let Some(value) = values.next() else { return Ok(None) };
     let text = value.to_str().ok().filter(|_| values.next().is_none());
     text.map(|text| Some(text.trim()))
-        .ok_or_else(|| Problem::bad_header(format!("{name} must be there once, in ASCII")))
+        .ok_or_else(|| Problem::bad_header(format!("{} must be there once, in ASCII", field.name())))
 }

@@ -33,6 +33,7 @@ use super::{
     look::next_collection,
     memory::Reservation,
     rates::Caller,
+    shape,
     workers::Workers,
 };
 use crate::{
@@ -100,8 +101,7 @@ pub fn events(feed: FinalFeed, stop: CancellationToken) -> Response {
         let text = if opening { ":\n\n".into() } else { next_events(&mut feed, &stop).await? };
         Some((Ok::<_, Infallible>(Bytes::from(text)), (feed, stop, false)))
     });
-    let described = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
-    (described, Body::from_stream(parts)).into_response()
+    (shape::streaming("text/event-stream"), Body::from_stream(parts)).into_response()
 }
 
 /// What to send next; none at the end.

@@ -13,7 +13,11 @@ use axum::{
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Api, ConnectionMemory, Problem, bound_head, server::PeerAddress};
+use super::{
+    Api, ConnectionMemory, Problem, bound_head,
+    headers::{CONNECTION, Field, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
+    server::PeerAddress,
+};
 use crate::node::{EARLIER_HANDSHAKE, HANDSHAKE, NotAdmitted, Offer, REFUSAL};
 
 /// Longest head of a peer's request, in bytes. Only the HTTP server reads a longer one, up to its own bound.
@@ -24,7 +28,7 @@ pub async fn accept(State(api): State<Api>, mut request: Request) -> Result<Resp
     bound_head(&request, PEER_HEAD_BYTES_MAX).map_err(IntoResponse::into_response)?;
     let headers = request.headers();
     // Nodes say no origin, and browsers always do: no page of any site is a node.
-    if headers.contains_key(header::ORIGIN) {
+    if ORIGIN.is_in(headers) {
         let detail = "this is the WebSocket of the pool's nodes, and no page is one: the one for clients is /v1/ws";
         return Err(Problem::new(StatusCode::FORBIDDEN, "other-origin", detail).into_response());
     }
@@ -65,14 +69,11 @@ fn offer(headers: &HeaderMap) -> Offer<'_> {
 
 /// What answers the key of a request for a WebSocket; none if it is no such request.
 fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
-    let says = |name: HeaderName, word: &str| {
-        let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|said| said.trim().eq_ignore_ascii_case(word))
+    let says = |field: &Field, word: &str| {
+        field.texts(headers).flat_map(|value| value.split(',')).any(|said| said.trim().eq_ignore_ascii_case(word))
     };
-    let asks = says(header::CONNECTION, "upgrade")
-        && says(header::UPGRADE, "websocket")
-        && says(header::SEC_WEBSOCKET_VERSION, "13");
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| asks)?;
+    let asks = says(&CONNECTION, "upgrade") && says(&UPGRADE, "websocket") && says(&SEC_WEBSOCKET_VERSION, "13");
+    let key = SEC_WEBSOCKET_KEY.first(headers).filter(|_| asks)?;
     HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()
 }
 
@@ -102,6 +103,11 @@ fn refused(why: NotAdmitted) -> Response<Body> {
     let mut answer = Problem::new(status, "pool-secret", detail).into_response();
     if why == NotAdmitted::TooMany {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if why == NotAdmitted::OtherVersion {
+        // RFC 9110, section 15.5.22, has 426 say to what.
+        answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
     answer.headers_mut().insert(HeaderName::from_static(REFUSAL), HeaderValue::from_static(why.word()));
     answer

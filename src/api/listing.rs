@@ -236,7 +236,7 @@ impl Wanted {
             if self.filter.as_ref().is_some_and(|filter| !filter.matches(&value)) {
                 return None;
             }
-            key = self.sort.as_ref().map(|sort| sort.key(&value));
+            key = self.sort.as_ref().map(|sort| sort.key(&view.id, &value));
         }
         let place = (key, view.id.clone());
         self.after.as_ref().is_none_or(|after| place > *after).then_some(place)
@@ -263,7 +263,11 @@ impl Wanted {
             Value::Null => None,
             key => Some(SortKey::from_json(key).ok()?),
         };
-        let of_this = cursor["of"] == *self.fingerprint && key.is_some() == self.sort.is_some();
+        let is_of_sort = match (&key, &self.sort) {
+            (Some(key), Some(sort)) => SortKey::is_of(key, sort),
+            (key, sort) => key.is_some() == sort.is_some(),
+        };
+        let of_this = cursor["of"] == *self.fingerprint && is_of_sort;
         of_this.then_some((key, CompactString::new(cursor["id"].as_str()?)))
     }
 }

@@ -7,6 +7,7 @@ mod awareness;
 mod backup;
 mod bulk;
 mod changes;
+mod conditions;
 mod counted;
 mod crowd;
 mod docs;
@@ -17,6 +18,7 @@ mod feed;
 mod final_feed;
 mod final_place;
 mod gossip;
+mod headers;
 mod herald;
 mod history;
 mod kinds;
@@ -25,6 +27,7 @@ mod listing;
 mod live_text;
 mod log;
 mod look;
+mod media;
 mod memory;
 mod meters;
 mod metrics;
@@ -68,6 +71,7 @@ use axum::{
     routing::{MethodRouter, delete, get, post, put},
 };
 pub use error::Problem;
+use headers::{EXPECT, LAMPLIGHT_SESSION};
 pub use limits::{Limits, Rate};
 use memory::ConnectionMemory;
 pub use memory::MemoryBudget;
@@ -108,7 +112,6 @@ const LOOKS_MAX: usize = 32;
 
 const NODE: HeaderName = HeaderName::from_static("lamplight-node");
 const CLOCK: HeaderName = HeaderName::from_static("lamplight-clock");
-const SESSION: HeaderName = HeaderName::from_static("lamplight-session");
 
 /// What every handler has at hand.
 #[derive(Clone)]
@@ -266,7 +269,7 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
         admitted = api.rates.admit(&Caller::of(&pass, whence)).and(admitted);
     }
     let is_stranger = matches!(pass, Pass::Stranger);
-    let session = request.headers().get(&SESSION).cloned();
+    let session = LAMPLIGHT_SESSION.first(request.headers()).cloned();
     let node = session.as_ref().map(|_| api.node.id());
     let waits = admitted.is_ok() && !is_stranger && is_data(request.uri().path());
     if waits {
@@ -276,7 +279,7 @@ async fn door(State(api): State<Api>, mut request: Request, next: Next) -> Respo
     let mut response = match (admitted, api.access.site().preflight(&request)) {
         (Err(problem), _) => {
             // A client that asks before it sends is answered before it does.
-            if !request.headers().contains_key(header::EXPECT) {
+            if !EXPECT.is_in(request.headers()) {
                 extract::linger(request.body_mut()).await;
             }
             problem.into_response()
@@ -388,11 +391,14 @@ fn sign(api: &Api, headers: &mut HeaderMap, session: Option<HeaderValue>, waited
         }
     };
     sign(NODE, latest.node.0.hyphenated().encode_lower(&mut [0; 36]));
-    sign(SESSION, &latest.session);
+    sign(LAMPLIGHT_SESSION.name().clone(), &latest.session);
     headers.insert(CLOCK, latest.clock.into());
     let sure = waited == Some(latest.node);
     let sound = |session: &HeaderValue| session.to_str().ok().and_then(session_seqs).is_some();
-    session.filter(|session| !sure && sound(session)).into_iter().for_each(|own| drop(headers.insert(SESSION, own)));
+    session
+        .filter(|session| !sure && sound(session))
+        .into_iter()
+        .for_each(|own| drop(headers.insert(LAMPLIGHT_SESSION.name(), own)));
 }
 
 #[cfg(test)]

@@ -9,7 +9,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Problem, error::no_such_path, query::Query};
+use super::{
+    Problem,
+    conditions::{Conditions, Read},
+    error::no_such_path,
+    query::Query,
+    shape,
+};
+use crate::version::Version;
 
 /// Scripts come from this node only, and so do the answers they read. A page stays with its node even when that stops: the
 /// other nodes take no WebSocket from a page of this one (`Site::check_origin`), so naming them here would be of no use.
@@ -22,17 +29,19 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub struct File {
     name: &'static str,
     content: Bytes,
-    /// Its entity tag.
-    tag: HeaderValue,
+    version: Version,
 }
 
 impl File {
     /// A file whose tag follows from its content.
     pub fn new(name: &'static str, content: Bytes) -> File {
-        let hash = blake3::hash(&content).to_hex();
-        let tag = HeaderValue::from_str(&format!("\"{}\"", &hash[..32])).expect("hex digits in quotes");
-        File { name, content, tag }
+        let version = version_of(blake3::hash(&content));
+        File { name, content, version }
     }
+}
+
+fn version_of(hash: blake3::Hash) -> Version {
+    hash.to_hex()[..32].parse().expect("hex digits")
 }
 
 macro_rules! files {
@@ -56,6 +65,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "docs.html",
     "dom.js",
     "editor.js",
+    "http.js",
     "index.html",
     "json.js",
     "lamplight.d.ts",
@@ -73,6 +83,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "room.js",
     "selector.js",
     "shared-text.js",
+    "sightings.js",
     "storage.js",
     "store.js",
     "style.css",
@@ -112,13 +123,9 @@ static SERVED: LazyLock<Vec<File>> = LazyLock::new(|| {
     for (name, content) in FILES.iter().chain(DOCUMENTS) {
         hasher.update(name.as_bytes()).update(&content.len().to_le_bytes()).update(content);
     }
-    let tag = format!("\"{}\"", &hasher.finalize().to_hex()[..32]);
-    let tag = HeaderValue::from_str(&tag).expect("hex digits in quotes");
-    let file = |(name, content): &(&'static str, &'static [u8])| File {
-        name,
-        content: Bytes::from_static(content),
-        tag: tag.clone(),
-    };
+    let version = version_of(hasher.finalize());
+    let file =
+        |(name, content): &(&'static str, &'static [u8])| File { name, content: Bytes::from_static(content), version };
     FILES.iter().chain(DOCUMENTS).map(file).collect()
 });
 
@@ -153,10 +160,7 @@ pub async fn file(uri: Uri, Path(name): Path<String>, headers: HeaderMap) -> Res
 
 /// Answers with a file, or that the client holds it.
 pub fn serve(file: &File, headers: &HeaderMap) -> Response {
-    let current = file.tag.to_str().unwrap_or_default();
-    let tags = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let held = |tag: &str| matches!(tag.trim(), "*") || tag.trim().trim_start_matches("W/") == current;
-    let held = tags.flat_map(|tags| tags.split(',')).any(held);
+    let held = Conditions::judge_read(headers, || file.version) == Ok(Read::Held);
     let content_type = match file.name.rsplit('.').next() {
         Some("html") => "text/html; charset=utf-8",
         Some("js") => "text/javascript; charset=utf-8",
@@ -168,7 +172,7 @@ pub fn serve(file: &File, headers: &HeaderMap) -> Response {
         _ => "application/octet-stream",
     };
     let described = [
-        (header::ETAG, file.tag.clone()),
+        (header::ETAG, shape::etag(file.version)),
         // Kept, but asked for each time: another version of the program has another page at the same address.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),

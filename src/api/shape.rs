@@ -111,6 +111,16 @@ pub fn etag(version: Version) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{version}\"")).expect("hex digits in quotes")
 }
 
+/// The headers of a response that goes on while it is read. A proxy that buffers or compresses would hold it back: nginx
+/// takes the first, others the second, which RFC 9111 (section 5.2.2.6) has against changes of any kind.
+pub fn streaming(media: &'static str) -> [(HeaderName, HeaderValue); 3] {
+    [
+        (header::CONTENT_TYPE, HeaderValue::from_static(media)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ]
+}
+
 /// A document with what is known of it, in a listing, a change or a snapshot.
 #[derive(Clone, Debug, Serialize)]
 pub struct DocBody {

@@ -1,12 +1,10 @@
 //! The trace that a request is a part of, as its header `traceparent` says (W3C Trace Context, level 1): its ids go into the
 //! log lines that the request leads to, and nowhere else. A request without it costs no span.
 
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, StatusCode};
 use tracing::Span;
 
-use super::meters::Call;
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+use super::{headers::TRACEPARENT, meters::Call};
 
 /// What a `traceparent` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +15,7 @@ struct Parent<'h> {
 
 /// The span of a request: none if it is a part of no trace.
 pub fn span(headers: &HeaderMap, call: &Call<'_>) -> Span {
-    let parent = headers.get(&TRACEPARENT).and_then(|value| parent(value.to_str().ok()?));
+    let parent = TRACEPARENT.text(headers).and_then(parent);
     let Some(Parent { trace, span }) = parent else { return Span::none() };
     // Of the highest level, for a filter that lets a line through must not take its trace away.
     tracing::error_span!("request", method = call.method, route = call.route, trace_id = trace, parent_id = span)

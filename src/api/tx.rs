@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{
     Api, Problem,
     access::Pass,
+    conditions::Conditions,
     docs,
     extract::{self, OpPath},
     rates::Caller,
@@ -30,6 +31,7 @@ use crate::{
 pub async fn post(State(api): State<Api>, pass: Pass, caller: Caller, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     docs::json_only(&parts.headers)?;
+    Conditions::refuse(&parts.headers, "a transaction has \"guards\" in its body")?;
     let patience = api.patience(&parts.uri).await?;
     let body = extract::body(&api, &parts, body).await?;
     let mut draft = api.workers.parse(&caller, body, parse).await??;

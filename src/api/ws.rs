@@ -74,7 +74,8 @@ pub async fn open(
 ) -> Result<Response, Problem> {
     Query::of(&uri, &[])?;
     let upgrade = upgrade.map_err(|_| {
-        let detail = "this is a WebSocket: connect to it with the scheme ws, or use GET /v1/changes";
+        let detail = "this is a WebSocket: connect to it with the scheme ws, or use GET /v1/changes. A proxy in between must pass on the \
+                      headers Upgrade and Connection, and speak HTTP/1.1";
         Problem::bad("bad-request", detail)
     })?;
     let whence = hold.as_ref().map(|Extension(hold)| hold.whence());

@@ -21,7 +21,7 @@ pub struct AccessArgs {
     /// File of a key that JWTs may be signed with: an Ed25519 public key in PEM, or a secret of at least 32 bytes (HS256). May be given several times; each is read again when it changes.
     #[arg(long, env = "LAMPLIGHT_JWT_KEY", value_name = "FILE", value_delimiter = ',')]
     jwt_key: Vec<PathBuf>,
-    /// The origin of other pages (scheme, host and port) that may read, write and open a WebSocket here; may be given
+    /// The origin of other pages (scheme, host and port, also with the scheme of an app) that may read, write and open a WebSocket here; may be given
     /// several times. Without it only pages of this node may.
     #[arg(long, env = "LAMPLIGHT_ALLOW_ORIGIN", value_name = "URL", value_delimiter = ',')]
     allow_origin: Vec<String>,

@@ -1,7 +1,7 @@
 //! Values in the cells of a CSV file, so that what is written reads back as the same.
 //!
 //! A cell without characters is a field that is not there; one that reads as JSON is that value; any other is a string as
-//! it stands. So a string that would read as JSON, and the empty one, are written in the quotes of JSON.
+//! it stands: also digits of an integer past 64 bits, which may be a code and not a number. So a string that would read as JSON, and the empty one, are written in the quotes of JSON.
 
 use serde_json::Value;
 
@@ -17,8 +17,13 @@ pub fn write(value: &Value) -> String {
 
 /// What a cell holds, if it holds anything.
 pub fn read(cell: &str) -> Option<Value> {
-    let as_it_stands = || Value::String(cell.to_string());
-    (!cell.is_empty()).then(|| json::parse(cell.as_bytes()).unwrap_or_else(|_| as_it_stands()))
+    let read = || json::parse(cell.as_bytes()).ok().filter(|value| !value.is_f64() || !is_digits(cell));
+    (!cell.is_empty()).then(|| read().unwrap_or_else(|| Value::String(cell.to_string())))
+}
+
+/// Returns true for an integer that is spelled out.
+fn is_digits(cell: &str) -> bool {
+    cell.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
 }
 
 #[cfg(test)]
@@ -43,6 +48,7 @@ mod tests {
         check(json!("\"milk"), "\"milk");
         check(json!("null"), "\"null\"");
         check(json!("18446744073709551616"), "18446744073709551616");
+        check(json!("-12345678901234567000000"), "-12345678901234567000000");
         check(json!(u64::MAX), "18446744073709551615");
         check(json!(-1.5e300), "-1.5e+300");
         check(Value::Null, "null");

@@ -168,6 +168,29 @@ pub fn doc_path(collection: &str, id: &str) -> String {
     format!("/v1/docs/{}/{}", encoded(collection), encoded(id))
 }
 
+/// The same path, with the id of its document in the query if the id is percent-encoded: proxies decode `%2F` in a path, and
+/// leave a query alone.
+fn past_proxies(path: &str) -> String {
+    const DOCS: &str = "/v1/docs/";
+    let (whole, query) = path.split_once('?').unwrap_or((path, ""));
+    let parts = whole.strip_prefix(DOCS).map(|rest| rest.splitn(3, '/').collect::<Vec<_>>());
+    let Some([collection, id, rest @ ..]) = parts.as_deref().filter(|parts| parts.len() > 1) else {
+        return path.into();
+    };
+    if !id.contains('%') && *id != "_" {
+        return path.into();
+    }
+    let rest = rest.first().map(|rest| format!("/{rest}")).unwrap_or_default();
+    let query = if query.is_empty() { String::new() } else { format!("&{query}") };
+    format!("{DOCS}{collection}/_{rest}?id={id}{query}")
+}
+
+/// The version in an entity tag. A proxy that compresses marks the tag as weak, or adds the coding behind a hyphen.
+pub fn version_in(tag: &str) -> &str {
+    let version = tag.trim_start_matches("W/").trim_matches('"');
+    version.split('-').next().unwrap_or(version)
+}
+
 /// A body that may be a stream.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -327,7 +350,7 @@ impl Client {
 
     async fn ask(&self, base: &Base, request: &Request<Bytes>) -> Result<Answer, Lost> {
         let (mut parts, body) = request.clone().into_parts();
-        let path = parts.uri.to_string();
+        let path = past_proxies(&parts.uri.to_string());
         parts.uri = base.at(&path).parse().map_err(|_| Lost { why: "the URL is too long".into(), sent: false })?;
         self.authorize(&mut parts.headers);
         let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
@@ -400,4 +423,27 @@ pub fn root(error: &(dyn Error + 'static)) -> String {
         cause = deeper;
     }
     cause.downcast_ref().map_or_else(|| cause.to_string(), output::words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_proxies_would_change_stands_in_the_query() {
+        let check = |path, expected| assert_eq!(past_proxies(path), expected);
+        check("/v1/docs/notes/a", "/v1/docs/notes/a");
+        check("/v1/docs/notes/a%2Fb", "/v1/docs/notes/_?id=a%2Fb");
+        check("/v1/docs/notes/a%2Fb/history?limit=1", "/v1/docs/notes/_/history?id=a%2Fb&limit=1");
+        check("/v1/docs/notes/_", "/v1/docs/notes/_?id=_");
+        check("/v1/docs/notes?filter=%7B%7D", "/v1/docs/notes?filter=%7B%7D");
+        check("/v1/ops/a%2Fb/c", "/v1/ops/a%2Fb/c");
+    }
+
+    #[test]
+    fn a_version_is_read_from_a_tag_that_a_proxy_has_changed() {
+        for tag in ["\"0123\"", "W/\"0123\"", "\"0123-gzip\"", "W/\"0123--br\""] {
+            assert_eq!(version_in(tag), "0123", "{tag}");
+        }
+    }
 }

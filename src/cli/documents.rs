@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure,
-    client::{Answer, Client, IDEMPOTENCY_KEY, Target, doc_path, encoded},
+    client::{Answer, Client, IDEMPOTENCY_KEY, Target, doc_path, encoded, version_in},
     output,
     pages::{self, Pages, Wanted},
 };
@@ -126,11 +126,11 @@ pub struct ListArgs {
     /// The collection; without it, the collections are listed.
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     collection: Option<String>,
-    /// Only documents that this selector holds for ($gt $gte $lt $lte $ne $in $exists $and $or $not).
+    /// Only documents that this selector holds for ($gt $gte $lt $lte $ne $in $exists $contains $and $or $not).
     #[arg(long, value_name = "JSON", requires = "collection")]
     filter: Option<String>,
-    /// Order by this field, or downwards by -FIELD; by id if left out.
-    #[arg(long, value_name = "FIELD", allow_hyphen_values = true, requires = "collection")]
+    /// Order by this field, or downwards by -FIELD, or by several with commas between; by id if left out.
+    #[arg(long, value_name = "FIELDS", allow_hyphen_values = true, requires = "collection")]
     sort: Option<String>,
     /// List at most so many documents.
     #[arg(long, value_name = "N", default_value_t = LIST_DEFAULT, value_parser = clap::value_parser!(u64).range(1..))]
@@ -277,7 +277,7 @@ pub async fn get(args: GetArgs) -> Result<(), Failure> {
     let (name, value) =
         if is_text { ("text", String::from_utf8_lossy(&answer.body).into()) } else { ("value", answer.json()?) };
     if args.target.json {
-        let version = answer.header("etag").map(|tag| tag.trim_matches('"'));
+        let version = answer.header("etag").map(version_in);
         let (stamp, status) = (answer.header("lamplight-stamp"), answer.header("lamplight-status"));
         let Doc { collection, id } = args.doc;
         let described = json!({ "collection": collection, "id": id, "version": version, "stamp": stamp,

@@ -46,7 +46,7 @@ pub struct ExportArgs {
     /// All collections; each line names its own.
     #[arg(long, conflicts_with = "collection")]
     all: bool,
-    /// Only documents that this selector holds for ($gt $gte $lt $lte $ne $in $exists $and $or $not).
+    /// Only documents that this selector holds for ($gt $gte $lt $lte $ne $in $exists $contains $and $or $not).
     #[arg(long, value_name = "JSON")]
     filter: Option<String>,
     #[command(flatten)]

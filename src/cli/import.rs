@@ -8,12 +8,14 @@ use std::{
     fs::File,
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, IsTerminal, Seek, SeekFrom},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use clap::{Args, builder::NonEmptyStringValueParser};
+use encoding_rs::{Encoding, UTF_8};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::{
@@ -29,7 +31,8 @@ use super::{
     headway::{Headway, Tally},
     landing::{Item, Writer},
     output::{self, text},
-    records::{self, Format, Place, Record, Records, Shape},
+    records::{self, Cells, Format, Place, Record, Records, Shape},
+    table,
 };
 use crate::document::check_collection;
 
@@ -41,6 +44,7 @@ const READ_AHEAD_BYTES: usize = 32 << 20;
 #[command(after_help = examples!(
     "  lamplight import notes notes.ndjson
   lamplight import people people.csv --id email
+  lamplight import prices preise.csv --id Artikel --decimal-comma --charset windows-1252
   lamplight import --all pool.ndjson --url http://a:7171,http://b:7171 --parallel 4
   echo '{\"id\":\"milk\",\"value\":{\"buy\":true}}' | lamplight import notes
   jq -c '.[]' orders.json | lamplight import orders --id number
@@ -59,7 +63,7 @@ pub struct ImportArgs {
     /// Write each line to the collection that it names, as `export --all` does.
     #[arg(long, conflicts_with = "file")]
     all: bool,
-    /// What the file is; CSV if its name ends so, else JSON lines. In CSV the first row names the fields. A cell that reads as
+    /// What the file is; CSV if its name ends in .csv or .tsv, else JSON lines. In CSV the first row names the fields. A cell that reads as
     /// JSON is that value (7, true, null, {"a":1}), an empty one is left out, and any other is a string; "7" in quotes of
     /// JSON is a string.
     #[arg(long, value_enum)]
@@ -74,6 +78,19 @@ pub struct ImportArgs {
     /// All cells of CSV are strings.
     #[arg(long)]
     strings: bool,
+    /// The character between the cells of CSV, or tab. Found in the first rows, if left out.
+    #[arg(long, value_name = "CHARACTER", value_parser = table::delimiter)]
+    delimiter: Option<u8>,
+    /// The charset of the file, such as windows-1252; UTF-8 if left out. A mark of byte order, as Excel writes it, counts for
+    /// more.
+    #[arg(long, value_name = "NAME", value_parser = table::charset)]
+    charset: Option<&'static Encoding>,
+    /// In cells of CSV a comma is the decimal sign: 2,50 is a number.
+    #[arg(long)]
+    decimal_comma: bool,
+    /// Rows of CSV without an id get one, made of the row.
+    #[arg(long)]
+    generate_ids: bool,
     /// Go on behind a line that is refused; without it the import ends there.
     #[arg(long)]
     keep_going: bool,
@@ -94,7 +111,9 @@ impl ImportArgs {
     }
 
     fn format(&self, path: Option<&Path>) -> Format {
-        let is_csv = path.and_then(Path::extension).is_some_and(|end| end.eq_ignore_ascii_case("csv"));
+        let is_csv = path
+            .and_then(Path::extension)
+            .is_some_and(|end| ["csv", "tsv"].iter().any(|name| end.eq_ignore_ascii_case(name)));
         self.format.unwrap_or(if is_csv { Format::Csv } else { Format::Jsonl })
     }
 
@@ -109,12 +128,19 @@ impl ImportArgs {
             Format::Jsonl if self.strings => {
                 Err(Failure::usage("--strings is for CSV: lines of JSON say what is a string"))
             }
+            Format::Jsonl if self.delimiter.is_some() || self.decimal_comma || self.generate_ids => {
+                Err(Failure::usage(
+                    "--delimiter, --decimal-comma and --generate-ids are for CSV: add --format csv if the file is that",
+                ))
+            }
             Format::Jsonl if self.all && self.id.is_some() => {
                 Err(Failure::usage("--id is for the documents of one collection: name it in the place of --all"))
             }
             _ => {
                 let plain = self.plain || self.id.is_some();
-                Ok(Shape { collection, id: self.id.clone(), plain, strings: self.strings })
+                let Self { strings, decimal_comma, generate_ids, .. } = *self;
+                let cells = Cells { strings, decimal_comma, generate_ids };
+                Ok(Shape { collection, id: self.id.clone(), plain, cells })
             }
         }
     }
@@ -132,9 +158,13 @@ pub async fn import(args: ImportArgs) -> Result<(), Failure> {
     client.get("/readyz").await?;
     let pool = client.get("/v1/pool").await?.json()?;
     let regular = file.as_ref().filter(|file| file.metadata().is_ok_and(|data| data.is_file()));
+    let charset = charset_of(regular, args.charset).map_err(|error| unread(&error))?;
+    let written = Written { format, charset, delimiter: args.delimiter };
     let headway = match (&path, regular) {
-        (Some(path), Some(file)) => {
-            Headway::of_file(path, file, format!("{} {format:?} {shape:?}", text(&pool["pool"], "id")))?
+        // A place in a file of another charset is none in its text.
+        (Some(path), Some(file)) if charset == UTF_8 => {
+            let of = format!("{} {format:?} {shape:?} {:?}", text(&pool["pool"], "id"), args.delimiter);
+            Headway::of_file(path, file, of)?
         }
         _ => Headway::unnoted(),
     };
@@ -159,7 +189,7 @@ pub async fn import(args: ImportArgs) -> Result<(), Failure> {
     let queues = queues.collect();
     let reading = {
         let import = Arc::clone(&import);
-        spawn_blocking(move || import.read(path.zip(file), format, shape, queues))
+        spawn_blocking(move || import.read(path.zip(file), written, shape, queues))
     };
     let mut outcome = Ok(());
     while let Some(ended) = writers.join_next().await {
@@ -170,6 +200,21 @@ pub async fn import(args: ImportArgs) -> Result<(), Failure> {
     // One that waits for a line of a terminal is not waited for.
     let read = if import.stop.is_cancelled() { Ok(()) } else { reading.await.unwrap_or(Ok(())) };
     import.end(read.map_err(|error| unread(&error)).and(outcome))
+}
+
+/// The format, charset and delimiter of a file.
+#[derive(Clone, Copy)]
+struct Written {
+    format: Format,
+    charset: &'static Encoding,
+    delimiter: Option<u8>,
+}
+
+/// The charset of a file, which its first bytes tell, or of other input as far as it is named.
+fn charset_of(file: Option<&File>, named: Option<&'static Encoding>) -> io::Result<&'static Encoding> {
+    let mut head = [0; table::MARK_BYTES];
+    let length = file.map_or(Ok(0), |file| file.read_at(&mut head, 0))?;
+    Ok(table::charset_of(&head[..length], named))
 }
 
 /// A bar of the file's bytes, or a counter where the length is not known; indicatif shows it on terminals only.
@@ -207,16 +252,18 @@ impl Import {
     fn read(
         &self,
         file: Option<(PathBuf, File)>,
-        format: Format,
+        written: Written,
         shape: Shape,
         queues: Vec<mpsc::Sender<Item>>,
     ) -> io::Result<()> {
+        let Written { format, charset, delimiter } = written;
         let from = self.headway().place();
         let Some((path, mut file)) = file else {
-            let input = io::stdin().lock();
+            let (head, input) = table::sampled(io::stdin().lock(), table::MARK_BYTES)?;
+            let input = table::decoded(input, table::charset_of(&head, Some(charset)));
             return match format {
                 Format::Jsonl => self.hand_out(records::lines(input, from, shape), &queues),
-                Format::Csv => self.hand_out(records::rows(input, None, shape)?, &queues),
+                Format::Csv => self.hand_out(records::rows(input, None, shape, delimiter)?, &queues),
             };
         };
         match format {
@@ -225,17 +272,17 @@ impl Import {
                 if from.offset > 0 {
                     file.seek(SeekFrom::Start(from.offset))?;
                 }
-                self.hand_out(records::lines(file, from, shape), &queues)
+                self.hand_out(records::lines(table::decoded(file, charset), from, shape), &queues)
             }
             Format::Csv => {
                 let rest = if from.offset > 0 {
                     let mut rest = File::open(path)?;
                     rest.seek(SeekFrom::Start(from.offset))?;
-                    Some((rest, from))
+                    Some((table::decoded(rest, charset), from))
                 } else {
                     None
                 };
-                self.hand_out(records::rows(file, rest, shape)?, &queues)
+                self.hand_out(records::rows(table::decoded(file, charset), rest, shape, delimiter)?, &queues)
             }
         }
     }
@@ -313,7 +360,7 @@ impl Import {
         })?;
         if outcome.is_ok() && !stopped {
             headway.forget();
-        } else {
+        } else if headway.place() != Place::default() {
             headway.note(true);
         }
         outcome?;

@@ -52,6 +52,7 @@ mod serve;
 mod size;
 mod status;
 mod status_watch;
+mod table;
 mod tx;
 mod watch;
 mod wire;

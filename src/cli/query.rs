@@ -32,11 +32,11 @@ pub struct QueryArgs {
     /// The collection.
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     collection: String,
-    /// Only documents that this selector holds for ($gt $gte $lt $lte $ne $in $exists $and $or $not).
+    /// Only documents that this selector holds for ($gt $gte $lt $lte $ne $in $exists $contains $and $or $not).
     #[arg(long, value_name = "JSON")]
     filter: Option<String>,
     /// Order by this field, or downwards by -FIELD; by id if left out.
-    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    #[arg(long, value_name = "FIELDS", allow_hyphen_values = true)]
     sort: Option<String>,
     /// Show at most so many documents.
     #[arg(long, value_name = "N", default_value_t = LIST_DEFAULT, value_parser = clap::value_parser!(u64).range(1..))]

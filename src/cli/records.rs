@@ -10,9 +10,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::cell;
+use super::{
+    cell,
+    table::{self, Layout},
+};
 use crate::document::{check_collection, check_id, json};
 
+/// Reason for which a table is not read.
+const NOT_UTF8: &str = "{} is not UTF-8: name the file's charset, as in --charset windows-1252, or save it as UTF-8";
 /// Longest line: far past what a node takes, so that a file which is something else is not read into memory.
 const LINE_BYTES_MAX: usize = 16 << 20;
 /// Levels of a line: those of a document, in the object that holds it.
@@ -38,8 +43,19 @@ pub struct Shape {
     pub id: Option<String>,
     /// Lines are documents, and not objects that hold one.
     pub plain: bool,
+    /// Rules for the cells of a table.
+    pub cells: Cells,
+}
+
+/// Rules by which cells of a table become documents.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cells {
     /// Cells are strings, whatever they look like.
     pub strings: bool,
+    /// A comma is the decimal sign of numbers.
+    pub decimal_comma: bool,
+    /// Rows without an id get one, made of the row.
+    pub generate_ids: bool,
 }
 
 /// A line or a row.
@@ -133,39 +149,66 @@ pub struct Columns {
 impl Columns {
     fn new(header: &csv::ByteRecord, shape: &Shape) -> Result<Columns, String> {
         let names = header.iter().map(|name| String::from_utf8(name.to_vec())).collect::<Result<Vec<_>, _>>();
-        let names = names.map_err(|_| "the header is not UTF-8")?;
+        let names = names.map_err(|_| NOT_UTF8.replace("{}", "the header"))?;
         if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
             return Err(format!("the header names {:?} twice: give each column a name of its own", twice.1));
         }
         let wanted = shape.id.as_deref().unwrap_or("id");
         let id = names.iter().position(|name| name == wanted);
         match (id, &shape.id) {
-            (None, Some(wanted)) => Err(format!("the header names no column {wanted:?}: it has {}", names.join(", "))),
+            (None, Some(wanted)) => Err(format!("the header names no column {wanted:?}: it has {}", listed(&names))),
+            (None, None) if !shape.cells.generate_ids => Err(format!(
+                "the header names no column \"id\": it has {}. Name the column of ids with --id NAME, or make an id of each row \
+                 with --generate-ids",
+                listed(&names)
+            )),
             _ => Ok(Columns { names, id }),
         }
     }
 }
 
-/// Rows of CSV. `header` is the file from its beginning; `rest`, if given, is what comes behind a place in it.
-pub fn rows<R: Read>(header: R, rest: Option<(R, Place)>, shape: Shape) -> io::Result<impl Records> {
-    let reader = |input| csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(Bounded::new(input));
-    let mut first = reader(header);
+/// The names of columns, each in quotes.
+fn listed(names: &[String]) -> String {
+    names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Rows of CSV. `header` is the file from its beginning; `rest`, if given, is what comes behind a place in it. `delimiter` is the
+/// one that the user names.
+pub fn rows<'r, R: Read + 'r>(
+    header: R,
+    rest: Option<(R, Place)>,
+    shape: Shape,
+    delimiter: Option<u8>,
+) -> io::Result<impl Records> {
+    let (head, mut header) = table::sampled(header, table::SAMPLE_BYTES)?;
+    let layout = Layout::of(&head, delimiter);
+    // The line that names the delimiter is no row.
+    io::copy(&mut header.by_ref().take(layout.skipped as u64), &mut io::sink())?;
+    let begin = Place { offset: layout.skipped as u64, line: u64::from(layout.skipped > 0) };
+    let reader = |input: Box<dyn Read + 'r>| {
+        let mut builder = csv::ReaderBuilder::new();
+        builder.has_headers(false).flexible(true).delimiter(layout.delimiter).from_reader(Bounded::new(input))
+    };
+    let mut first = reader(Box::new(header));
     let mut names = csv::ByteRecord::new();
     if !first.read_byte_record(&mut names)? {
         return Err(io::Error::other("there is no header: the first row names the columns"));
     }
     let columns = Columns::new(&names, &shape).map_err(io::Error::other)?;
     let (mut reader, from) = match rest {
-        Some((rest, from)) => (reader(rest), from),
-        None => (first, Place::default()),
+        Some((rest, from)) => (reader(Box::new(rest)), from),
+        None => (first, begin),
     };
     Ok(std::iter::from_fn(move || {
         let mut row = csv::ByteRecord::new();
-        reader.get_mut().left = LINE_BYTES_MAX;
-        match reader.read_byte_record(&mut row) {
-            Ok(false) => return None,
-            Ok(true) => {}
-            Err(error) => return Some(Err(io::Error::other(error))),
+        // A row without a single cell is an empty line of a sheet.
+        while row.iter().all(<[u8]>::is_empty) {
+            reader.get_mut().left = LINE_BYTES_MAX;
+            match reader.read_byte_record(&mut row) {
+                Ok(false) => return None,
+                Ok(true) => {}
+                Err(error) => return Some(Err(io::Error::other(error))),
+            }
         }
         let begins = row.position().map_or(1, csv::Position::line);
         let behind = reader.position();
@@ -241,12 +284,16 @@ impl Shape {
         }
         let (mut fields, mut id) = (Map::new(), None);
         for (column, (name, cell)) in columns.names.iter().zip(row).enumerate() {
-            let cell = std::str::from_utf8(cell).map_err(|_| format!("the cell of {name:?} is not UTF-8"))?;
+            let cell =
+                std::str::from_utf8(cell).map_err(|_| NOT_UTF8.replace("{}", &format!("the cell of {name:?}")))?;
             if columns.id == Some(column) {
                 id = (!cell.is_empty()).then(|| cell.to_string());
-            } else if self.strings {
+                if id.is_none() && !self.cells.generate_ids {
+                    return Err(format!("its cell of {name:?}, the id, is empty: fill it, or use --generate-ids"));
+                }
+            } else if self.cells.strings {
                 fields.insert(name.clone(), cell.into());
-            } else if let Some(value) = cell::read(cell) {
+            } else if let Some(value) = self.cells.value(cell) {
                 fields.insert(name.clone(), value);
             }
         }
@@ -267,6 +314,14 @@ impl Shape {
         let id = id.unwrap_or_else(|| made_id(&collection, line, &content));
         check_collection(&collection).and_then(|()| check_id(&id)).map_err(|fault| fault.to_string())?;
         Ok(Doc { collection, id, content })
+    }
+}
+
+impl Cells {
+    /// The value of a cell, if it has one.
+    fn value(self, cell: &str) -> Option<Value> {
+        let number = if self.decimal_comma { table::with_point(cell) } else { None };
+        cell::read(number.as_deref().unwrap_or(cell))
     }
 }
 
@@ -332,7 +387,7 @@ mod tests {
     use super::*;
 
     fn shape(id: Option<&str>, plain: bool) -> Shape {
-        Shape { collection: Some("notes".into()), id: id.map(Into::into), plain, strings: false }
+        Shape { collection: Some("notes".into()), id: id.map(Into::into), plain, cells: Cells::default() }
     }
 
     fn told(records: impl Records) -> Vec<(u64, u64, String)> {
@@ -374,23 +429,101 @@ mod tests {
     #[test]
     fn rows_are_typed_and_go_on_behind_a_place() {
         let text = "id,name,n\na,\"two\nlines\",1\nb,,\"\"\"1\"\"\"\nc,x\n";
-        let all = told(rows(text.as_bytes(), None, shape(None, false)).unwrap());
+        let all = told(rows(text.as_bytes(), None, shape(None, false), None).unwrap());
         assert_eq!(all[0].2, "a={\"n\":1,\"name\":\"two\\nlines\"}");
         assert_eq!((all[0].0, all[0].1), (2, 26));
         assert_eq!((all[1].0, &*all[1].2), (4, "b={\"n\":\"1\"}"));
         assert!(all[2].2.contains("it has 2 cells, and the header has 3"), "{all:?}");
-        let place = rows(text.as_bytes(), None, shape(None, false)).unwrap().next().unwrap().unwrap().end;
+        let place = rows(text.as_bytes(), None, shape(None, false), None).unwrap().next().unwrap().unwrap().end;
         assert_eq!(place, Place { offset: 26, line: 3 });
-        let rest = rows(text.as_bytes(), Some((&text.as_bytes()[26..], place)), shape(None, false)).unwrap();
+        let rest = rows(text.as_bytes(), Some((&text.as_bytes()[26..], place)), shape(None, false), None).unwrap();
         assert_eq!(told(rest), all[1..]);
     }
 
     #[test]
     fn a_header_that_names_a_column_twice_or_not_at_all_is_refused() {
-        let why = |text: &'static str, id| rows(text.as_bytes(), None, shape(id, false)).err().unwrap().to_string();
+        let why =
+            |text: &'static str, id| rows(text.as_bytes(), None, shape(id, false), None).err().unwrap().to_string();
         assert!(why("a,b,a\n", None).contains("\"a\" twice"));
         assert!(why("a,b\n", Some("sku")).contains("no column \"sku\""));
         assert!(why("", None).contains("no header"));
+    }
+
+    /// The documents of a file as a spreadsheet program wrote it.
+    fn exported(name: &str, cells: Cells, charset: Option<&str>) -> Vec<String> {
+        let bytes = std::fs::read(format!("{}/tests/fixtures/csv/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let charset = table::charset_of(&bytes, charset.map(|label| table::charset(label).unwrap()));
+        let shape = Shape { cells, ..shape(None, false) };
+        let rows = rows(table::decoded(&bytes[..], charset), None, shape, None);
+        rows.map_or_else(|error| vec![error.to_string()], |rows| told(rows).into_iter().map(|(.., doc)| doc).collect())
+    }
+
+    #[test]
+    fn tables_of_spreadsheet_programs_are_read() {
+        let comma = Cells { decimal_comma: true, ..Cells::default() };
+        let check = |name, cells, expected: &[&str]| assert_eq!(exported(name, cells, None), expected, "{name}");
+        let german = [
+            r#"1={"Menge":10,"Name":"Grüner Tee","Preis":2.5}"#,
+            r#"2={"Menge":-3,"Name":"Öl; kalt gepresst","Preis":1234}"#,
+        ];
+        check("excel-german-utf8.csv", comma, &german);
+        check(
+            "excel-english.csv",
+            Cells::default(),
+            &[r#"1={"name":"Green tea","note":"mild, fresh","price":2.5}"#, r#"2={"name":"Oil","price":12}"#],
+        );
+        check(
+            "excel-unicode-text.txt",
+            Cells::default(),
+            &[
+                r#"1={"name":"Grüner Tee","price":"2,50"}"#,
+                r#"2={"name":"two\nlines","price":3}"#,
+                r#"3={"name":"😀","price":4}"#,
+            ],
+        );
+        check("excel-sep-line.csv", Cells::default(), &[r#"1={"name":"a,b"}"#, r#"2={"name":"c,d"}"#]);
+        check(
+            "libreoffice.csv",
+            Cells::default(),
+            &[r#"1={"n":2.5,"name":"Tee, grün"}"#, r#"2={"n":3,"name":"sagt \"ja\""}"#],
+        );
+        check(
+            "google-sheets.csv",
+            Cells::default(),
+            &[r#"a={"address":"1 Main St\r\nSpringfield","name":"Ada"}"#, r#"b={"name":"Bob"}"#],
+        );
+        check(
+            "numbers-french.csv",
+            comma,
+            &[r#"1={"désignation":"Thé vert","prix":1234.5}"#, r#"2={"désignation":"Huile","prix":12.5}"#],
+        );
+        check("tabs.tsv", Cells::default(), &[r#"1={"name":"a;b,c","tags":"x,y"}"#, r#"2={"name":"d","tags":"z"}"#]);
+        check("pipes.csv", Cells::default(), &[r#"1={"name":"a,b","note":"c;d"}"#, r#"2={"name":"e","note":"f"}"#]);
+        check(
+            "quoted-newlines.csv",
+            Cells::default(),
+            &[r#"1={"text":"first;\r\nsecond"}"#, r#"2={"text":"a;b;c\r\n;d"}"#],
+        );
+        check("utf16-big-endian.csv", Cells::default(), &[r#"1={"name":"Tee"}"#]);
+        check("one-column.csv", Cells::default(), &["1={}", "2={}"]);
+        let blank = exported("blank-rows.csv", Cells::default(), None);
+        assert_eq!((blank.len(), &*blank[0], &*blank[1]), (3, r#"1={"name":"a"}"#, r#"2={"name":"b"}"#), "{blank:?}");
+        assert!(blank[2].contains("is empty") && blank[2].contains("--generate-ids"), "{blank:?}");
+    }
+
+    #[test]
+    fn a_table_without_ids_or_in_another_charset_says_what_to_do() {
+        let told = exported("without-ids.csv", Cells::default(), None);
+        assert!(
+            told[0].contains(r#""Name", "Ort""#) && told[0].contains("--id NAME") && told[0].contains("--generate-ids"),
+            "{told:?}"
+        );
+        let made = exported("without-ids.csv", Cells { generate_ids: true, ..Cells::default() }, None);
+        assert!(made.len() == 2 && made[0].ends_with(r#"={"Name":"Ada","Ort":"Köln"}"#), "{made:?}");
+        let ansi = exported("excel-german.csv", Cells::default(), None);
+        assert!(ansi[0].contains("--charset windows-1252"), "{ansi:?}");
+        let named = exported("excel-german.csv", Cells::default(), Some("windows-1252"));
+        assert_eq!(named[0], r#"1={"Menge":10,"Name":"Grüner Tee","Preis":"2,50"}"#);
     }
 
     #[test]

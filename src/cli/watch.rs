@@ -45,7 +45,7 @@ pub struct WatchArgs {
     /// Follow this collection only.
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     collection: Option<String>,
-    /// Only documents that this selector holds for ($gt $gte $lt $lte $ne $in $exists $and $or $not).
+    /// Only documents that this selector holds for ($gt $gte $lt $lte $ne $in $exists $contains $and $or $not).
     #[arg(long, value_name = "JSON")]
     filter: Option<String>,
     /// Follow what is final only, operation by operation.

@@ -31,8 +31,12 @@ pub const VALUE_UNITS: usize = 8;
 /// Most characters of the user's text repeated in an error.
 const EXCERPT_CHARS_MAX: usize = 64;
 
-/// A decimal of 17 significant digits names one double; longer ones are cut by some readers and kept by others.
+/// A decimal of 17 significant digits names one double; a longer one is cut by some readers and kept by others, unless it is a
+/// double itself.
 const DIGITS_MAX: usize = 17;
+
+/// Most significant digits that a double has in full.
+const DOUBLE_DIGITS_MAX: usize = 767;
 
 /// Why a text is not a document. Nothing was changed in any case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +46,8 @@ pub enum JsonError {
     Malformed { line: usize, column: usize, message: String },
     /// One object has the same key twice, after escapes are resolved.
     DuplicateKey { key: String },
-    /// A number which two readers could read differently: an integer outside `i64` and `u64`, a decimal of more than 17
-    /// significant digits, one that overflows to infinity, or a nonzero one that vanishes to zero.
+    /// A number which two readers could read differently: one of more than 17 significant digits that is neither an integer of
+    /// `i64` or `u64` nor exactly a double, one that overflows to infinity, or a nonzero one that vanishes to zero.
     InexactNumber { text: String },
     /// More than [`DEPTH_MAX`] arrays and objects within one another.
     TooDeep,
@@ -63,7 +67,7 @@ impl fmt::Display for JsonError {
             Self::InexactNumber { text } => write!(
                 f,
                 "readers would disagree about the number {text}; write it as a string, or as an integer of at most \
-                 64 bits, or as a decimal of at most {DIGITS_MAX} significant digits within the range of a double"
+                 64 bits, or with at most {DIGITS_MAX} significant digits within the range of a double"
             ),
             Self::TooDeep => {
                 write!(f, "more than {DEPTH_MAX} arrays and objects within one another; flatten the value")
@@ -581,13 +585,16 @@ fn string_end(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Whether all readers agree about a number token.
+/// Returns true if all readers agree about a number token: it is an integer of 64 bits, or denotes one double.
 fn is_exact(token: &str) -> bool {
-    let mantissa = token.split(['e', 'E']).next().unwrap_or(token);
-    if mantissa.len() == token.len() && !token.contains('.') {
+    let digits = token.len() - usize::from(token.starts_with('-'));
+    if token.bytes().all(|byte| matches!(byte, b'-' | b'0'..=b'9'))
         // Up to 18 digits always fit; this spares most integers the two parses.
-        return token.len() <= 18 || token.parse::<i64>().is_ok() || token.parse::<u64>().is_ok();
+        && (digits <= 18 || token.parse::<i64>().is_ok() || token.parse::<u64>().is_ok())
+    {
+        return true;
     }
+    let mantissa = token.split(['e', 'E']).next().unwrap_or(token);
     let significant = mantissa
         .bytes()
         .filter(u8::is_ascii_digit)
@@ -597,7 +604,77 @@ fn is_exact(token: &str) -> bool {
         .last()
         .map_or(0, |(_, count)| count);
     let double = token.parse::<f64>().unwrap_or(f64::INFINITY);
-    significant <= DIGITS_MAX && double.is_finite() && (significant == 0 || double != 0.0)
+    let is_in_range = double.is_finite() && (significant == 0 || double != 0.0);
+    is_in_range && (significant <= DIGITS_MAX || Decimal::of(token).is(double.abs()))
+}
+
+/// A number token without its sign: its digits, of which neither the first nor the last is 0, and the power of ten of the last.
+struct Decimal {
+    digits: String,
+    power: i64,
+}
+
+impl Decimal {
+    fn of(token: &str) -> Decimal {
+        let (mantissa, exponent) = token.split_once(['e', 'E']).unwrap_or((token, "0"));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let all = [whole.trim_start_matches('-'), fraction].concat();
+        let digits = all.trim_end_matches('0');
+        // An exponent that passes 64 bits is one of a number that overflows or vanishes, which is refused as such.
+        let power = exponent.parse::<i64>().unwrap_or_default();
+        let power = power.saturating_sub(fraction.len() as i64).saturating_add((all.len() - digits.len()) as i64);
+        Decimal { digits: digits.trim_start_matches('0').to_owned(), power }
+    }
+
+    /// Returns true if it is exactly this positive double.
+    fn is(&self, double: f64) -> bool {
+        if self.digits.len() > DOUBLE_DIGITS_MAX {
+            return false;
+        }
+        // The exact digits of a double end where its binary digits do: a fraction of so many of these has as many decimal ones.
+        let places = usize::try_from(-self.power).unwrap_or_default();
+        if self.power < 0 && binary_places(double) != places {
+            return false;
+        }
+        let exact = format!("{double:.places$}").replace('.', "");
+        let zeros = usize::try_from(self.power).unwrap_or_default();
+        exact
+            .trim_start_matches('0')
+            .strip_prefix(&*self.digits)
+            .is_some_and(|rest| rest.len() == zeros && rest.bytes().all(|digit| digit == b'0'))
+    }
+}
+
+/// Number of binary digits that a positive double has after the point.
+fn binary_places(double: f64) -> usize {
+    const FRACTION_BITS: u32 = 52;
+    const EXPONENT_BIAS: i64 = 1075;
+    let bits = double.to_bits();
+    let (biased, fraction) = ((bits >> FRACTION_BITS) as i64, bits & ((1 << FRACTION_BITS) - 1));
+    // A subnormal double lacks the leading one, and has the exponent of the smallest normal one.
+    let (exponent, mantissa) = if biased == 0 { (1, fraction) } else { (biased, fraction | 1 << FRACTION_BITS) };
+    let places = EXPONENT_BIAS - exponent - i64::from(mantissa.trailing_zeros());
+    usize::try_from(places).unwrap_or_default()
+}
+
+/// The first half of a surrogate pair that stands alone in a string of the text, or a second one: its escape, and where it is.
+fn lone_surrogate(text: &str) -> Option<(&str, usize)> {
+    const ESCAPE_BYTES: usize = 6;
+    let unit = |at: usize| {
+        let escape = text.get(at..at + ESCAPE_BYTES)?.strip_prefix("\\u")?;
+        u16::from_str_radix(escape, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(found) = text.get(at..)?.find('\\') {
+        at += found;
+        match unit(at) {
+            Some(0xd800..=0xdbff) if matches!(unit(at + ESCAPE_BYTES), Some(0xdc00..=0xdfff)) => at += 2 * ESCAPE_BYTES,
+            Some(0xd800..=0xdfff) => return Some((&text[at..at + ESCAPE_BYTES], at)),
+            // What follows a backslash may be another one, and then escapes nothing.
+            _ => at += 1 + text.get(at + 1..)?.chars().next().map_or(0, char::len_utf8),
+        }
+    }
+    None
 }
 
 fn not_utf8(text: &[u8], valid_bytes: usize) -> JsonError {
@@ -613,6 +690,16 @@ fn malformed(text: &str, error: &serde_json::Error) -> JsonError {
         && let Err(inexact) = check_numbers(text)
     {
         return inexact;
+    }
+    if (message.contains("surrogate") || message.contains("hex escape"))
+        && let Some((escape, at)) = lone_surrogate(text)
+    {
+        let (line, column) = position(&text.as_bytes()[..at]);
+        let message = format!(
+            "{escape} is one half of a surrogate pair without the other, a lone surrogate, which is no character: write both \
+             halves, or \\ufffd in its place"
+        );
+        return JsonError::Malformed { line, column, message };
     }
     let message = match message.rfind(" at line ") {
         Some(end) => message[..end].to_owned(),
@@ -781,15 +868,33 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_taken_in_every_spelling_that_denotes_one_double() {
+        check("100000000000000000000", "1e+20");
+        check("-100000000000000000000.000", "-1e+20");
+        check("1E20", "1e+20");
+        check("123456789012345680000", "1.2345678901234568e+20");
+        check("18446744073709551616", "1.8446744073709552e+19");
+        check("18446744073709551616.0", "1.8446744073709552e+19");
+        check("9223372036854775808000", "9.223372036854776e+21");
+        check("0.1000000000000000055511151231257827021181583404541015625", "0.1");
+        check("1.000000000000000055511151231257827021181583404541015625e-1", "0.1");
+        check(&format!("{:.0}", f64::MAX), "1.7976931348623157e+308");
+        check(&format!("{:.1074}", f64::from_bits(1)), "5e-324");
+        check(&format!("{:.1074}", f64::MIN_POSITIVE), "2.2250738585072014e-308");
+    }
+
+    #[test]
     fn numbers_which_two_readers_could_read_differently_are_refused() {
-        check_inexact("9223372036854775808000");
-        check_inexact("18446744073709551616");
+        check_inexact("18446744073709551617");
+        check_inexact("100000000000000000001");
         check_inexact("-9223372036854775809");
         check_inexact(&"9".repeat(400));
         check_inexact("0.123456789012345678");
         check_inexact("123456789.012345678e5");
         check_inexact("100000000000000000.01");
-        check_inexact("18446744073709551616.0");
+        check_inexact("18446744073709551616.5");
+        check_inexact("0.10000000000000000555");
+        check_inexact(&format!("0.1{}", "0".repeat(2000) + "1"));
         check_inexact("1e400");
         check_inexact("-1.7976931348623159e308");
         check_inexact(&format!("1{}.0", "0".repeat(400)));
@@ -834,9 +939,15 @@ mod tests {
         check_malformed("\"a\nb\"", (2, 0), "control character (\\u0000-\\u001F) found while parsing a string");
         check_malformed(b"[1,\n\"a\xff\"]", (2, 3), "invalid UTF-8");
         check_malformed(b"\xed\xa0\x80", (1, 1), "invalid UTF-8");
-        check_malformed(r#""\ud83d""#, (1, 8), "unexpected end of hex escape");
-        check_malformed(r#""\ude00""#, (1, 7), "lone leading surrogate in hex escape");
-        check_malformed(r#"{"\ud83d\u0041":1}"#, (1, 14), "lone leading surrogate in hex escape");
+        let lone = |escape| {
+            format!(
+                "{escape} is one half of a surrogate pair without the other, a lone surrogate, which is no character: write both \
+                 halves, or \\ufffd in its place"
+            )
+        };
+        check_malformed(r#""\ud83d""#, (1, 2), &lone("\\ud83d"));
+        check_malformed(r#""\ude00""#, (1, 2), &lone("\\ude00"));
+        check_malformed(r#"{"\ud83d\u0041":1}"#, (1, 3), &lone("\\ud83d"));
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Which documents a listing shows and in which order: selectors (`filter`) and sorts (`sort`).
 //!
 //! Rests on values of [`super::json::parse`], whose equality is numeric equality. A field is named by a dotted path,
-//! which goes into objects only: never into arrays, and never to a key that itself holds a dot. A document that is no
-//! object has no fields.
+//! which goes into objects by their keys, never to a key that itself holds a dot, and into arrays by the number of an
+//! element, from 0. A document that is neither has no fields.
 //!
-//! There are deliberately no regular expressions, no array operators and no indexes.
+//! The client's own judgement (static/selector.js) is the same, and tests/fixtures/selector.json holds both to it. There are
+//! deliberately no regular expressions and no indexes.
 
 #![expect(missing_docs, reason = "the doc of a variant speaks of its fields")]
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
@@ -21,12 +23,20 @@ pub const SELECTOR_DEPTH_MAX: usize = 16;
 /// Most parts of one selector: operators, field conditions and values of `$in`. It bounds the work for each document.
 pub const SELECTOR_NODES_MAX: usize = 256;
 
+/// Parts that one within `$contains` counts as, for it is judged for each element of an array.
+const ELEMENT_WEIGHT: usize = 8;
+
 /// Most bytes of a selector's canonical text, and values within it at every depth. They bound what it takes of memory.
 pub const SELECTOR_BYTES_MAX: usize = 64 << 10;
 pub const SELECTOR_VALUES_MAX: usize = 4_096;
 
 const SELECTOR_OPERATORS: &str = "$and, $or, $not";
-const FIELD_OPERATORS: &str = "$gt, $gte, $lt, $lte, $ne, $in, $exists, $not";
+const FIELD_OPERATORS: &str = "$gt, $gte, $lt, $lte, $ne, $in, $exists, $contains, $not";
+
+/// Most keys of a sort.
+pub const SORT_KEYS_MAX: usize = 8;
+/// The field that stands for a document's own id where the document has none of that name.
+const ID: &str = "id";
 
 type Result<T, E = SelectorError> = std::result::Result<T, E>;
 
@@ -42,6 +52,7 @@ type Result<T, E = SelectorError> = std::result::Result<T, E>;
 /// | `"$gt" "$gte" "$lt" "$lte"`: number or string | is there, of the same type and so ordered, strings by code point |
 /// | `"$in"`: list | is there and equals one of the values |
 /// | `"$exists"`: bool | is there, or is not |
+/// | `"$contains"`: any condition | is an array of which an element meets it |
 /// | `"$ne"`: value | is absent or differs |
 /// | `"$not"`: any condition | does not meet it, be it by being absent |
 ///
@@ -59,7 +70,7 @@ impl Selector {
         if size.bytes > SELECTOR_BYTES_MAX || size.values > SELECTOR_VALUES_MAX {
             return Err(SelectorError::TooLarge);
         }
-        Node::parse(selector, &mut Reading { depth: 0, nodes: 0 }).map(Self)
+        Node::parse(selector, &mut Reading { depth: 0, nodes: 0, weight: 1 }).map(Self)
     }
 
     /// Whether the document meets every condition.
@@ -78,6 +89,10 @@ pub enum SelectorError {
     UnknownOperator { operator: String, known: &'static str },
     /// A condition has keys with and without `$`, so it is neither operators nor a value.
     Mixed { field: String },
+    /// An operator stands within a value that the field is compared with. `path` leads to where it stands.
+    Nested { operator: String, path: String },
+    /// An operator stands in the name of a field.
+    InPath { field: String },
     /// An operator's operand is of the wrong type, or an empty list.
     BadOperand { operator: String, expected: &'static str },
     /// A path of more than [`DEPTH_MAX`] keys, deeper than any document.
@@ -102,6 +117,14 @@ impl fmt::Display for SelectorError {
                 "the condition on {field:?} mixes operators and plain keys; use $in with a list of one for a value \
                  whose keys start with $"
             ),
+            Self::Nested { operator, path } => write!(
+                f,
+                "{operator} stands within a value, where it would be compared as it is; write {{{path:?}:{{\"{operator}\":…}}}}, or \
+                 $in with a list of one for a value whose keys start with $"
+            ),
+            Self::InPath { field } => {
+                write!(f, "the field {field:?} holds an operator; write {{\"field\":{{\"$gt\":…}}}}")
+            }
             Self::BadOperand { operator, expected } => write!(f, "{operator} needs {expected}"),
             Self::LongPath { field } => {
                 write!(f, "{field:?} is deeper than {DEPTH_MAX} levels, where no document has a field")
@@ -124,19 +147,47 @@ impl fmt::Display for SelectorError {
 
 impl std::error::Error for SelectorError {}
 
-/// A field to sort by, upwards or downwards.
+/// The fields to sort by, the first that differs first, each upwards or downwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sort {
+pub struct Sort(Vec<SortField>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SortField {
     path: Path,
     descending: bool,
 }
 
 impl Sort {
-    /// Reads `field` or `-field`, with a dotted path for the field. One leading `-` is always the direction.
+    /// Reads `field` or `-field`, or several of them with commas between, with a dotted path for a field. One leading `-` is
+    /// always the direction.
     ///
     /// # Errors
     /// See [`SortError`].
     pub fn parse(text: &str) -> Result<Self, SortError> {
+        let mut fields: Vec<SortField> = Vec::new();
+        for part in text.split(',') {
+            let field = SortField::parse(part)?;
+            if fields.len() == SORT_KEYS_MAX {
+                return Err(SortError::TooMany);
+            }
+            // A key holds copies of its fields, which together are no larger than the document.
+            if fields.iter().any(|earlier| earlier.path.overlaps(&field.path)) {
+                return Err(SortError::Overlap);
+            }
+            fields.push(field);
+        }
+        Ok(Self(fields))
+    }
+
+    /// The place in this sort of the document under an id.
+    #[must_use]
+    pub fn key(&self, id: &str, document: &Value) -> SortKey {
+        SortKey(self.0.iter().map(|field| field.key(id, document)).collect())
+    }
+}
+
+impl SortField {
+    fn parse(text: &str) -> Result<Self, SortError> {
         let (descending, field) = match text.strip_prefix('-') {
             Some(field) => (true, field),
             None => (false, text),
@@ -144,15 +195,27 @@ impl Sort {
         if field.is_empty() {
             return Err(SortError::NoField);
         }
+        if is_of_another_language(field) {
+            return Err(SortError::OtherSpelling);
+        }
         let path = Path::parse(field).ok_or(SortError::LongPath)?;
         Ok(Self { path, descending })
     }
 
-    /// The document's place in this sort.
-    #[must_use]
-    pub fn key(&self, document: &Value) -> SortKey {
-        SortKey { value: self.path.find(document).cloned(), descending: self.descending }
+    fn key(&self, id: &str, document: &Value) -> PartKey {
+        let found = self.path.find(document).cloned();
+        let own_id = || (self.path.0 == [ID]).then(|| Value::String(id.to_owned()));
+        PartKey { value: found.or_else(own_id), descending: self.descending }
     }
+}
+
+/// Returns true for a field as other query languages write it with its direction. No document has such a field, so the sort
+/// would order nothing.
+fn is_of_another_language(field: &str) -> bool {
+    let lower = field.to_ascii_lowercase();
+    field.trim() != field
+        || field.starts_with(['+', '{', '[', '"'])
+        || [":asc", ":desc", " asc", " desc", ":1", ":-1"].iter().any(|end| lower.ends_with(end))
 }
 
 /// Why a text is no sort, or a value no sort key.
@@ -160,6 +223,12 @@ impl Sort {
 pub enum SortError {
     /// The field's name is empty.
     NoField,
+    /// The field is written as in another query language.
+    OtherSpelling,
+    /// The same field stands there twice, or one of them lies within another.
+    Overlap,
+    /// More than [`SORT_KEYS_MAX`] fields.
+    TooMany,
     /// A path of more than [`DEPTH_MAX`] keys.
     LongPath,
     /// Not what [`SortKey::to_json`] makes.
@@ -169,7 +238,14 @@ pub enum SortError {
 impl fmt::Display for SortError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoField => f.write_str("name a field to sort by, as in sort=field or sort=-field"),
+            Self::NoField => {
+                f.write_str("name a field to sort by, as in sort=field, sort=-field or sort=first,-second")
+            }
+            Self::OtherSpelling => f.write_str("write sort=field, or sort=-field from the greatest, without blanks"),
+            Self::Overlap => {
+                f.write_str("a field orders once, with all that lies within it: sort=field, and another one behind it")
+            }
+            Self::TooMany => write!(f, "a sort has at most {SORT_KEYS_MAX} keys"),
             Self::LongPath => write!(f, "sort by a field at most {DEPTH_MAX} levels deep"),
             Self::BadKey => f.write_str("not a place in this sort; start again without it"),
         }
@@ -185,22 +261,21 @@ impl std::error::Error for SortError {}
 /// strings by code point, arrays element by element, objects as their members (key, then value) in ascending order of
 /// keys; what is a beginning of another comes before it.
 ///
-/// It holds the whole field, so it may be as large as a document.
+/// It holds the whole fields, so it may be as large as a document.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SortKey(Vec<PartKey>);
+
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SortKey {
+struct PartKey {
     value: Option<Value>,
     descending: bool,
 }
 
 impl SortKey {
-    /// The key as JSON: `["up"]` or `["down"]`, and the field's value unless it is absent.
+    /// The key as JSON: a list with `["up"]` or `["down"]` for each field, and in it the field's value unless that is absent.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let direction = if self.descending { "down" } else { "up" };
-        match &self.value {
-            Some(value) => serde_json::json!([direction, value]),
-            None => serde_json::json!([direction]),
-        }
+        self.0.iter().map(PartKey::to_json).collect()
     }
 
     /// Reads what [`SortKey::to_json`] made, parsed by [`json::parse`] so that its numbers are normalised.
@@ -208,6 +283,29 @@ impl SortKey {
     /// # Errors
     /// [`SortError::BadKey`] for anything else.
     pub fn from_json(json: &Value) -> Result<Self, SortError> {
+        let parts =
+            json.as_array().filter(|parts| (1..=SORT_KEYS_MAX).contains(&parts.len())).ok_or(SortError::BadKey)?;
+        parts.iter().map(PartKey::from_json).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Returns true if it is of this sort.
+    #[must_use]
+    pub fn is_of(&self, sort: &Sort) -> bool {
+        let directions = self.0.iter().map(|part| part.descending);
+        directions.eq(sort.0.iter().map(|field| field.descending))
+    }
+}
+
+impl PartKey {
+    fn to_json(&self) -> Value {
+        let direction = if self.descending { "down" } else { "up" };
+        match &self.value {
+            Some(value) => serde_json::json!([direction, value]),
+            None => serde_json::json!([direction]),
+        }
+    }
+
+    fn from_json(json: &Value) -> Result<Self, SortError> {
         let (direction, value) = match json.as_array().map(Vec::as_slice) {
             Some([direction]) => (direction, None),
             Some([direction, value]) => (direction, Some(value.clone())),
@@ -222,7 +320,7 @@ impl SortKey {
     }
 }
 
-impl Ord for SortKey {
+impl Ord for PartKey {
     fn cmp(&self, other: &Self) -> Ordering {
         let upwards = match (&self.value, &other.value) {
             (Some(left), Some(right)) => compare(left, right),
@@ -234,7 +332,7 @@ impl Ord for SortKey {
     }
 }
 
-impl PartialOrd for SortKey {
+impl PartialOrd for PartKey {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -244,11 +342,13 @@ impl PartialOrd for SortKey {
 struct Reading {
     depth: usize,
     nodes: usize,
+    /// The nodes that one counts as.
+    weight: usize,
 }
 
 impl Reading {
     fn pay(&mut self, nodes: usize) -> Result<()> {
-        self.nodes += nodes;
+        self.nodes += nodes * self.weight;
         if self.nodes > SELECTOR_NODES_MAX {
             return Err(SelectorError::TooMany);
         }
@@ -280,6 +380,8 @@ enum Node {
     Ordered(&'static [Ordering], Value),
     In(Vec<Value>),
     Exists(bool),
+    /// An array of which an element meets this.
+    Contains(Box<Node>),
 }
 
 impl Node {
@@ -301,6 +403,9 @@ impl Node {
             field => {
                 let long = || SelectorError::LongPath { field: json::excerpt(field) };
                 let path = Path::parse(field).ok_or_else(long)?;
+                if path.0.iter().any(|key| FIELD_OPERATORS.split(", ").any(|operator| operator == key)) {
+                    return Err(SelectorError::InPath { field: json::excerpt(field) });
+                }
                 let condition = Self::parse_condition(field, value, reading)?;
                 Ok(Self::Field(path, Box::new(condition)))
             }
@@ -319,8 +424,17 @@ impl Node {
 
     fn parse_condition(field: &str, value: &Value, reading: &mut Reading) -> Result<Self> {
         let operators = match value.as_object() {
-            Some(members) if members.keys().any(|key| key.starts_with('$')) => members,
-            _ => return reading.inner(|_| Ok(Self::Equal(value.clone()))),
+            Some(members) if has_operators(value) => members,
+            _ => {
+                if let Some((operator, path)) = operator_within(value) {
+                    let path = [field, &path].join(".");
+                    return Err(SelectorError::Nested {
+                        operator: json::excerpt(operator),
+                        path: json::excerpt(&path),
+                    });
+                }
+                return reading.inner(|_| Ok(Self::Equal(value.clone())));
+            }
         };
         if !operators.keys().all(|key| key.starts_with('$')) {
             let field = json::excerpt(field);
@@ -346,6 +460,9 @@ impl Node {
             ("$gte", _) => ordered(&[Ordering::Greater, Ordering::Equal]),
             ("$lt", _) => ordered(&[Ordering::Less]),
             ("$lte", _) => ordered(&[Ordering::Less, Ordering::Equal]),
+            ("$ne", _) if has_operators(value) || operator_within(value).is_some() => {
+                Err(operand(operator, "a value without operators; $not takes a condition"))
+            }
             ("$ne", _) => Ok(Self::negation(Self::Equal(value.clone()))),
             ("$in", Value::Array(list)) => {
                 reading.pay(list.len())?;
@@ -354,9 +471,25 @@ impl Node {
             ("$in", _) => Err(operand(operator, "a list")),
             ("$exists", Value::Bool(there)) => Ok(Self::Exists(*there)),
             ("$exists", _) => Err(operand(operator, "true or false")),
+            ("$contains", _) => Self::parse_contains(field, value, reading),
             ("$not", _) => Self::parse_condition(field, value, reading).map(Self::negation),
             _ => Err(unknown(operator, FIELD_OPERATORS)),
         }
+    }
+
+    fn parse_contains(field: &str, value: &Value, reading: &mut Reading) -> Result<Self> {
+        let outer = std::mem::replace(&mut reading.weight, ELEMENT_WEIGHT);
+        let condition = match reading.inner(|reading| Self::parse_condition(field, value, reading)) {
+            Err(SelectorError::Nested { .. }) => {
+                return Err(operand(
+                    "$contains",
+                    "a value that an element equals, or operators that stand directly in it",
+                ));
+            }
+            condition => condition?,
+        };
+        reading.weight = outer;
+        Ok(Self::Contains(Box::new(condition)))
     }
 
     fn negation(node: Self) -> Self {
@@ -372,6 +505,9 @@ impl Node {
             (_, None) => false,
             (Self::Field(path, node), Some(value)) => node.holds(path.find(value)),
             (Self::Equal(own), Some(value)) => own == value,
+            (Self::Contains(node), Some(value)) => {
+                value.as_array().is_some_and(|elements| elements.iter().any(|element| node.holds(Some(element))))
+            }
             (Self::In(list), Some(value)) => list.contains(value),
             (Self::Ordered(orders, own), Some(value)) => {
                 rank(value) == rank(own) && orders.contains(&compare(value, own))
@@ -390,6 +526,27 @@ fn operand(operator: &str, expected: &'static str) -> SelectorError {
     SelectorError::BadOperand { operator, expected }
 }
 
+fn has_operators(value: &Value) -> bool {
+    value.as_object().is_some_and(|members| members.keys().any(|key| key.starts_with('$')))
+}
+
+/// The first operator in an object within the value, and the dotted path to that. It recurses no deeper than a document.
+fn operator_within(value: &Value) -> Option<(&str, String)> {
+    let members: Vec<(Cow<'_, str>, &Value)> = match value {
+        Value::Object(members) => members.iter().map(|(key, member)| (key.as_str().into(), member)).collect(),
+        Value::Array(elements) => {
+            elements.iter().enumerate().map(|(index, one)| (index.to_string().into(), one)).collect()
+        }
+        _ => return None,
+    };
+    members.into_iter().find_map(|(key, member)| {
+        let direct = member.as_object().and_then(|members| members.keys().find(|key| key.starts_with('$')));
+        direct
+            .map(|operator| (operator.as_str(), key.to_string()))
+            .or_else(|| operator_within(member).map(|(operator, path)| (operator, format!("{key}.{path}"))))
+    })
+}
+
 /// The keys from the document down to a field, at least one, any of which may be empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Path(Vec<String>);
@@ -401,9 +558,24 @@ impl Path {
         (keys.len() <= DEPTH_MAX).then_some(Self(keys))
     }
 
-    fn find<'a>(&self, document: &'a Value) -> Option<&'a Value> {
-        self.0.iter().try_fold(document, |value, key| value.as_object()?.get(key))
+    /// Returns true if one of the two lies within the other, or they are the same.
+    fn overlaps(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).all(|(own, other)| own == other)
     }
+
+    fn find<'a>(&self, document: &'a Value) -> Option<&'a Value> {
+        self.0.iter().try_fold(document, |value, key| match value {
+            Value::Object(members) => members.get(key),
+            Value::Array(elements) => elements.get(index(key)?),
+            _ => None,
+        })
+    }
+}
+
+/// The number of an element, in its one spelling.
+fn index(key: &str) -> Option<usize> {
+    let is_canonical = key == "0" || !key.starts_with(['0', '+']);
+    key.parse().ok().filter(|_| is_canonical)
 }
 
 /// The order of types, and of the values that are types of their own.
@@ -520,11 +692,10 @@ mod tests {
     }
 
     #[test]
-    fn dotted_paths_go_into_objects_only() {
+    fn dotted_paths_go_into_objects() {
         check(r#"{"a.b":1}"#, r#"{"a":{"b":1}}"#, true);
         check(r#"{"a.b.c":1}"#, r#"{"a":{"b":{"c":1}}}"#, true);
         check(r#"{"a.b":1}"#, r#"{"a.b":1}"#, false);
-        check(r#"{"a.0":1}"#, r#"{"a":[1]}"#, false);
         check(r#"{"a.b":1}"#, r#"{"a":[{"b":1}]}"#, false);
         check(r#"{"a.b":1}"#, r#"{"a":1}"#, false);
         check(r#"{"a.":1}"#, r#"{"a":{"":1}}"#, true);
@@ -625,7 +796,8 @@ mod tests {
     #[test]
     fn an_unknown_operator_is_answered_with_those_known() {
         let error = Selector::parse(&value(r#"{"a":{"$regex":"x"}}"#)).unwrap_err();
-        let expected = r#"unknown operator "$regex" here; use $gt, $gte, $lt, $lte, $ne, $in, $exists, $not"#;
+        let expected =
+            r#"unknown operator "$regex" here; use $gt, $gte, $lt, $lte, $ne, $in, $exists, $contains, $not"#;
         assert_eq!(error.to_string(), expected);
     }
 
@@ -642,9 +814,38 @@ mod tests {
         let list = |values: usize| format!(r#"{{"a":{{"$in":[{}]}}}}"#, vec!["7"; values].join(","));
         check(&list(SELECTOR_NODES_MAX - 3), r#"{"a":7}"#, true);
         check_refused(&list(SELECTOR_NODES_MAX - 2), SelectorError::TooMany);
+        let one_of = |values: usize| format!(r#"{{"a":{{"$contains":{{"$in":[{}]}}}}}}"#, vec!["7"; values].join(","));
+        check(&one_of(20), r#"{"a":[7]}"#, true);
+        check_refused(&one_of(SELECTOR_NODES_MAX / ELEMENT_WEIGHT), SelectorError::TooMany);
         let any = |selectors: usize| format!(r#"{{"$or":[{}]}}"#, vec![r#"{"a":1}"#; selectors].join(","));
         check(&any(127), r#"{"a":1}"#, true);
         check_refused(&any(128), SelectorError::TooMany);
+    }
+
+    #[test]
+    fn the_node_holds_for_the_same_documents_as_the_client() {
+        let cases: Vec<(Value, Value, bool)> =
+            serde_json::from_str(include_str!("../../tests/fixtures/selector.json")).unwrap();
+        assert!(cases.len() > 60);
+        for (filter, document, expected) in cases {
+            check(&filter.to_string(), &document.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn an_operator_within_a_value_is_refused() {
+        let nested =
+            |operator: &str, path: &str| SelectorError::Nested { operator: operator.into(), path: path.into() };
+        check_refused(r#"{"a":{"b":{"$gt":1}}}"#, nested("$gt", "a.b"));
+        check_refused(r#"{"a":{"b":[0,{"c":{"$in":[]}}]}}"#, nested("$in", "a.b.1.c"));
+        check_refused(r#"{"a":{"$not":{"b":{"$gt":1}}}}"#, nested("$gt", "a.b"));
+        check_refused(r#"{"a.$gt":1}"#, SelectorError::InPath { field: "a.$gt".into() });
+        for operator in ["$ne", "$contains"] {
+            let error =
+                Selector::parse(&value(&format!(r#"{{"a":{{"{operator}":{{"b":{{"$gt":1}}}}}}}}"#))).unwrap_err();
+            assert!(matches!(error, SelectorError::BadOperand { .. }), "{error}");
+        }
+        check(r#"{"a":{"b":{"c":1}}}"#, r#"{"a":{"b":{"c":1}}}"#, true);
     }
 
     /// Fields in the order of the documentation; those of one row are equal.
@@ -694,7 +895,7 @@ mod tests {
                 for (document, other) in row.iter().flat_map(|left| other_row.iter().map(move |right| (left, right))) {
                     let order = |sort: &str| {
                         let sort = Sort::parse(sort).unwrap();
-                        sort.key(&value(document)).cmp(&sort.key(&value(other)))
+                        sort.key("x", &value(document)).cmp(&sort.key("x", &value(other)))
                     };
                     assert_eq!(order("f"), place.cmp(&other_place), "{document} and {other}");
                     assert_eq!(order("-f"), other_place.cmp(&place), "{document} and {other}, downwards");
@@ -706,8 +907,8 @@ mod tests {
     #[test]
     fn sort_keys_survive_a_cursor() {
         for document in ASCENDING.iter().copied().flatten() {
-            for sort in ["f", "-f"] {
-                let key = Sort::parse(sort).unwrap().key(&value(document));
+            for sort in ["f", "-f", "f,-g"] {
+                let key = Sort::parse(sort).unwrap().key("x", &value(document));
                 let text = json::write(&key.to_json()).unwrap();
                 assert_eq!(SortKey::from_json(&value(&text)), Ok(key), "{text}");
             }
@@ -717,21 +918,26 @@ mod tests {
     #[test]
     fn a_sort_key_is_its_direction_and_the_field_unless_absent() {
         let check = |sort: &str, document: &str, expected: &str| {
-            let key = Sort::parse(sort).unwrap().key(&value(document));
+            let key = Sort::parse(sort).unwrap().key("x", &value(document));
             assert_eq!(key.to_json(), value(expected));
         };
-        check("a.b", r#"{"a":{"b":[1]}}"#, r#"["up",[1]]"#);
-        check("-a.b", r#"{"a":{"b":null}}"#, r#"["down",null]"#);
-        check("a.b", r#"{"a.b":1}"#, r#"["up"]"#);
-        check("--a", r#"{"-a":1}"#, r#"["down",1]"#);
-        for json in ["null", "[]", r#"["UP"]"#, r#"["up",1,2]"#, r#"[1,"up"]"#, r#"{"up":1}"#, r#""up""#] {
+        check("a.b", r#"{"a":{"b":[1]}}"#, r#"[["up",[1]]]"#);
+        check("-a.b", r#"{"a":{"b":null}}"#, r#"[["down",null]]"#);
+        check("a.b", r#"{"a.b":1}"#, r#"[["up"]]"#);
+        check("--a", r#"{"-a":1}"#, r#"[["down",1]]"#);
+        check("a,-b", r#"{"a":1,"b":2}"#, r#"[["up",1],["down",2]]"#);
+        check("-id", r#"{"id":7}"#, r#"[["down",7]]"#);
+        check("-id", "[]", r#"[["down","x"]]"#);
+        for json in
+            ["null", "[]", r#"["up"]"#, r#"[["UP"]]"#, r#"[["up",1,2]]"#, r#"[[1,"up"]]"#, r#"[{"up":1}]"#, r#""up""#]
+        {
             assert_eq!(SortKey::from_json(&value(json)), Err(SortError::BadKey), "{json}");
         }
     }
 
     #[test]
     fn keys_of_two_directions_never_equal() {
-        let key = |sort: &str| Sort::parse(sort).unwrap().key(&value("{}"));
+        let key = |sort: &str| Sort::parse(sort).unwrap().key("x", &value("{}"));
         assert_eq!(key("f").cmp(&key("-f")), Ordering::Less);
         assert_ne!(key("f"), key("-f"));
     }
@@ -740,6 +946,13 @@ mod tests {
     fn a_sort_names_a_field() {
         assert_eq!(Sort::parse(""), Err(SortError::NoField));
         assert_eq!(Sort::parse("-"), Err(SortError::NoField));
+        assert_eq!(Sort::parse("a,"), Err(SortError::NoField));
+        assert_eq!(Sort::parse("a,-a"), Err(SortError::Overlap));
+        assert_eq!(Sort::parse("a,b,-a.c"), Err(SortError::Overlap));
+        assert_eq!(Sort::parse("a.b.c,a.b"), Err(SortError::Overlap));
+        assert!(Sort::parse("a.b,-a.c,ab").is_ok());
+        assert_eq!(Sort::parse("a:desc"), Err(SortError::OtherSpelling));
+        assert_eq!(Sort::parse(&"abcdefghi".split("").collect::<Vec<_>>()[1..10].join(",")), Err(SortError::TooMany));
         assert_eq!(Sort::parse(&"a.".repeat(DEPTH_MAX)), Err(SortError::LongPath));
     }
 }

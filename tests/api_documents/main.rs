@@ -4,10 +4,15 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod bad_input;
+mod bodies;
 mod bulk;
+mod conditions;
 mod listing;
+mod numbers;
 mod pool;
+mod selecting;
 mod single;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod tx;

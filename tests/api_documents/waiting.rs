@@ -478,3 +478,28 @@ async fn views_that_are_not_there_are_refused() {
         node.get(&format!("{path}?view=final")).await.expect_problem(400, "bad-query");
     }
 }
+
+#[tokio::test]
+async fn a_merge_that_comes_after_a_deletion_on_the_other_side_of_a_cut_leaves_no_fragment() {
+    let [a, b] = start_pool().await;
+    let put = a.put(DOC, r#"{"name":"Ada","born":1815}"#).await.expect(201);
+    b.call(Method::GET, DOC).header("lamplight-session", put.session()).send().await.expect(200);
+    cut(&a, true).await;
+    b.delete(DOC).await.expect(200);
+    // Its clock is past that of the deletion.
+    for n in 0..5 {
+        a.put("/v1/docs/names/other", &n.to_string()).await;
+    }
+    let issued = a.node.read(|replica, _| replica.log().head(replica.node()).seq).await.unwrap() + 1;
+    let join = async {
+        until(&a.node, has_issued(a.node.id(), issued)).await;
+        cut(&a, false).await;
+    };
+    let path = format!("{DOC}?wait=final&timeout=60s");
+    let (merged, ()) = tokio::join!(a.merge(&path, r#"{"born":1816}"#), join);
+    merged.expect_problem(409, "guard-failed");
+    for node in [&a, &b] {
+        assert_eq!(op(node, &merged.json()["op"]).await["status"], "rejected");
+        node.get(DOC).await.expect_problem(404, "not-found");
+    }
+}

@@ -31,7 +31,11 @@ fn a_document_is_created_read_changed_and_deleted() {
 #[test]
 fn what_is_not_there_gives_code_3() {
     let node = Node::start(&[]);
-    for args in [&["get", "notes", "milk"][..], &["patch", "notes", "milk", "{}"], &["delete", "notes", "milk"]] {
+    for args in [
+        &["get", "notes", "milk"][..],
+        &["patch", "notes", "milk", "[{\"op\":\"test\",\"path\":\"\",\"value\":1}]"],
+        &["delete", "notes", "milk"],
+    ] {
         node.run(args).failed(3, "there is no document \"milk\" in \"notes\"");
     }
 }

@@ -215,3 +215,38 @@ fn tokens_are_shown_and_what_they_may_not_is_told() {
     assert_eq!(node.run(&["export", "--all", "--token", "reader-0123456789abcdef"]).done().lines().count(), 1);
     node.run(&["export", "--all"]).failed(1, "token");
 }
+
+#[test]
+fn a_table_that_is_not_read_as_meant_says_so() {
+    let node = Node::start(&[]);
+    let fixture = |name: &str| format!("{}/tests/fixtures/csv/{name}", env!("CARGO_MANIFEST_DIR"));
+    let scratch = Scratch::new("tables");
+    let copied = |name: &str| {
+        let file = scratch.file(name);
+        fs::copy(fixture(name), &file).unwrap();
+        file
+    };
+    let file = copied("without-ids.csv");
+    let ran = node.run(&["import", "people", &file]);
+    assert!(ran.code == 1 && ran.out == "0 written, 0 failed\n", "{ran:?}");
+    assert!(ran.err.contains("\"Name\", \"Ort\"") && ran.err.contains("--generate-ids"), "{ran:?}");
+    assert_eq!(node.run(&["import", "people", &file, "--id", "Name"]).done(), "2 written, 0 failed\n");
+    assert_eq!(node.run(&["get", "people", "Ada"]).done(), "{\"Ort\":\"Köln\"}\n");
+    node.run(&["import", "made", &file, "--generate-ids"]).done();
+    node.run(&["import", "made", &file, "--generate-ids"]).done();
+    assert_eq!(node.run(&["list", "made"]).done().lines().count(), 2);
+    let ansi = ["import", "prices", &copied("excel-german.csv"), "--charset", "windows-1252", "--decimal-comma"];
+    assert_eq!(node.run(&ansi).done(), "2 written, 0 failed\n");
+    assert_eq!(node.run(&["get", "prices", "1"]).done(), "{\"Menge\":10,\"Name\":\"Grüner Tee\",\"Preis\":2.5}\n");
+    let tabs = ["import", "tabs", &copied("excel-unicode-text.txt"), "--format", "csv"];
+    assert_eq!(node.run(&tabs).done(), "3 written, 0 failed\n");
+    assert_eq!(node.run(&["import", "tsv", &copied("tabs.tsv")]).done(), "2 written, 0 failed\n");
+    let named = ["import", "named", "--format", "csv", "--delimiter", "#"];
+    assert_eq!(node.run_with(&named, "id#n\na#1\n").done(), "1 written, 0 failed\n");
+    node.run_with(&["import", "named", "--delimiter", ";"], "{}\n").failed(2, "--format csv");
+    let lines: Vec<u8> = "\u{feff}{\"id\":\"ä\",\"value\":1}\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let file = scratch.file("lines.jsonl");
+    fs::write(&file, lines).unwrap();
+    assert_eq!(node.run(&["import", "wide", &file]).done(), "1 written, 0 failed\n");
+    assert_eq!(node.run(&["get", "wide", "ä"]).done(), "1\n");
+}

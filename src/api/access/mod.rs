@@ -7,6 +7,7 @@
 
 mod greeting;
 mod jwt;
+mod origin;
 mod pass;
 mod patterns;
 mod principal;
@@ -21,7 +22,7 @@ use std::{
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, Method, header},
+    http::{HeaderMap, Method},
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 pub use greeting::{Lobby, UNAUTHORIZED, greet};
@@ -34,7 +35,11 @@ use self::{
     jwt::Keys,
     tokens::{TOKEN_BYTES_MAX, Tokens},
 };
-use super::{Problem, watched::Watched};
+use super::{
+    Problem,
+    headers::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, UPGRADE},
+    watched::Watched,
+};
 
 /// The subprotocol of a client's WebSocket, and what stands before a token among those that are offered.
 pub const SUBPROTOCOL: &str = "lamplight.v1";
@@ -221,7 +226,7 @@ fn check_query(query: Option<&str>) -> Result<(), Problem> {
 
 /// The token that a request brings: in its header, or, as a page's WebSocket can only do, among the subprotocols.
 fn token_in(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let mut given = AUTHORIZATION.all(headers);
     if let Some(value) = given.next() {
         let form = "the header is Authorization: Bearer <token>, once";
         let (scheme, token) = value.to_str().ok().and_then(|value| value.split_once(' ')).unwrap_or_default();
@@ -231,10 +236,10 @@ fn token_in(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         }
         return Ok(Some(token.to_string()));
     }
-    if !headers.contains_key(header::UPGRADE) {
+    if !UPGRADE.is_in(headers) {
         return Ok(None);
     }
-    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let offered = SEC_WEBSOCKET_PROTOCOL.texts(headers);
     let mut offered = offered.flat_map(|value| value.split(',')).map(str::trim);
     let Some(encoded) = offered.find_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL)) else { return Ok(None) };
     let token = BASE64_URL_SAFE_NO_PAD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok());
@@ -244,6 +249,8 @@ fn token_in(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header;
+
     use super::*;
 
     #[test]

@@ -14,14 +14,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::api::{Problem, is_secure};
+use super::origin::Origin;
+use crate::api::{
+    Problem,
+    headers::{ACCESS_CONTROL_REQUEST_METHOD, FORWARDED_SCHEME, HOST, ORIGIN, UPGRADE, of_scripts},
+    is_secure,
+};
 
 /// How long a browser may remember that it may ask.
 const PREFLIGHT_AGE: &str = "600";
 const METHODS: &str = "GET, HEAD, PUT, PATCH, POST, DELETE";
-/// The request headers that have a meaning here.
-const TAKES: &str = "Authorization, Content-Type, Accept, If-Match, If-None-Match, Idempotency-Key, Lamplight-Session, \
-                     Last-Event-ID";
 /// The answer headers that a page of another origin may read.
 const SHOWS: &str = "ETag, Location, Retry-After, WWW-Authenticate, Lamplight-Node, Lamplight-Clock, Lamplight-Session, \
                      Lamplight-Stamp, Lamplight-Status";
@@ -34,8 +36,6 @@ const GUARDS: [(HeaderName, &str); 3] = [
 ];
 /// How long a browser asks this host over TLS only, once it has done so: a year.
 const TLS_ONLY: &str = "max-age=31536000";
-/// The scheme by which a browser asked the proxy in front of this node.
-const FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The names and the origins that a node knows.
 #[derive(Clone, Debug, Default)]
@@ -44,8 +44,7 @@ pub struct Site {
     hosts: Vec<String>,
     /// Lower-case ends of names, each with the dot before it: `*.example.com` is `.example.com`.
     domains: Vec<String>,
-    /// As browsers write them.
-    origins: Vec<String>,
+    origins: Vec<Origin>,
 }
 
 /// From where a request comes, by its `Origin`.
@@ -89,21 +88,26 @@ impl Site {
 
     /// Lets pages of an origin write, open web sockets and read what they are answered.
     pub fn add_origin(&mut self, text: &str) -> Result<(), String> {
-        let origin = text.trim_end_matches('/').to_ascii_lowercase();
-        let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://")).unwrap_or_default();
-        let is_visible = origin.bytes().all(|byte| byte.is_ascii_graphic());
-        if authority.is_empty() || !is_visible || authority.contains(['/', '?', '#', '@', '*', ',', ';']) {
-            return Err(format!(
-                "{text:?} is no origin: it looks like https://app.example.com, with a port if it has one"
-            ));
+        if text == "null" {
+            return Err("\"null\" is the origin of every page that has none, a frame in a sandbox and a local file among them: \
+                        serve the page over http, or from a scheme of its own, and allow that origin"
+                .into());
         }
-        self.origins.push(origin);
+        let origin = text.strip_suffix('/').unwrap_or(text).parse().map_err(|_| {
+            format!(
+                "{text:?} is no origin: it looks like https://app.example.com, with a port if it has one, or like \
+                 capacitor://localhost. A name in other letters is written as browsers do: https://xn--…"
+            )
+        })?;
+        if !self.origins.contains(&origin) {
+            self.origins.push(origin);
+        }
         Ok(())
     }
 
     /// Refuses what a page sends to the way for peers, which are no browsers.
     pub fn check_peer(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        match headers.get(header::ORIGIN) {
+        match ORIGIN.first(headers) {
             None => Ok(()),
             Some(origin) => Err(other_origin(origin, "only nodes connect there")),
         }
@@ -112,8 +116,8 @@ impl Site {
     /// Refuses what a page of another origin may not send.
     pub fn check_origin(&self, request: &Request) -> Result<(), Problem> {
         let headers = request.headers();
-        let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-        let reads = matches!(*request.method(), Method::GET | Method::HEAD) && !headers.contains_key(header::UPGRADE);
+        let Some(origin) = ORIGIN.first(headers) else { return Ok(()) };
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD) && !UPGRADE.is_in(headers);
         match self.from(request, origin) {
             From::Elsewhere if !reads => Err(other_origin(
                 origin,
@@ -126,7 +130,7 @@ impl Site {
 
     /// The name in a request that this node does not know itself by, if there is one.
     pub fn unknown_host<'a>(&self, request: &'a Request) -> Result<Option<&'a str>, Problem> {
-        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let mut hosts = HOST.all(request.headers());
         let host = hosts.next();
         if hosts.next().is_some() {
             return Err(Problem::bad_header("Host must be there once"));
@@ -150,25 +154,24 @@ impl Site {
     }
 
     fn from(&self, request: &Request, origin: &HeaderValue) -> From {
-        let origin = origin.to_str().unwrap_or_default();
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        match origin.split_once("://") {
-            Some((scheme, from))
-                if !host.is_empty()
-                    && from.eq_ignore_ascii_case(host)
-                    && scheme.eq_ignore_ascii_case(scheme_of(request)) =>
-            {
-                From::Here
-            }
-            _ if self.origins.iter().any(|known| known.eq_ignore_ascii_case(origin)) => From::Allowed,
-            _ => From::Elsewhere,
+        let Some(origin) = origin.to_str().ok().and_then(|origin| origin.parse::<Origin>().ok()) else {
+            return From::Elsewhere;
+        };
+        let host = HOST.text(request.headers()).unwrap_or_default();
+        let own = format!("{}://{host}", scheme_of(request)).parse();
+        if own.is_ok_and(|own: Origin| own == origin) {
+            From::Here
+        } else if self.origins.contains(&origin) {
+            From::Allowed
+        } else {
+            From::Elsewhere
         }
     }
 
     /// Whether a browser asks first for a page of an origin that was allowed. No page of a name that leads here by a trick
     /// does: to the browser it is of the same origin.
     pub fn is_preflight_allowed(&self, request: &Request) -> bool {
-        let origin = request.headers().get(header::ORIGIN);
+        let origin = ORIGIN.first(request.headers());
         asks_first(request) && origin.is_some_and(|origin| matches!(self.from(request, origin), From::Allowed))
     }
 
@@ -177,11 +180,11 @@ impl Site {
     pub fn preflight(&self, request: &Request) -> Option<Response> {
         // Whoever was not allowed was refused before.
         let answer = [
-            (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
-            (header::ACCESS_CONTROL_ALLOW_HEADERS, TAKES),
-            (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE),
+            (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS)),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, of_scripts()),
+            (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT_AGE)),
         ];
-        (asks_first(request) && request.headers().contains_key(header::ORIGIN))
+        (asks_first(request) && ORIGIN.is_in(request.headers()))
             .then(|| (StatusCode::NO_CONTENT, answer).into_response())
     }
 
@@ -190,7 +193,7 @@ impl Site {
         if self.origins.is_empty() {
             return None;
         }
-        let origin = request.headers().get(header::ORIGIN)?;
+        let origin = ORIGIN.first(request.headers())?;
         matches!(self.from(request, origin), From::Allowed).then(|| origin.clone())
     }
 
@@ -211,8 +214,11 @@ impl Site {
             return usual;
         }
         let own = own.and_then(|policy| policy.to_str().ok()).unwrap_or("default-src 'none'");
-        let framers =
-            ["'self'"].into_iter().chain(self.origins.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
+        let framers = ["'self'".to_string()]
+            .into_iter()
+            .chain(self.origins.iter().map(Origin::to_string))
+            .collect::<Vec<_>>()
+            .join(" ");
         HeaderValue::from_str(&format!("{own}; frame-ancestors {framers}")).unwrap_or(usual)
     }
 
@@ -242,7 +248,7 @@ pub fn unknown(name: &str, asks: bool) -> Problem {
 }
 
 fn asks_first(request: &Request) -> bool {
-    request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+    request.method() == Method::OPTIONS && ACCESS_CONTROL_REQUEST_METHOD.is_in(request.headers())
 }
 
 /// The scheme by which a browser asked: `https` where this node speaks TLS, or else what the proxy says that the browser
@@ -251,7 +257,7 @@ fn scheme_of(request: &Request) -> &str {
     if is_secure(request) {
         return "https";
     }
-    let forwarded = request.headers().get(FORWARDED_SCHEME).and_then(|schemes| schemes.to_str().ok());
+    let forwarded = FORWARDED_SCHEME.text(request.headers());
     forwarded.and_then(|schemes| schemes.split(',').next()).map_or("http", str::trim)
 }
 
@@ -357,6 +363,10 @@ mod tests {
     fn an_origin_is_its_own_or_an_allowed_one() {
         let mut site = Site::default();
         site.add_origin("https://App.example.com/").unwrap();
+        site.add_origin("https://default.example.com:443").unwrap();
+        for origin in ["capacitor://localhost", "tauri://localhost", "chrome-extension://abcdefghijklmnop", "app://."] {
+            site.add_origin(origin).unwrap();
+        }
         let check = |origin: &'static str, expected: &str| {
             let request = Request::builder().header(header::HOST, "localhost:7171").body(Body::empty()).unwrap();
             let found = match site.from(&request, &HeaderValue::from_static(origin)) {
@@ -374,6 +384,15 @@ mod tests {
         check("https://app.example.com:444", "elsewhere");
         check("https://app.example.com.evil.com", "elsewhere");
         check("http://localhost:7172", "elsewhere");
+        check("https://APP.example.com:443", "allowed");
+        check("https://default.example.com", "allowed");
+        check("capacitor://localhost", "allowed");
+        check("tauri://localhost", "allowed");
+        check("chrome-extension://abcdefghijklmnop", "allowed");
+        check("app://.", "allowed");
+        check("chrome-extension://ponmlkjihgfedcba", "elsewhere");
+        check("ionic://localhost", "elsewhere");
+        check("capacitor://localhost:7171", "elsewhere");
         check("null", "elsewhere");
         check("", "elsewhere");
         for bad in [
@@ -385,7 +404,9 @@ mod tests {
             "https://*.a",
             "https://a;b",
             "https://a\n",
-            "ftp://a",
+            "null",
+            "file://",
+            "https://bücher.example",
         ] {
             assert!(Site::default().add_origin(bad).is_err(), "{bad}");
         }

@@ -79,15 +79,23 @@ fn get() -> Operation {
     let described = ["ETag", "Lamplight-Stamp", "Lamplight-Status"];
     Operation::new("get", DOC, "getDocument", TAG, "Read a document")
         .tells(told)
-        .takes(&["collection", "document", "view", "at", "held", "session"])
+        .takes(&["collection", "document", "view", "at", "if-match", "held", "session"])
         .answers(200, "The document.", &described, body)
         .answers(304, "The client holds it.", &described, json!({}))
         .refuses(&DATA)
-        .refuses(&["bad-name", "not-found", "past-forgotten", "too-large", "unreadable-text", "not-a-text"])
+        .refuses(&[
+            "bad-name",
+            "not-found",
+            "past-forgotten",
+            "too-large",
+            "unreadable-text",
+            "not-a-text",
+            "version-mismatch",
+        ])
 }
 
 fn patch() -> Operation {
-    let told = "A merge patch (RFC 7396; also as `application/json`) or a JSON Patch (RFC 6902, and `increment`). Of a \
+    let told = "A merge patch (RFC 7396; also as `application/json`), which creates what is absent, or a JSON Patch (RFC 6902, and `increment`). Of a \
                 text: as `application/json` a delta, a list of steps or `{\"ops\":[…]}`, of the version named by `If-Match`.";
     let merge = json!({ "schema": schema("Value"), "example": { "done": true } });
     let step = json!([{ "op": "add", "path": "/done", "value": true }]);
@@ -103,6 +111,7 @@ fn patch() -> Operation {
         .takes(&["if-match", "idempotency-key", "session"])
         .body(body)
         .answers(200, "It was changed.", &["Version"], as_json("TextWritten", receipt_example()))
+        .answers(201, "A merge patch has created it.", &["Version"], receipt_body())
         .refuses(&JSON_BODY)
         .refuses(&DATA)
         .refuses(&WRITE)
@@ -136,6 +145,8 @@ fn post() -> Operation {
     let body = json!({
         JSON: { "schema": schema("Value"), "example": { "buy": ["chimneys"] } },
         "application/x-ndjson": { "schema": { "type": "string" }, "example": lines },
+        "application/jsonl": { "schema": { "type": "string" }, "example": lines },
+        "application/ndjson": { "schema": { "type": "string" }, "example": lines },
     });
     let loaded = json!({ "application/x-ndjson": { "schema": { "type": "string" } } });
     let links = json!({ "collection": "$request.path.collection", "id": "$response.body#/id" });

@@ -142,6 +142,9 @@ impl Operation {
         for (status, kinds) in by_status {
             self.answers.insert(status.to_string(), problem(status, &kinds));
         }
+        if self.parameters.contains(&"document") {
+            self.parameters.push("id-in-query");
+        }
         self.parameters.push("traceparent");
         let parameters: Vec<Value> = self.parameters.iter().map(|name| reference("parameters", name)).collect();
         self.says.insert("parameters".into(), parameters.into());

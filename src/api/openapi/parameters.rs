@@ -52,8 +52,11 @@ pub fn parameters() -> Value {
         "member": parameter("path", "id", "The member's node id.", schema("NodeId")),
         "file": parameter("path", "file", "The name of the file.", json!({ "enum": page::names() })),
         "filter": filter(),
-        "sort": in_query("sort", "A field to sort by, dots going into objects; with `-` before it, from the greatest. \
-            Without it: by id.", json!({ "type": "string", "examples": ["-at"] })),
+        "sort": in_query("sort", "Fields to sort by, up to eight with commas between, dots going into objects and arrays; with `-` \
+            before one, from the greatest. Without it: by id.",
+            json!({ "type": "string", "examples": ["-at", "done,-at"], "format": "lamplight-sort" })),
+        "id-in-query": in_query("id", "The document's id, in the place of the one in the path, which is then `_`: proxies \
+            leave it alone.", json!({ "type": "string", "format": "lamplight-query-id" })),
         "after": in_query("after", "The `next` of a page of the same listing: goes on behind it.",
             json!({ "type": "string", "format": "lamplight-page" })),
         "order": in_query("order", "`desc`: newest first.", json!({ "enum": ["asc", "desc"], "default": "asc" })),
@@ -61,9 +64,11 @@ pub fn parameters() -> Value {
         "values": in_query("values", "Whether each op comes with the document as it was after it.", flag()),
         "force": in_query("force", "Evicts a member that seems alive, or without a majority.", flag()),
         "origin": in_query("origin", "Only ops of this node.", schema("NodeId")),
-        "if-match": header("If-Match", "A version in quotes, or `*`: the write is refused with 412 if the document is \
-            not there in it.", json!({ "type": "string", "format": "lamplight-condition", "pattern": r#"^(\*|"[0-9a-f]{32}")$"# })),
-        "if-none-match": header("If-None-Match", "`*`: creates, and never replaces.", json!({ "const": "*" })),
+        "if-match": header("If-Match", "Versions in quotes, or `*`: 412 if the document is there in none of them.",
+            json!({ "type": "string", "format": "lamplight-condition",
+                "pattern": r#"^(\*|(W/)?"[0-9a-f]{32}"(, ?(W/)?"[0-9a-f]{32}"){0,15})$"# })),
+        "if-none-match": header("If-None-Match", "`*`: creates, and never replaces. Versions in quotes (not beside an \
+            `Idempotency-Key`): 412 if the document is in one of them.", json!({ "const": "*" })),
         "held": header("If-None-Match", "Versions that the client holds: 304 if what there is, is one of them.",
             json!({ "type": "string" })),
         "idempotency-key": header("Idempotency-Key", "Names the request, so that it may be sent again: the same key \

@@ -140,8 +140,8 @@ fn filters() -> Value {
     let ordered = json!({ "anyOf": [schema("Number"), { "type": "string" }] });
     json!({
         "Filter": {
-            "description": format!("A selector: `{{\"field\":value}}` is equality, dots go into objects; \
-                `{{\"field\":{{\"$gt\":1}}}}`; `$and`, `$or`, `$not` over selectors. At most {} levels and {} \
+            "description": format!("A selector: `{{\"field\":value}}` is equality, dots go into objects and \
+                arrays; `{{\"field\":{{\"$gt\":1}}}}`; `$and`, `$or`, `$not` over selectors. At most {} levels and {} \
                 conditions.", selector::SELECTOR_DEPTH_MAX, selector::SELECTOR_NODES_MAX),
             "type": "object",
             "properties": {
@@ -149,20 +149,31 @@ fn filters() -> Value {
                 "$or": { "type": "array", "items": schema("Filter"), "minItems": 1 },
                 "$not": schema("Filter"),
             },
-            "patternProperties": { "^([^$]|$)": schema("Condition") },
+            "patternProperties": { "^([^$.]|$)[^$]*$": schema("Condition") },
             "additionalProperties": false,
         },
         "Condition": { "anyOf": [
             schema("Operators"),
             { "type": ["null", "boolean", "string"] },
             schema("Number"),
-            { "type": "array", "items": schema("Value") },
-            { "type": "object", "propertyNames": { "pattern": "^([^$]|$)" }, "additionalProperties": schema("Value") },
+            { "type": "array", "items": schema("Plain") },
+            schema("PlainObject"),
         ] },
+        "Plain": { "anyOf": [
+            { "type": ["null", "boolean", "string"] },
+            schema("Number"),
+            { "type": "array", "items": schema("Plain") },
+            schema("PlainObject"),
+        ] },
+        "PlainObject": {
+            "description": "An object that a field is compared with: no key in it is an operator.",
+            "type": "object", "propertyNames": { "pattern": "^([^$]|$)" }, "additionalProperties": schema("Plain"),
+        },
         "Operators": {
             "type": "object",
             "properties": {
-                "$gt": ordered, "$gte": ordered, "$lt": ordered, "$lte": ordered, "$ne": schema("Value"),
+                "$gt": ordered, "$gte": ordered, "$lt": ordered, "$lte": ordered, "$ne": schema("Plain"),
+                "$contains": schema("Condition"),
                 "$in": { "type": "array", "items": schema("Value") }, "$exists": { "type": "boolean" }, "$not": schema("Condition"),
             },
             "minProperties": 1,

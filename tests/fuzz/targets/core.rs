@@ -144,7 +144,7 @@ pub fn selector(input: &[u8]) {
         }
     }
     if let Some(Ok(sort)) = str::from_utf8(sort).ok().map(Sort::parse) {
-        let key = sort.key(&document);
+        let key = sort.key("id", &document);
         assert_eq!(SortKey::from_json(&key.to_json()).as_ref(), Ok(&key));
     }
 }
