@@ -27,13 +27,13 @@ use super::{
 };
 use crate::{
     document::{
-        Clocks, Edited, Text,
+        Clocks, Edited, Incarnation, Text,
         delta::Step,
-        prose::{Allowance, Prose, Unfit, marked, parts_of, updates_of},
+        prose::{Allowance, Prose, Unfit, incarnations_in, marked, parts_of, updates_of},
     },
     node::{Client, CpuTime, Node, Stopped},
     op::{Command, DocKey, Edit, Guard, Op},
-    replica::{Draft, Receipt, Refused},
+    replica::{Draft, Receipt, Refused, Replica},
     version::Version,
 };
 
@@ -370,8 +370,33 @@ impl Live {
         if is_slow { texts.turns().run_slowly(caller, work).await } else { texts.turns().run(caller, work).await }
     }
 
+    /// Refuses one who holds incarnations of the text that are no more: what it holds was deleted, and is no new edit.
+    async fn check_incarnations(self: &Arc<Self>, caller: &Caller, held: Vec<Incarnation>) -> Result<(), Refusal> {
+        if held.is_empty() || self.is_of_all(caller, &held).await? {
+            return Ok(());
+        }
+        let look = move |replica: &Replica, _| {
+            let begun = |one: &Incarnation| replica.log().heads().any(|(origin, head)| one.is_within(origin, head.seq));
+            // Of others this node has yet to hear, or never will: their editors may be the only ones that hold them.
+            (held.into_iter().filter(begun).collect::<Vec<_>>(), replica.state().edits().end())
+        };
+        let (begun, end) = self.node.read(look).await?;
+        let texts = self.texts.upgrade().ok_or(Stopped)?;
+        texts.reach(end).await;
+        if texts.followed() < end {
+            return Err(Problem::from(Refused::NotReady).into());
+        }
+        if self.is_of_all(caller, &begun).await? { Ok(()) } else { Err(Unfit::Stranger(begun).into()) }
+    }
+
+    async fn is_of_all(self: &Arc<Self>, caller: &Caller, incarnations: &[Incarnation]) -> Result<bool, Problem> {
+        let held = self.lock(Some(caller)).await?;
+        Ok(incarnations.iter().all(|one| held.prose.is_of(*one)))
+    }
+
     /// What one who has this state vector lacks; all for an empty one.
     pub async fn encode(self: &Arc<Self>, caller: &Caller, vector: &[u8]) -> Result<Vec<u8>, Refusal> {
+        self.check_incarnations(caller, incarnations_in(vector)).await?;
         let held = self.lock(Some(caller)).await?;
         if held.is_light() {
             return Ok(held.prose.encode(vector)?);
@@ -414,13 +439,29 @@ impl Live {
 
     /// Makes the updates of an editor an op, as far as they bring anything.
     pub async fn take(self: &Arc<Self>, caller: &Caller, updates: &Arc<Vec<Vec<u8>>>) -> Result<Edition, Refusal> {
+        match self.take_of(caller, updates, Vec::new()).await {
+            Err(Refusal::Unfit(Unfit::Stranger(strangers))) => {
+                self.check_incarnations(caller, strangers.clone()).await?;
+                self.take_of(caller, updates, strangers).await
+            }
+            taken => taken,
+        }
+    }
+
+    /// The same for updates that may bring these incarnations of the text.
+    async fn take_of(
+        self: &Arc<Self>,
+        caller: &Caller,
+        updates: &Arc<Vec<Vec<u8>>>,
+        admitted: Vec<Incarnation>,
+    ) -> Result<Edition, Refusal> {
         let held = self.lock(Some(caller)).await?;
         let mut held = self.within_cost(held, caller).await?;
         let bytes = updates.iter().map(Vec::len).sum();
         let is_light = bytes <= LIGHT_BYTES && held.takes_lightly(bytes, parts_of(updates));
         let updates = Arc::clone(updates);
         let work = move |held: &mut Held| {
-            held.prose.check_room(&updates)?;
+            held.prose.check_updates(&updates, &admitted)?;
             held.spend(|prose, allowance| prose.take_within(&updates, allowance))
         };
         let taken = if is_light {

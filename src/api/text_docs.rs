@@ -199,7 +199,9 @@ fn problem_of(unfit: &Unfit) -> Problem {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "too-costly", unfit.to_string())
         }
         Unfit::Delta(_) => Problem::bad("bad-delta", unfit.to_string()),
-        Unfit::Malformed(_) | Unfit::Early | Unfit::Broken => Problem::bad("bad-update", unfit.to_string()),
+        Unfit::Malformed(_) | Unfit::Early | Unfit::Stranger(_) | Unfit::Broken => {
+            Problem::bad("bad-update", unfit.to_string())
+        }
     }
 }
 

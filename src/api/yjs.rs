@@ -394,6 +394,7 @@ impl End {
         let code = match unfit {
             Unfit::TooLarge | Unfit::TooManyParts => TOO_LARGE,
             Unfit::Exhausted => TOO_COSTLY,
+            Unfit::Stranger(_) => GONE,
             _ => BAD,
         };
         End::new(code, unfit.to_string())
