@@ -638,6 +638,27 @@ def test_y_websocket_that_shows_too_much_goes_on(program):
         assert (one("read")["closes"], one("read")["connects"]) == ([], 1)
 
 
+def test_y_websocket_that_is_refused_again_and_again_does_not_come_back_all_the_time(program):
+    with pool(program, 1) as (a,):
+        a.ok("PUT", "/v1/docs/notes/json", "{}", {"Content-Type": "application/json"})
+        with YWebsocket(a, "notes/json") as json_editor, YWebsocket(a, "notes/full") as full:
+            until(lambda: full("read")["synced"], "it is there")
+            began = time.monotonic()
+            full("type", "x" * (2 << 20))
+            for editor, code in ((json_editor, 4409), (full, 4413)):
+                until(lambda: len(editor("read")["closes"]) >= 4, "it came back")
+                # By itself it comes back after a tenth of a second. However slow this machine is, it takes no less than the node says.
+                assert time.monotonic() - began > 5, editor("read")
+                read = editor("read")
+                assert set(read["closes"]) == {code}, read
+                assert any(f"\n{code} " in warning for warning in read["warnings"]), read
+            # Of another text it is told at once, and the others edit this one.
+            began = time.monotonic()
+            a.ok("PUT", "/v1/docs/notes/other", "{}", {"Content-Type": "application/json"})
+            assert Raw(a, "notes/other").closed()[0] == 4409
+            assert come_back(a, "notes/full", Doc()) is None
+
+
 # ---- Recorded sessions ----
 
 

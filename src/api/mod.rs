@@ -38,6 +38,7 @@ mod process;
 mod query;
 mod rates;
 mod receipts;
+mod refusals;
 mod rooms;
 mod seats;
 mod server;

@@ -24,6 +24,7 @@ use super::{
     error::RETRY_AFTER,
     live_text::{Held, Live},
     rates::Caller,
+    refusals::Refusals,
     text_docs::unread,
     workers::Workers,
 };
@@ -63,6 +64,7 @@ pub struct Texts {
     turns: Turns,
     /// Texts that take too much work to work out, by the mark at which they do: they are not tried again until they change.
     costly: Mutex<HashMap<DocKey<'static>, Text>>,
+    refusals: Refusals,
 }
 
 /// Threads for the work on texts: clients take turns, and what the node does by itself has one of its own. What may
@@ -143,6 +145,7 @@ impl Texts {
             followed: watch::Sender::new(0),
             turns: Turns::new(),
             costly: Mutex::default(),
+            refusals: Refusals::default(),
         });
         tokio::spawn(follow(Arc::downgrade(&texts), node.published(), node));
         texts
@@ -176,6 +179,11 @@ impl Texts {
 
     pub(super) fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The editors that were refused lately.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     pub(super) fn turns(&self) -> &Turns {

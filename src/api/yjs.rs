@@ -3,9 +3,12 @@
 //! Binary frames, one message each: `0 0 vector` (sync step 1: "what I lack"), `0 1 update` (step 2), `0 2 update`, `1 states`
 //! (awareness), `3` (awareness asked for); y-protocols 1.0.7 writes them so. Each side asks the other on opening, so whatever
 //! was typed while there was no connection comes in then, on any node. What an editor sends is an op before others see it.
-//! A refusal closes with a code of 4400 to 4499, upon which editors do not come back by themselves.
+//! A refusal closes with a code of 4400 to 4499, and is told before in the `auth` message of y-protocols. Some editors come back
+//! all the same, so a connection that is refused again is kept open for a while without a word ([`Refusals`]).
+//!
+//! [`Refusals`]: super::refusals::Refusals
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -17,10 +20,13 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use futures_util::{FutureExt, SinkExt, StreamExt, stream::FuturesOrdered};
+use futures_util::{
+    FutureExt, SinkExt, StreamExt,
+    stream::{FusedStream, FuturesOrdered},
+};
 use tokio::{
     sync::{broadcast, oneshot},
-    time::{Instant, Interval, interval_at, sleep_until},
+    time::{Instant, Interval, interval_at, sleep_until, timeout_at},
 };
 
 use super::{
@@ -52,8 +58,10 @@ const GATHERED_MAX: (usize, usize) = (64, 256 << 10);
 const UNDER_WAY_MAX: usize = 64;
 /// Updates that came before what they build on; an editor sends that right after it was asked.
 const EARLY_MAX: (usize, usize) = (1_024, TEXT_BYTES_MAX);
+/// How long telling a refusal may take.
+const TELL: Duration = Duration::from_secs(1);
 
-/// Codes upon which an editor does not come back by itself: what HTTP says with 400, 403, 409, 410, 413 and 422.
+/// Codes that say that it is of no use to come back: what HTTP says with 400, 403, 409, 410, 413 and 422.
 const BAD: u16 = 4400;
 const FORBIDDEN: u16 = 4403;
 const NO_TEXT: u16 = 4409;
@@ -65,6 +73,8 @@ const SYNC: u8 = 0;
 const AWARENESS: u8 = 1;
 const AUTH: u8 = 2;
 const QUERY_AWARENESS: u8 = 3;
+/// In an `auth` message: the permission is denied.
+const DENIED: u8 = 0;
 const STEP_1: u8 = 0;
 const STEP_2: u8 = 1;
 const UPDATE: u8 = 2;
@@ -103,6 +113,7 @@ async fn run(
     doc: DocKey<'static>,
 ) {
     let caller = Caller::of(&pass, whence);
+    let (stop, texts) = (api.stop.clone(), Arc::clone(&api.texts));
     let opened = match api.texts.open(&doc, &caller).await {
         Ok(live) => Awareness::follow(&rooms, &doc, caller.clone())
             .await
@@ -118,7 +129,7 @@ async fn run(
                 awareness,
                 pings: interval_at(Instant::now() + api.limits.ping_every, api.limits.ping_every),
                 api,
-                caller,
+                caller: caller.clone(),
                 rests: None,
                 reads_only: pass.check_role(Role::Write).is_err(),
                 has_answered: false,
@@ -135,7 +146,35 @@ async fn run(
         }
         Err(problem) => problem.into(),
     };
+    if let Some(hold) = texts.refusals().hold(&caller, &doc, end.0) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = say_nothing(&mut socket, &memory, &end, Instant::now() + hold) => {}
+        }
+    }
     ws::close(socket, end).await;
+}
+
+/// Tells an editor that it is refused, and keeps it waiting.
+async fn say_nothing(socket: &mut WebSocket, memory: &ConnectionMemory, End(code, reason): &End, until: Instant) {
+    if is_final(*code) {
+        let denied = framed(&[AUTH, DENIED], format!("{code} {reason}").as_bytes());
+        // It may be gone, or not take it in that time.
+        let _ = timeout_at(until.max(Instant::now() + TELL), socket.send(Message::Binary(denied.into()))).await;
+    }
+    if socket.is_terminated() {
+        // What it sent cannot be read any further.
+        return sleep_until(until).await;
+    }
+    while let Ok(Some(Ok(_))) = timeout_at(until, socket.recv()).await {
+        memory.message_came();
+        memory.messages_done();
+    }
+}
+
+/// Whether a close code says that it is of no use to come back as before.
+pub(super) fn is_final(code: u16) -> bool {
+    (BAD..BAD + 100).contains(&code)
 }
 
 struct Connection<'s> {
