@@ -44,6 +44,8 @@ const BATCH: usize = 64;
 const TRANSACTION_PARTS: usize = 256;
 /// The parts of a text are counted again after so many more, and once they are about twice as many.
 const COUNT_EVERY: usize = 4_096;
+/// A text that seems to be full is counted again after so many more bytes or parts.
+const RECOUNT: (usize, usize) = (16 << 10, 1_024);
 /// So many updates are kept one by one at the horizon before they are merged.
 const PARTS_MAX: usize = 64;
 /// Most incarnations that are looked at in one update, or in one state vector: a text has one, or one for each node that began it.
@@ -309,8 +311,8 @@ pub struct Prose {
     bytes: usize,
     /// About how many parts its encoding has.
     parts: usize,
-    /// How many it had when they were counted last.
-    counted: usize,
+    /// How many bytes and parts it had when they were counted last.
+    counted: (usize, usize),
 }
 
 impl fmt::Debug for Prose {
@@ -339,7 +341,7 @@ impl Prose {
             cleanup_formatting: false,
             ..Options::with_client_id(client)
         };
-        Prose { doc: Doc::with_options(options), clocks: Clocks::new(), bytes: 0, parts: 0, counted: 0 }
+        Prose { doc: Doc::with_options(options), clocks: Clocks::new(), bytes: 0, parts: 0, counted: (0, 0) }
     }
 
     /// What these come to; none if the library gives up over one of them.
@@ -463,10 +465,17 @@ impl Prose {
             });
             put.flatten().ok_or(Unfit::Broken)??;
         }
-        if self.parts > 2 * self.counted + COUNT_EVERY {
+        if self.parts > 2 * self.counted.1 + COUNT_EVERY {
             self.count()?;
         }
         if allowance.allows(asked_after) { Ok(()) } else { Err(Unfit::Exhausted) }
+    }
+
+    /// Whether enough has come in since it was counted that another count may show it to be smaller than it seems. To count it takes an
+    /// encoding of all of it, which is not to be made for each edit of a text that is nearly full.
+    fn has_grown(&self) -> bool {
+        let (bytes, parts) = self.counted;
+        self.bytes.saturating_sub(bytes) >= RECOUNT.0 || self.parts.saturating_sub(parts) >= RECOUNT.1
     }
 
     /// Counts what its encoding has: what was typed character by character has become one part.
@@ -474,7 +483,7 @@ impl Prose {
         let state = self.encode(&[])?;
         self.bytes = state.len();
         self.parts = Shape::of(&state).map_err(|_| Unfit::Broken)?.parts();
-        self.counted = self.parts;
+        self.counted = (self.bytes, self.parts);
         Ok(())
     }
 
@@ -501,7 +510,8 @@ impl Prose {
 
     fn check_parts(&mut self, updates: &[Vec<u8>], parts: usize) -> Result<(), Unfit> {
         let bytes: usize = updates.iter().map(Vec::len).sum();
-        if self.bytes + bytes > TEXT_BYTES_MAX || self.parts + parts > TEXT_PARTS_MAX {
+        let is_full = self.bytes + bytes > TEXT_BYTES_MAX || self.parts + parts > TEXT_PARTS_MAX;
+        if is_full && self.has_grown() {
             self.count()?;
         }
         match (self.bytes + bytes > TEXT_BYTES_MAX, self.parts + parts > TEXT_PARTS_MAX) {
@@ -1008,6 +1018,20 @@ mod tests {
         prose.parts = TEXT_PARTS_MAX;
         assert_eq!(prose.check_room(&[crowd(10)]), Ok(()));
         assert_eq!(prose.parts(), 1);
+    }
+
+    #[test]
+    fn a_text_that_is_nearly_full_is_not_counted_again_for_each_edit() {
+        let mut prose = Prose::default();
+        prose.take(&[run(TEXT_BYTES_MAX - 200)]).unwrap();
+        assert_eq!(prose.check_room(&[run(1_000)]), Err(Unfit::TooLarge));
+        // It is a little smaller than it seems, which is not worth the work.
+        prose.bytes += 100;
+        let seems = prose.bytes;
+        assert_eq!((prose.check_room(&[run(100)]), prose.bytes), (Err(Unfit::TooLarge), seems));
+        prose.bytes += RECOUNT.0;
+        assert_eq!(prose.check_room(&[run(100)]), Ok(()), "now it is");
+        assert!(prose.bytes < seems);
     }
 
     #[test]
