@@ -46,6 +46,7 @@ mod shape;
 mod shares;
 mod steps;
 mod text_docs;
+mod text_news;
 mod texts;
 mod tls;
 mod trace;

@@ -172,13 +172,7 @@ async fn answer(
         Err(Refusal::Unfit(unfit)) => return Err(problem_of(&unfit)),
         Err(Refusal::Changed(version, text)) => return Err(changed(version, text)),
     };
-    let receipt = match receipt {
-        Ok(receipt) => receipt,
-        Err(refused) => {
-            live.on_refused(caller).await;
-            return Err(refused.into());
-        }
-    };
+    let receipt = receipt?;
     let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
     let waited = api.awaited(caller, receipt, patience).await?;
     waited.check(Problem::from)?;

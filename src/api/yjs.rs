@@ -25,7 +25,7 @@ use futures_util::{
     stream::{FusedStream, FuturesOrdered},
 };
 use tokio::{
-    sync::{broadcast, oneshot},
+    sync::oneshot,
     time::{Instant, Interval, interval_at, sleep_until, timeout_at},
 };
 
@@ -34,12 +34,13 @@ use super::{
     access::{Pass, Role, UNAUTHORIZED},
     awareness::{Awareness, Fault},
     extract::DocPath,
-    live_text::{News, Refusal},
+    live_text::{Answered, Refusal},
     memory::Reservation,
     query::Query,
     rates::Caller,
     rooms::Rooms,
     server::Hold,
+    text_news::{News, NewsReader},
     texts::Opened,
     ws::{self, End, Outgoing},
 };
@@ -181,7 +182,7 @@ struct Connection<'s> {
     api: Api,
     live: Opened,
     awareness: Awareness,
-    news: broadcast::Receiver<News>,
+    news: NewsReader,
     pass: Pass,
     caller: Caller,
     /// Until when it is not read from, because it edits faster than it may: an editor cannot answer a refusal, and goes
@@ -197,7 +198,7 @@ struct Connection<'s> {
     early_bytes: usize,
     early_memory: Reservation,
     /// Receipts that are awaited, in the order of their ops.
-    under_way: FuturesOrdered<oneshot::Receiver<Result<Receipt, Refused>>>,
+    under_way: FuturesOrdered<Answered>,
     pings: Interval,
     /// Whether anything came since the last ping.
     heard: bool,
@@ -226,7 +227,7 @@ impl Connection<'_> {
 
     /// Asks what the node lacks, and tells who is there.
     async fn begin(&mut self) -> Result<(), End> {
-        let vector = self.live.vector(&self.caller).await?;
+        let vector = self.live.vector().await?;
         self.send(framed(&[SYNC, STEP_1], &vector)).await?;
         self.tell_awareness().await?;
         ws::taken(&self.api, self.socket.flush()).await
@@ -239,8 +240,8 @@ impl Connection<'_> {
             biased;
             () = self.api.stop.cancelled() => return Err(End::new(close_code::AWAY, "the node is stopping")),
             () = self.pass.lapsed() => return Err(ws::lapsed()),
-            Some(receipt) = self.under_way.next() => self.on_receipt(receipt).await?,
-            news = self.news.recv() => self.on_news(news).await?,
+            Some(receipt) = self.under_way.next() => Self::on_receipt(receipt)?,
+            news = self.news.next() => self.on_news(news).await?,
             () = self.awareness.changed() => {
                 if let Some(states) = self.awareness.news() {
                     self.send(framed(&[AWARENESS], &states)).await?;
@@ -382,29 +383,22 @@ impl Connection<'_> {
         Ok(())
     }
 
-    async fn on_receipt(
-        &mut self,
-        receipt: Result<Result<Receipt, Refused>, oneshot::error::RecvError>,
-    ) -> Result<(), End> {
+    fn on_receipt(receipt: Result<Result<Receipt, Refused>, oneshot::error::RecvError>) -> Result<(), End> {
         match receipt {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(refused)) => {
-                self.live.on_refused(&self.caller).await;
-                Err(Problem::from(refused).into())
-            }
+            Ok(Err(refused)) => Err(Problem::from(refused).into()),
             Err(_) => Err(End::new(close_code::AWAY, "the node has stopped")),
         }
     }
 
-    async fn on_news(&mut self, news: Result<News, broadcast::error::RecvError>) -> Result<(), End> {
+    async fn on_news(&mut self, news: News) -> Result<(), End> {
         match news {
-            Ok(News::Update(update)) => self.send(framed(&[SYNC, UPDATE], &update)).await,
-            Ok(News::Gone) => Err(End::new(GONE, "the text was deleted or replaced: reload it")),
-            Err(broadcast::error::RecvError::Lagged(_)) => {
+            News::Update(update) => self.send(framed(&[SYNC, UPDATE], &update)).await,
+            News::Gone => Err(End::new(GONE, "the text was deleted or replaced: reload it")),
+            News::Whole => {
                 let all = self.live.encode(&self.caller, &[]).await?;
                 self.send(framed(&[SYNC, UPDATE], &all)).await
             }
-            Err(broadcast::error::RecvError::Closed) => Err(End::new(close_code::AWAY, "the node has stopped")),
         }
     }
 
