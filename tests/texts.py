@@ -486,6 +486,20 @@ def test_a_text_that_was_deleted_does_not_come_back_with_an_editor_that_was_away
         assert a.text("notes/x") == "the third text"
 
 
+def test_a_client_id_is_used_again_in_a_new_document_under_the_same_id(program):
+    with pool(program, 2) as (a, b):
+        for round, (here, there) in enumerate([(a, b), (b, a), (a, b)]):
+            doc = Doc(client_id=7)
+            text = doc.get("text", type=Text)
+            text += f"round {round}"
+            # The second time it gets what its node made of the first.
+            assert come_back(here, "notes/x", doc) is None
+            until(lambda: there.text("notes/x") == str(text), "the other node has it")
+            assert come_back(there, "notes/x", doc) is None
+            there.ok("DELETE", "/v1/docs/notes/x?wait=final")
+            assert {come_back(node, "notes/x", doc) for node in (here, there)} == {4410}
+
+
 @contextlib.contextmanager
 def kept(program, name, port, data, *more):
     """A node that keeps its data in a directory, and forgets operations as soon as it may."""
