@@ -483,6 +483,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        document::prose::{Updates, marked},
         node::Tcp,
         op::{Body, Command, Edit, NodeId, Op, OpId},
         replica::Config,
@@ -519,7 +520,7 @@ mod tests {
         let body = Body { wall_ms: 0, seen: vec![], key: None, guards: vec![], commands };
         let id = OpId { origin: NodeId(uuid::Uuid::from_u128(1)), seq: 1 };
         let op = Op::encode(id, 1, &body).unwrap();
-        Source { mark: crate::document::prose::marked(None, &op), base: Default::default(), ops: vec![op] }
+        Source { mark: marked(None, &op), base: Updates::default(), ops: vec![op] }
     }
 
     #[tokio::test]
