@@ -232,6 +232,15 @@ impl IdempotencyKey<'_> {
     }
 }
 
+/// Begins the keys of ops that are issued again.
+pub const AGAIN: &str = "again:";
+
+/// The op that the key of an op which was issued again names as the first, and the hash of its bytes.
+pub fn first_of(key: &str) -> Option<(OpId, String)> {
+    let (id, hash) = key.strip_prefix(AGAIN)?.split_once(':')?;
+    Some((id.parse().ok()?, hash.to_string()))
+}
+
 /// The encoding of a key in an op. A key that is remembered for the longest time has the form that all keys had at first.
 mod encoded_key {
     use std::borrow::Cow;

@@ -247,6 +247,8 @@ export interface TextState {
   /** Edits that no node is known to hold; they live in this page only. */
   readonly unsaved: number;
   readonly reason: unknown;
+  /** The close code of a refusal: docs/websocket.md. */
+  readonly code: number | null;
   readonly node: unknown;
 }
 

@@ -5,8 +5,8 @@ export class SharedText {
   #provider;
   #areas = new Set();
   #onclose;
-  /// `{ link, unsaved, reason, node }`, as the connection last said; the unsaved edits live in this page only.
-  state = { link: "connecting", unsaved: 0, reason: null, node: null };
+  /// `{ link, unsaved, reason, code, node }`, as the connection last said; the unsaved edits live in this page only.
+  state = { link: "connecting", unsaved: 0, reason: null, code: null, node: null };
   /// Called with the state after each change of it.
   onstate = null;
 

@@ -13,6 +13,8 @@ const LOOK_EVERY_MS = 2000;
 /// After an edit the node is asked what it holds; the wait lets a burst of keys share one question.
 const ASK_SOON_MS = 50;
 const ASK_EVERY_MS = 1000;
+/// The reason of a node that denies: the code with which it is about to close, and the words.
+const DENIED = /^(4\d{3}) (.+)$/s;
 
 export class TextProvider {
   /// Where to connect, as http(s) or ws(s) URLs; can be changed at any time.
@@ -149,7 +151,11 @@ export class TextProvider {
         break;
       case "presence": this.presence.apply(bytes); break;
       case "query": this.#send(encodePresence(this.presence.encode())); break;
-      case "denied": this.#refuse(reason); break;
+      case "denied": {
+        const [, code, words] = DENIED.exec(reason) ?? [null, null, reason];
+        this.#refuse(words, code && Number(code));
+        break;
+      }
     }
   }
 

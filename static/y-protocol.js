@@ -31,6 +31,15 @@ export function encodePresence(bytes) {
   return writer.finish();
 }
 
+/// That the permission is denied, and why.
+export function encodeDenied(reason) {
+  const writer = new Writer();
+  writer.uint(AUTH);
+  writer.uint(0);
+  writer.string(reason);
+  return writer.finish();
+}
+
 export const encodeQueryPresence = () => new Uint8Array([QUERY_PRESENCE]);
 
 /// The message in a frame as `{ kind, bytes }`, or `{ kind: "denied", reason }`. What newer servers may add is "unknown".

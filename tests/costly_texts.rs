@@ -180,6 +180,26 @@ async fn a_text_that_a_member_made_costly_is_not_read_and_can_be_begun_again() {
 }
 
 #[tokio::test]
+async fn editors_are_told_of_an_edit_that_takes_more_than_a_moment() {
+    const COUNT: usize = 500;
+    let node = start_node().await;
+    let mut open = editor(&node, "c/x", None).await;
+    send(&mut open, &run(COUNT + 3)).await;
+    told(&mut open).await;
+    issue(&node, "x", false, crowd(COUNT)).await;
+    let told = async {
+        loop {
+            match open.next().await.unwrap().unwrap() {
+                Message::Binary(frame) if frame.starts_with(&[0, 2]) && frame.len() > COUNT => return,
+                Message::Close(close) => panic!("{close:?}"),
+                _ => {}
+            }
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), told).await.is_ok(), "it was not told of the edit");
+}
+
+#[tokio::test]
 async fn the_edits_of_a_text_that_everybody_has_are_merged() {
     const EDITS: usize = 150;
     let node = start_forgetful_node().await;

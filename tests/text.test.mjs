@@ -6,7 +6,7 @@ import { BrokenBytes, EMBED, Text } from "../static/text.js";
 import { applied, difference, movedPosition, movedRange } from "../static/text-change.js";
 import { TextProvider } from "../static/text-provider.js";
 import { Undo } from "../static/text-undo.js";
-import { Presence, decodeMessage, encodePresence, encodeSync } from "../static/y-protocol.js";
+import { Presence, decodeMessage, encodeDenied, encodePresence, encodeSync } from "../static/y-protocol.js";
 
 const bytes = (hex) => new Uint8Array(Buffer.from(hex.replaceAll(" ", ""), "hex"));
 const hex = (array) => Buffer.from(array).toString("hex");
@@ -134,6 +134,18 @@ test("a formatting mark counts nothing and an embed one, and both are passed on"
   assert.equal(text.toString(EMBED), `a${EMBED}b`);
   text.insert(2, "x");
   assert.equal(copyOf(text).toString(EMBED), `a${EMBED}xb`);
+});
+
+test("what tells the incarnations of a text apart comes with it and is none of its characters", () => {
+  // Of a client of 53 bits, as a node makes it: half a milliard units of which only the length is left.
+  const uint = (value) => (value < 128 ? [value] : [(value % 128) + 128, ...uint(Math.floor(value / 128))]);
+  const [client, length] = [2 ** 52 + 2 ** 33 + 5, 2 ** 29 + 7];
+  const text = textOf("ab", 1);
+  text.applyUpdate(new Uint8Array([1, 1, ...uint(client), 0, 0, ...uint(length), 0]));
+  const copy = copyOf(text);
+  copy.insert(2, "c");
+  assert.deepEqual([copy.toString(), copy.length], ["abc", 3]);
+  assert.ok(hex(copy.encodeStateVector()).includes(hex(new Uint8Array([...uint(client), ...uint(length)]))));
 });
 
 test("broken bytes are refused and change nothing", () => {
@@ -495,6 +507,20 @@ test("the waits between tries grow, and a refusal ends them with its reason", ()
   socket().open();
   socket().lose(4404, "There is no such document.");
   assert.deepEqual([last().link, last().reason, last().code], ["refused", "There is no such document.", 4404]);
+  const { length } = FakeSocket.all;
+  pass(60_000);
+  assert.equal(FakeSocket.all.length, length);
+  provider.destroy();
+});
+
+test("a refusal is known before the connection is closed, which a node delays for those that come back", () => {
+  const { text, provider, last, socket } = connected();
+  text.insert(0, "mine");
+  socket().open();
+  socket().hear(encodeDenied("4410 the text was deleted"));
+  assert.deepEqual([last().link, last().reason, last().code], ["refused", "the text was deleted", 4410]);
+  assert.equal(socket().readyState, 3);
+  assert.equal(text.toString(), "mine", "it keeps its own text");
   const { length } = FakeSocket.all;
   pass(60_000);
   assert.equal(FakeSocket.all.length, length);

@@ -172,13 +172,7 @@ async fn answer(
         Err(Refusal::Unfit(unfit)) => return Err(problem_of(&unfit)),
         Err(Refusal::Changed(version, text)) => return Err(changed(version, text)),
     };
-    let receipt = match receipt {
-        Ok(receipt) => receipt,
-        Err(refused) => {
-            live.on_refused(caller).await;
-            return Err(refused.into());
-        }
-    };
+    let receipt = receipt?;
     let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
     let waited = api.awaited(caller, receipt, patience).await?;
     waited.check(Problem::from)?;
@@ -199,7 +193,9 @@ fn problem_of(unfit: &Unfit) -> Problem {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "too-costly", unfit.to_string())
         }
         Unfit::Delta(_) => Problem::bad("bad-delta", unfit.to_string()),
-        Unfit::Malformed(_) | Unfit::Early | Unfit::Broken => Problem::bad("bad-update", unfit.to_string()),
+        Unfit::Malformed(_) | Unfit::Early | Unfit::Stranger(_) | Unfit::Broken => {
+            Problem::bad("bad-update", unfit.to_string())
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! and for each client.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -24,12 +24,13 @@ use super::{
     error::RETRY_AFTER,
     live_text::{Held, Live},
     rates::Caller,
+    refusals::Refusals,
     text_docs::unread,
-    workers::Workers,
+    workers::{Turn, Workers},
 };
 use crate::{
     document::{
-        Edited, Text,
+        Edited,
         prose::{Allowance, Prose, Source, Unfit, is_prose},
     },
     node::{CpuTime, Node, Published, Stopped},
@@ -61,17 +62,20 @@ pub struct Texts {
     /// Up to where in the ring of edits they have been told.
     followed: watch::Sender<u64>,
     turns: Turns,
-    /// Texts that take too much work to work out, by the mark at which they do: they are not tried again until they change.
-    costly: Mutex<HashMap<DocKey<'static>, Text>>,
+    /// Texts that take too much work to work out, with the marks at which they do: they are not tried again until they change.
+    costly: Mutex<HashSet<(DocKey<'static>, String)>>,
+    refusals: Refusals,
 }
 
-/// Threads for the work on texts: clients take turns, and what the node does by itself has one of its own. What may
-/// take seconds waits in another line than what takes a part of one, so that nobody waits long for a usual text.
+/// Threads for the work on texts: clients take turns, and what is done for all who use a text has threads of its own, for it is
+/// done while that text is locked. What may take seconds waits in another line than what takes a part of one, so that nobody waits
+/// long for a usual text.
 #[derive(Clone)]
 pub(super) struct Turns {
     usual: Workers,
     slow: Workers,
     own: Arc<Semaphore>,
+    own_slow: Arc<Semaphore>,
 }
 
 struct Slot {
@@ -103,7 +107,13 @@ impl Drop for Opened {
 
 impl Turns {
     fn new() -> Turns {
-        Turns { usual: Workers::default(), slow: Workers::new(1), own: Arc::new(Semaphore::new(1)) }
+        let one = || Arc::new(Semaphore::new(1));
+        Turns { usual: Workers::default(), slow: Workers::new(1), own: one(), own_slow: one() }
+    }
+
+    /// The use of a thread by a client, for a text that takes long or not.
+    pub(super) async fn thread(&self, caller: &Caller, is_slow: bool) -> Result<Turn, Problem> {
+        if is_slow { self.slow.thread(caller).await } else { self.usual.thread(caller).await }
     }
 
     /// Does work on a thread, in the turn of a client, or in one of the node's own.
@@ -115,13 +125,7 @@ impl Turns {
         if let Some(caller) = caller {
             return self.usual.run(caller, work).await;
         }
-        let turn = Arc::clone(&self.own).acquire_owned().await.map_err(|_| Stopped)?;
-        let done = spawn_blocking(move || {
-            let value = work();
-            drop(turn);
-            value
-        });
-        Ok(done.await.map_err(|_| Stopped)?)
+        run_alone(&self.own, work).await
     }
 
     /// The same for work that may take seconds.
@@ -130,8 +134,25 @@ impl Turns {
         caller: Option<&Caller>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Problem> {
-        self.slow.run(caller.unwrap_or(&Caller::Other), work).await
+        if let Some(caller) = caller {
+            return self.slow.run(caller, work).await;
+        }
+        run_alone(&self.own_slow, work).await
     }
+}
+
+/// Does work of the node's own, one piece after the other.
+async fn run_alone<T: Send + 'static>(
+    line: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    let turn = Arc::clone(line).acquire_owned().await.map_err(|_| Stopped)?;
+    let done = spawn_blocking(move || {
+        let value = work();
+        drop(turn);
+        value
+    });
+    Ok(done.await.map_err(|_| Stopped)?)
 }
 
 impl Texts {
@@ -143,6 +164,7 @@ impl Texts {
             followed: watch::Sender::new(0),
             turns: Turns::new(),
             costly: Mutex::default(),
+            refusals: Refusals::default(),
         });
         tokio::spawn(follow(Arc::downgrade(&texts), node.published(), node));
         texts
@@ -176,6 +198,11 @@ impl Texts {
 
     pub(super) fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The editors that were refused lately.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     pub(super) fn turns(&self) -> &Turns {
@@ -319,23 +346,36 @@ impl Texts {
             }
             return Ok(Held::new(Prose::default(), None, place, Duration::ZERO));
         };
-        if self.known_costly().get(doc) == Some(&source.mark) {
-            return Err(unread(&Unfit::Exhausted));
+        let mark = source.mark.clone();
+        let worked_out = self.work_out(doc, source, caller).await?;
+        let (prose, excess) = worked_out.map_err(|unfit| unread(&unfit))?;
+        Ok(Held::new(prose, Some(mark), place, excess))
+    }
+
+    /// What a text comes to, and how much more time that took than its parts take usually. What is known to take too much is not
+    /// tried.
+    async fn work_out(
+        &self,
+        doc: &DocKey<'static>,
+        source: Source,
+        caller: Option<&Caller>,
+    ) -> Result<Result<(Prose, Duration), Unfit>, Problem> {
+        let known = (doc.clone(), source.mark.as_str().to_string());
+        if self.known_costly().contains(&known) {
+            return Ok(Err(Unfit::Exhausted));
         }
-        let (mark, worked_out) = (source.mark.clone(), self.work_out(doc, source, caller).await?);
+        let worked_out = self.try_out(doc, source, caller).await?;
         if worked_out.as_ref().is_err_and(|unfit| *unfit == Unfit::Exhausted) {
             let mut costly = self.known_costly();
             if costly.len() >= COSTLY_MAX {
                 costly.clear();
             }
-            costly.insert(doc.clone(), mark.clone());
+            costly.insert(known);
         }
-        let (prose, excess) = worked_out.map_err(|unfit| unread(&unfit))?;
-        Ok(Held::new(prose, Some(mark), place, excess))
+        Ok(worked_out)
     }
 
-    /// What a text comes to, and how much more time that took than its parts take usually.
-    async fn work_out(
+    async fn try_out(
         &self,
         doc: &DocKey<'static>,
         source: Source,
@@ -374,7 +414,7 @@ impl Texts {
         read.map_err(|unfit| unread(&unfit))
     }
 
-    fn known_costly(&self) -> MutexGuard<'_, HashMap<DocKey<'static>, Text>> {
+    fn known_costly(&self) -> MutexGuard<'_, HashSet<(DocKey<'static>, String)>> {
         self.costly.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -435,4 +475,68 @@ pub async fn is_text(api: &Api, doc: &DocKey<'static>) -> Result<Option<bool>, P
     let doc = doc.clone();
     let look = api.read(move |replica| replica.state().text(&doc.collection, &doc.id).map(is_prose));
     look.await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        document::prose::{Updates, marked},
+        node::Tcp,
+        op::{Body, Command, Edit, NodeId, Op, OpId},
+        replica::Config,
+    };
+
+    fn number(update: &mut Vec<u8>, mut number: usize) {
+        while number >= 0x80 {
+            update.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        update.push(number as u8);
+    }
+
+    /// So many characters of client 1, and as many of client 2 behind the first of them: each is placed by a walk over those before it.
+    fn crowd(count: usize) -> [Vec<u8>; 2] {
+        let (mut run, mut crowd) = (vec![1, 1, 1, 0, 4, 1, 4], vec![1]);
+        run.extend(b"text");
+        number(&mut run, count + 3);
+        run.extend(std::iter::repeat_n(b'x', count + 3));
+        run.push(0);
+        [count, 2, 0].into_iter().for_each(|value| number(&mut crowd, value));
+        for at in 0..count {
+            crowd.extend([0xc4, 1, 0, 1]);
+            number(&mut crowd, at + 2);
+            crowd.extend([1, b'y']);
+        }
+        crowd.push(0);
+        [run, crowd]
+    }
+
+    fn source(doc: &DocKey<'static>, updates: impl IntoIterator<Item = Vec<u8>>) -> Source {
+        let edit = |update: Vec<u8>| Command::Text(doc.clone(), Edit { creates: true, update: update.into() });
+        let commands = updates.into_iter().map(edit).collect();
+        let body = Body { wall_ms: 0, seen: vec![], key: None, guards: vec![], commands };
+        let id = OpId { origin: NodeId(uuid::Uuid::from_u128(1)), seq: 1 };
+        let op = Op::encode(id, 1, &body).unwrap();
+        Source { mark: marked(None, &op), base: Updates::default(), ops: vec![op] }
+    }
+
+    #[tokio::test]
+    async fn a_text_of_a_time_past_that_takes_too_much_work_is_not_tried_again() {
+        let api =
+            Api::new(Node::start(Config::founder(NodeId(uuid::Uuid::new_v4()), 7), Tcp), CancellationToken::new());
+        let (doc, texts) = (DocKey::new("notes", "x"), &api.texts);
+        let read = |source| texts.read_source((&doc, source), &Caller::Other, |prose, _| prose.plain());
+        let light = source(&doc, [crowd(3)[0].clone()]);
+        assert_eq!(read(light.clone()).await.unwrap(), "xxxxxx");
+        let costly = source(&doc, crowd(20_000));
+        assert!(read(costly.clone()).await.is_err_and(|problem| problem.is("unreadable-text")));
+        let known = (doc.clone(), costly.mark.as_str().to_string());
+        assert!(texts.known_costly().contains(&known), "it is known from now on");
+        // What is known is not worked out: not even what would take no work.
+        texts.known_costly().insert((doc.clone(), light.mark.as_str().to_string()));
+        assert!(read(light).await.is_err_and(|problem| problem.is("unreadable-text")));
+    }
 }

@@ -52,7 +52,7 @@ enum Line {
 
 /// The use of one thread; it passes to the next read when this is dropped.
 #[derive(Debug)]
-struct Turn(Workers);
+pub(super) struct Turn(Workers);
 
 impl Default for Workers {
     /// One thread for each two cores, and at least one.
@@ -84,16 +84,12 @@ impl Workers {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Problem> {
         let turn = self.turn(line, caller).await?;
-        let done = spawn_blocking(move || {
-            let value = work();
-            drop(turn);
-            value
-        });
-        done.await.map_err(|failed| match failed.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            // The runtime ends.
-            Err(_) => Stopped.into(),
-        })
+        Ok(turn.run(work).await?.1)
+    }
+
+    /// The use of a thread, for what must first lock what it works on. Refused with 503 `overloaded` if too many reads wait.
+    pub(super) async fn thread(&self, caller: &Caller) -> Result<Turn, Problem> {
+        self.turn(Line::Bounded, caller).await
     }
 
     /// Reads what a client sent: at once if it is short, else when it is the client's turn.
@@ -201,6 +197,24 @@ impl Queue {
         }
         self.free += 1;
         None
+    }
+}
+
+impl Turn {
+    /// Does work on the thread. If the client goes before, it is done all the same, and the thread is free after it.
+    pub(super) async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<(Turn, T), Problem> {
+        let done = spawn_blocking(move || {
+            let value = work();
+            (self, value)
+        });
+        done.await.map_err(|failed| match failed.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends.
+            Err(_) => Stopped.into(),
+        })
     }
 }
 

@@ -3,9 +3,12 @@
 //! Binary frames, one message each: `0 0 vector` (sync step 1: "what I lack"), `0 1 update` (step 2), `0 2 update`, `1 states`
 //! (awareness), `3` (awareness asked for); y-protocols 1.0.7 writes them so. Each side asks the other on opening, so whatever
 //! was typed while there was no connection comes in then, on any node. What an editor sends is an op before others see it.
-//! A refusal closes with a code of 4400 to 4499, upon which editors do not come back by themselves.
+//! A refusal closes with a code of 4400 to 4499, and is told before in the `auth` message of y-protocols. Some editors come back
+//! all the same, so a connection that is refused again is kept open for a while without a word ([`Refusals`]).
+//!
+//! [`Refusals`]: super::refusals::Refusals
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -17,10 +20,13 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use futures_util::{FutureExt, SinkExt, StreamExt, stream::FuturesOrdered};
+use futures_util::{
+    FutureExt, SinkExt, StreamExt,
+    stream::{FusedStream, FuturesOrdered},
+};
 use tokio::{
-    sync::{broadcast, oneshot},
-    time::{Instant, Interval, interval_at, sleep_until},
+    sync::oneshot,
+    time::{Instant, Interval, interval_at, sleep_until, timeout_at},
 };
 
 use super::{
@@ -28,12 +34,13 @@ use super::{
     access::{Pass, Role, UNAUTHORIZED},
     awareness::{Awareness, Fault},
     extract::DocPath,
-    live_text::{News, Refusal},
+    live_text::{Answered, Refusal},
     memory::Reservation,
     query::Query,
     rates::Caller,
     rooms::Rooms,
     server::Hold,
+    text_news::{News, NewsReader},
     texts::Opened,
     ws::{self, End, Outgoing},
 };
@@ -52,8 +59,10 @@ const GATHERED_MAX: (usize, usize) = (64, 256 << 10);
 const UNDER_WAY_MAX: usize = 64;
 /// Updates that came before what they build on; an editor sends that right after it was asked.
 const EARLY_MAX: (usize, usize) = (1_024, TEXT_BYTES_MAX);
+/// How long telling a refusal may take.
+const TELL: Duration = Duration::from_secs(1);
 
-/// Codes upon which an editor does not come back by itself: what HTTP says with 400, 403, 409, 410, 413 and 422.
+/// Codes that say that it is of no use to come back: what HTTP says with 400, 403, 409, 410, 413 and 422.
 const BAD: u16 = 4400;
 const FORBIDDEN: u16 = 4403;
 const NO_TEXT: u16 = 4409;
@@ -65,6 +74,8 @@ const SYNC: u8 = 0;
 const AWARENESS: u8 = 1;
 const AUTH: u8 = 2;
 const QUERY_AWARENESS: u8 = 3;
+/// In an `auth` message: the permission is denied.
+const DENIED: u8 = 0;
 const STEP_1: u8 = 0;
 const STEP_2: u8 = 1;
 const UPDATE: u8 = 2;
@@ -103,6 +114,7 @@ async fn run(
     doc: DocKey<'static>,
 ) {
     let caller = Caller::of(&pass, whence);
+    let (stop, texts) = (api.stop.clone(), Arc::clone(&api.texts));
     let opened = match api.texts.open(&doc, &caller).await {
         Ok(live) => Awareness::follow(&rooms, &doc, caller.clone())
             .await
@@ -118,7 +130,7 @@ async fn run(
                 awareness,
                 pings: interval_at(Instant::now() + api.limits.ping_every, api.limits.ping_every),
                 api,
-                caller,
+                caller: caller.clone(),
                 rests: None,
                 reads_only: pass.check_role(Role::Write).is_err(),
                 has_answered: false,
@@ -135,14 +147,42 @@ async fn run(
         }
         Err(problem) => problem.into(),
     };
+    if let Some(hold) = texts.refusals().hold(&caller, &doc, end.0) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = say_nothing(&mut socket, &memory, &end, Instant::now() + hold) => {}
+        }
+    }
     ws::close(socket, end).await;
+}
+
+/// Tells an editor that it is refused, and keeps it waiting.
+async fn say_nothing(socket: &mut WebSocket, memory: &ConnectionMemory, End(code, reason): &End, until: Instant) {
+    if is_final(*code) {
+        let denied = framed(&[AUTH, DENIED], format!("{code} {reason}").as_bytes());
+        // It may be gone, or not take it in that time.
+        let _ = timeout_at(until.max(Instant::now() + TELL), socket.send(Message::Binary(denied.into()))).await;
+    }
+    if socket.is_terminated() {
+        // What it sent cannot be read any further.
+        return sleep_until(until).await;
+    }
+    while let Ok(Some(Ok(_))) = timeout_at(until, socket.recv()).await {
+        memory.message_came();
+        memory.messages_done();
+    }
+}
+
+/// Whether a close code says that it is of no use to come back as before.
+pub(super) fn is_final(code: u16) -> bool {
+    (BAD..BAD + 100).contains(&code)
 }
 
 struct Connection<'s> {
     api: Api,
     live: Opened,
     awareness: Awareness,
-    news: broadcast::Receiver<News>,
+    news: NewsReader,
     pass: Pass,
     caller: Caller,
     /// Until when it is not read from, because it edits faster than it may: an editor cannot answer a refusal, and goes
@@ -158,7 +198,7 @@ struct Connection<'s> {
     early_bytes: usize,
     early_memory: Reservation,
     /// Receipts that are awaited, in the order of their ops.
-    under_way: FuturesOrdered<oneshot::Receiver<Result<Receipt, Refused>>>,
+    under_way: FuturesOrdered<Answered>,
     pings: Interval,
     /// Whether anything came since the last ping.
     heard: bool,
@@ -187,7 +227,7 @@ impl Connection<'_> {
 
     /// Asks what the node lacks, and tells who is there.
     async fn begin(&mut self) -> Result<(), End> {
-        let vector = self.live.vector(&self.caller).await?;
+        let vector = self.live.vector().await?;
         self.send(framed(&[SYNC, STEP_1], &vector)).await?;
         self.tell_awareness().await?;
         ws::taken(&self.api, self.socket.flush()).await
@@ -200,8 +240,8 @@ impl Connection<'_> {
             biased;
             () = self.api.stop.cancelled() => return Err(End::new(close_code::AWAY, "the node is stopping")),
             () = self.pass.lapsed() => return Err(ws::lapsed()),
-            Some(receipt) = self.under_way.next() => self.on_receipt(receipt).await?,
-            news = self.news.recv() => self.on_news(news).await?,
+            Some(receipt) = self.under_way.next() => Self::on_receipt(receipt)?,
+            news = self.news.next() => self.on_news(news).await?,
             () = self.awareness.changed() => {
                 if let Some(states) = self.awareness.news() {
                     self.send(framed(&[AWARENESS], &states)).await?;
@@ -343,29 +383,22 @@ impl Connection<'_> {
         Ok(())
     }
 
-    async fn on_receipt(
-        &mut self,
-        receipt: Result<Result<Receipt, Refused>, oneshot::error::RecvError>,
-    ) -> Result<(), End> {
+    fn on_receipt(receipt: Result<Result<Receipt, Refused>, oneshot::error::RecvError>) -> Result<(), End> {
         match receipt {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(refused)) => {
-                self.live.on_refused(&self.caller).await;
-                Err(Problem::from(refused).into())
-            }
+            Ok(Err(refused)) => Err(Problem::from(refused).into()),
             Err(_) => Err(End::new(close_code::AWAY, "the node has stopped")),
         }
     }
 
-    async fn on_news(&mut self, news: Result<News, broadcast::error::RecvError>) -> Result<(), End> {
+    async fn on_news(&mut self, news: News) -> Result<(), End> {
         match news {
-            Ok(News::Update(update)) => self.send(framed(&[SYNC, UPDATE], &update)).await,
-            Ok(News::Gone) => Err(End::new(GONE, "the text was deleted or replaced: reload it")),
-            Err(broadcast::error::RecvError::Lagged(_)) => {
+            News::Update(update) => self.send(framed(&[SYNC, UPDATE], &update)).await,
+            News::Gone => Err(End::new(GONE, "the text was deleted or replaced: reload it")),
+            News::Whole => {
                 let all = self.live.encode(&self.caller, &[]).await?;
                 self.send(framed(&[SYNC, UPDATE], &all)).await
             }
-            Err(broadcast::error::RecvError::Closed) => Err(End::new(close_code::AWAY, "the node has stopped")),
         }
     }
 
@@ -394,6 +427,7 @@ impl End {
         let code = match unfit {
             Unfit::TooLarge | Unfit::TooManyParts => TOO_LARGE,
             Unfit::Exhausted => TOO_COSTLY,
+            Unfit::Stranger(_) => GONE,
             _ => BAD,
         };
         End::new(code, unfit.to_string())

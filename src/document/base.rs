@@ -211,7 +211,7 @@ mod tests {
         op::{Command, Edit, OpId},
     };
 
-    /// A text of so many edits, all of them forgotten, and what it reads.
+    /// A text of so many edits, all of them forgotten, and what it reads. It has one update more, which tells its incarnation.
     fn forgotten(edits: u64) -> (State, String) {
         let (mut state, mut prose) = (State::default(), Prose::default());
         let origin = NodeId(Uuid::from_u128(1));
@@ -236,13 +236,13 @@ mod tests {
     #[test]
     fn updates_are_merged_by_somebody_else_and_stay_the_same_text() {
         let (mut state, text) = forgotten(70);
-        assert_eq!(read(&state), (70, text.clone()), "nothing is merged where the state is kept");
+        assert_eq!(read(&state), (71, text.clone()), "nothing is merged where the state is kept");
         let (doc, updates) = state.to_merge().unwrap();
         let digest = state.digest();
         // Meanwhile the text was begun again: what was merged is not what is there.
         let mut other = forgotten(66).0;
         other.merge(&doc, &updates, updates.merged(&mut Unbounded).ok());
-        assert_eq!(read(&other).0, 66);
+        assert_eq!(read(&other).0, 67);
         state.merge(&doc, &updates, updates.merged(&mut Unbounded).ok());
         assert_eq!((read(&state), state.digest()), ((1, text), digest));
         assert!(state.to_merge().is_none());
@@ -253,7 +253,7 @@ mod tests {
         let (mut state, text) = forgotten(70);
         let (doc, updates) = state.to_merge().unwrap();
         state.merge(&doc, &updates, None);
-        assert_eq!(read(&state), (70, text));
+        assert_eq!(read(&state), (71, text));
         assert!(state.to_merge().is_none());
         state.merge(&DocKey::new("gone", "x"), &updates, None);
     }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::{
     Text,
     claim::{Claim, KEYS},
-    prose::{Source, Updates, is_prose},
+    prose::{Source, Updates, is_prose, updates_of},
     replay::{Pending, Replay, Start},
     workbench::{Reason, Workbench},
 };
@@ -338,12 +338,12 @@ impl Document {
             return Updates::default();
         }
         for op in self.ops[..count].iter().filter(|op| !rejected.contains_key(&op.stamp())) {
-            for command in op.body().commands.iter().filter(|command| command.doc() == Some(key)) {
-                match command {
-                    Command::Text(..) if left_out(Rule::EditKept) => {}
-                    Command::Text(_, edit) => prose.push(&edit.update),
-                    _ => prose = Updates::default(),
-                }
+            let replaces = |command: &Command<'_>| command.doc() == Some(key) && !matches!(command, Command::Text(..));
+            if op.body().commands.iter().any(replaces) {
+                prose = Updates::default();
+            }
+            if !left_out(Rule::EditKept) {
+                updates_of(op, key).iter().for_each(|update| prose.push(update));
             }
         }
         prose

@@ -13,6 +13,7 @@ pub mod delta;
 mod diff;
 mod edits;
 mod history;
+mod incarnation;
 pub mod json;
 mod overwrite;
 mod past;
@@ -35,6 +36,7 @@ pub use check::{
 pub use claim::{Claim, request};
 pub use diff::diff;
 pub use edits::{Edited, Edits};
+pub use incarnation::Incarnation;
 pub use overwrite::Writes;
 pub use past::{Past, PastViews};
 pub use replay::Replays;

@@ -19,6 +19,7 @@ use super::{
     Text,
     chunks::{Chunk, Chunks, STEPS_MAX, joined, write},
     delta::{Step, apply_delta, check_delta},
+    incarnation::Incarnation,
     pieces::{Piece, Pieces},
     update::{Clocks, LaidOpen, Malformed, Shape},
 };
@@ -43,8 +44,12 @@ const BATCH: usize = 64;
 const TRANSACTION_PARTS: usize = 256;
 /// The parts of a text are counted again after so many more, and once they are about twice as many.
 const COUNT_EVERY: usize = 4_096;
+/// A text that seems to be full is counted again after so many more bytes or parts.
+const RECOUNT: (usize, usize) = (16 << 10, 1_024);
 /// So many updates are kept one by one at the horizon before they are merged.
 const PARTS_MAX: usize = 64;
+/// Most incarnations that are looked at in one update, or in one state vector: a text has one, or one for each node that began it.
+const INCARNATIONS_MAX: usize = 64;
 /// What begins the mark of a text document: no JSON does.
 const MARK: char = '\u{1}';
 /// Its length in bytes.
@@ -86,15 +91,19 @@ pub(super) fn is_grown(before: Option<&Text>, after: &Text, ops: &[Op]) -> bool 
     before.is_none_or(is_prose) && is_prose(after) && sum_of(after) == sum
 }
 
-/// The updates of an op for a document.
+/// The updates of an op for a document, with the incarnation that it begins.
 pub fn updates_of<'o>(op: &'o Op, doc: &DocKey<'_>) -> Vec<Cow<'o, [u8]>> {
-    let mut updates = Vec::new();
-    for command in op.body().commands.into_iter().filter(|command| command.doc() == Some(doc)) {
+    let (mut updates, body) = (Vec::new(), op.body());
+    let begun = Incarnation::begun(op, &body, doc);
+    for command in body.commands.into_iter().filter(|command| command.doc() == Some(doc)) {
         match command {
             Command::Text(_, edit) => updates.push(edit.update),
             // What came before is gone with this.
             _ => updates.clear(),
         }
+    }
+    if !updates.is_empty() {
+        updates.extend(begun.map(|begun| Cow::Owned(begun.update())));
     }
     updates
 }
@@ -247,6 +256,8 @@ pub enum Unfit {
     Malformed(Malformed),
     /// It builds on what is not there.
     Early,
+    /// It stems from these incarnations of the text, which are not this one.
+    Stranger(Vec<Incarnation>),
     /// The text would pass [`TEXT_BYTES_MAX`].
     TooLarge,
     /// The text would pass [`TEXT_PARTS_MAX`].
@@ -268,6 +279,7 @@ impl fmt::Display for Unfit {
         match self {
             Unfit::Malformed(why) => why.fmt(f),
             Unfit::Early => f.write_str("it builds on edits that this node does not hold: send them first"),
+            Unfit::Stranger(_) => f.write_str("the text was deleted or replaced meanwhile: copy what you need, and open it anew"),
             Unfit::TooLarge => write!(f, "a text may have at most {TEXT_BYTES_MAX} bytes, with its history: split it"),
             Unfit::TooManyParts => write!(
                 f,
@@ -299,8 +311,8 @@ pub struct Prose {
     bytes: usize,
     /// About how many parts its encoding has.
     parts: usize,
-    /// How many it had when they were counted last.
-    counted: usize,
+    /// How many bytes and parts it had when they were counted last.
+    counted: (usize, usize),
 }
 
 impl fmt::Debug for Prose {
@@ -329,7 +341,7 @@ impl Prose {
             cleanup_formatting: false,
             ..Options::with_client_id(client)
         };
-        Prose { doc: Doc::with_options(options), clocks: Clocks::new(), bytes: 0, parts: 0, counted: 0 }
+        Prose { doc: Doc::with_options(options), clocks: Clocks::new(), bytes: 0, parts: 0, counted: (0, 0) }
     }
 
     /// What these come to; none if the library gives up over one of them.
@@ -453,10 +465,17 @@ impl Prose {
             });
             put.flatten().ok_or(Unfit::Broken)??;
         }
-        if self.parts > 2 * self.counted + COUNT_EVERY {
+        if self.parts > 2 * self.counted.1 + COUNT_EVERY {
             self.count()?;
         }
         if allowance.allows(asked_after) { Ok(()) } else { Err(Unfit::Exhausted) }
+    }
+
+    /// Whether enough has come in since it was counted that another count may show it to be smaller than it seems. To count it takes an
+    /// encoding of all of it, which is not to be made for each edit of a text that is nearly full.
+    fn has_grown(&self) -> bool {
+        let (bytes, parts) = self.counted;
+        self.bytes.saturating_sub(bytes) >= RECOUNT.0 || self.parts.saturating_sub(parts) >= RECOUNT.1
     }
 
     /// Counts what its encoding has: what was typed character by character has become one part.
@@ -464,18 +483,35 @@ impl Prose {
         let state = self.encode(&[])?;
         self.bytes = state.len();
         self.parts = Shape::of(&state).map_err(|_| Unfit::Broken)?.parts();
-        self.counted = self.parts;
+        self.counted = (self.bytes, self.parts);
         Ok(())
+    }
+
+    /// Whether there is room for these updates, which may bring these incarnations of the text beside those that it has.
+    pub fn check_updates(&mut self, updates: &[Vec<u8>], admitted: &[Incarnation]) -> Result<(), Unfit> {
+        let strange = |one: &Incarnation| !admitted.contains(one) && !self.is_of(*one);
+        let (mut parts, mut strangers) = (0, Vec::new());
+        for update in updates {
+            let shape = Shape::of(update).map_err(Unfit::Malformed)?;
+            parts += shape.parts();
+            strangers.extend(shape.incarnations().filter(strange).take(INCARNATIONS_MAX));
+        }
+        if strangers.is_empty() { self.check_parts(updates, parts) } else { Err(Unfit::Stranger(strangers)) }
     }
 
     /// Whether there is room for these updates.
     pub fn check_room(&mut self, updates: &[Vec<u8>]) -> Result<(), Unfit> {
-        let bytes: usize = updates.iter().map(Vec::len).sum();
         let mut parts = 0;
         for update in updates {
             parts += Shape::of(update).map_err(Unfit::Malformed)?.parts();
         }
-        if self.bytes + bytes > TEXT_BYTES_MAX || self.parts + parts > TEXT_PARTS_MAX {
+        self.check_parts(updates, parts)
+    }
+
+    fn check_parts(&mut self, updates: &[Vec<u8>], parts: usize) -> Result<(), Unfit> {
+        let bytes: usize = updates.iter().map(Vec::len).sum();
+        let is_full = self.bytes + bytes > TEXT_BYTES_MAX || self.parts + parts > TEXT_PARTS_MAX;
+        if is_full && self.has_grown() {
             self.count()?;
         }
         match (self.bytes + bytes > TEXT_BYTES_MAX, self.parts + parts > TEXT_PARTS_MAX) {
@@ -504,6 +540,11 @@ impl Prose {
         };
         let known = known.ok_or(Unfit::Malformed(Malformed::Form))?;
         guarded(|| self.doc.transact().encode_state_as_update_v1(&known)).ok_or(Unfit::Broken)
+    }
+
+    /// Whether it is of this incarnation.
+    pub fn is_of(&self, incarnation: Incarnation) -> bool {
+        incarnation.is_in(&self.clocks)
     }
 
     /// How much of each client's work is in it.
@@ -535,10 +576,7 @@ impl Prose {
 
     /// Its state vector, encoded.
     pub fn vector(&self) -> Vec<u8> {
-        let mut vector = Vec::new();
-        write(&mut vector, self.clocks.len() as u64);
-        self.clocks.iter().flat_map(|(client, clock)| [client, clock]).for_each(|number| write(&mut vector, *number));
-        vector
+        vector_of(&self.clocks)
     }
 
     /// The text, without its marks and embeds.
@@ -617,14 +655,34 @@ impl Prose {
     }
 }
 
-/// Whether bytes are a state vector: pairs of client and clock, as many as they say.
+/// The state vector of one who holds so much, encoded.
+pub fn vector_of(clocks: &Clocks) -> Vec<u8> {
+    let mut vector = Vec::new();
+    write(&mut vector, clocks.len() as u64);
+    clocks.iter().flat_map(|(client, clock)| [client, clock]).for_each(|number| write(&mut vector, *number));
+    vector
+}
+
+/// The incarnations that one holds who has this state vector.
+pub fn incarnations_in(vector: &[u8]) -> Vec<Incarnation> {
+    let numbers = numbers_of(vector).unwrap_or_default();
+    let pairs = numbers.get(1..).unwrap_or_default().chunks_exact(2);
+    pairs.filter_map(|pair| Incarnation::at(pair[0], pair[1])).take(INCARNATIONS_MAX).collect()
+}
+
+/// Whether bytes are a state vector.
 fn is_vector(bytes: &[u8]) -> bool {
+    numbers_of(bytes).is_some()
+}
+
+/// The numbers of a state vector: how many pairs of client and clock there are, and these; none if it is no such vector.
+fn numbers_of(bytes: &[u8]) -> Option<Vec<u64>> {
     let mut numbers = Vec::new();
     let mut shift = 0_u32;
     let mut number = 0_u64;
     for byte in bytes {
         if shift > 49 {
-            return false;
+            return None;
         }
         number |= u64::from(byte & 0x7f) << shift;
         shift += 7;
@@ -633,10 +691,11 @@ fn is_vector(bytes: &[u8]) -> bool {
             (number, shift) = (0, 0);
         }
     }
-    let clocks = || numbers.iter().skip(2).step_by(2);
-    shift == 0
-        && numbers.first().is_some_and(|count| numbers.len() as u64 == 2 * count + 1)
-        && clocks().all(|clock| u32::try_from(*clock).is_ok())
+    let mut clocks = numbers.iter().skip(2).step_by(2);
+    let is_vector = shift == 0
+        && numbers.first().is_some_and(|count| (numbers.len() as u64).checked_sub(1) == count.checked_mul(2))
+        && clocks.all(|clock| u32::try_from(*clock).is_ok());
+    is_vector.then_some(numbers)
 }
 
 /// Runs what a library does with bytes from outside: should it panic, that ends this call and nothing else.
@@ -959,6 +1018,20 @@ mod tests {
         prose.parts = TEXT_PARTS_MAX;
         assert_eq!(prose.check_room(&[crowd(10)]), Ok(()));
         assert_eq!(prose.parts(), 1);
+    }
+
+    #[test]
+    fn a_text_that_is_nearly_full_is_not_counted_again_for_each_edit() {
+        let mut prose = Prose::default();
+        prose.take(&[run(TEXT_BYTES_MAX - 200)]).unwrap();
+        assert_eq!(prose.check_room(&[run(1_000)]), Err(Unfit::TooLarge));
+        // It is a little smaller than it seems, which is not worth the work.
+        prose.bytes += 100;
+        let seems = prose.bytes;
+        assert_eq!((prose.check_room(&[run(100)]), prose.bytes), (Err(Unfit::TooLarge), seems));
+        prose.bytes += RECOUNT.0;
+        assert_eq!(prose.check_room(&[run(100)]), Ok(()), "now it is");
+        assert!(prose.bytes < seems);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fmt, ops::Range};
 
 use smallvec::SmallVec;
 
-use super::json::DEPTH_MAX;
+use super::{incarnation::Incarnation, json::DEPTH_MAX};
 
 /// Most structs and ranges of one update.
 const PARTS_MAX: usize = 1 << 20;
@@ -128,6 +128,11 @@ impl Shape {
         });
         let held = |client: &u64| then.get(client).copied().unwrap_or_else(|| before(client));
         connected && self.needs.iter().all(|(client, clock)| *clock <= held(client))
+    }
+
+    /// The incarnations of a text that it brings.
+    pub fn incarnations(&self) -> impl Iterator<Item = Incarnation> {
+        self.runs.iter().filter_map(|(client, _, end)| Incarnation::at(*client, *end))
     }
 
     /// Notes what it brings.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Effect, LinkId, Log, Replica};
 use crate::{
-    op::{Command, Head, NodeId, Op, OpId, Stamp},
+    op::{AGAIN, Command, Head, NodeId, Op, OpId, Stamp, first_of},
     plant::{Rule, left_out},
     record::Record,
     wire::Why,
@@ -270,19 +270,10 @@ impl Replica {
     }
 }
 
-/// Begins the keys of ops that are issued again.
-const AGAIN: &str = "again:";
-
 /// The key of an op that is issued again, which had none: whoever issues it again uses the same, so it counts once. It names the
 /// op that was first, which may be held elsewhere.
 fn again_key(first: &Op) -> String {
     format!("{AGAIN}{}:{}", first.id(), blake3::hash(first.bytes()).to_hex())
-}
-
-/// The op that such a key names, and the hash of its bytes.
-fn first_of(key: &str) -> Option<(OpId, String)> {
-    let (id, hash) = key.strip_prefix(AGAIN)?.split_once(':')?;
-    Some((id.parse().ok()?, hash.to_string()))
 }
 
 #[cfg(test)]
