@@ -1,6 +1,7 @@
 // Keeps a text and its presence in step with a node, over the y-websocket protocol; comes back by itself, to any of the
 // nodes, when the connection is lost. Knows how many edits the node has not been heard to hold.
 import { abandon } from "./abandon.js";
+import { textPath } from "./http.js";
 import { Presence, decodeMessage, encodePresence, encodeQueryPresence, encodeSync } from "./y-protocol.js";
 
 const FIRST_WAIT_MS = 400;
@@ -56,7 +57,7 @@ export class TextProvider {
     this.presence = presence ?? new Presence(text.client);
     this.#ownsPresence = presence === undefined;
     this.#text = text;
-    this.#path = `/v1/yjs/${encodeURIComponent(collection)}/${encodeURIComponent(id)}`;
+    this.#path = textPath(collection, id);
     this.#onState = onState;
     this.#Socket = Socket;
     this.#endings = [
@@ -80,7 +81,8 @@ export class TextProvider {
     this.#startedAt = Date.now();
     this.#reason = this.#code = null;
     this.#become("connecting");
-    const url = new URL(this.#path, this.nodes[this.#node % this.nodes.length]);
+    // A node may lie below a path of a proxy.
+    const url = new URL(this.nodes[this.#node % this.nodes.length].replace(/\/$/, "") + this.#path);
     url.protocol = url.protocol.replace("http", "ws");
     const socket = new this.#Socket(url.href);
     socket.binaryType = "arraybuffer";

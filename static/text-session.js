@@ -1,5 +1,6 @@
 // One text that is open on this page: the text itself, its connection, and the field it is bound to while it is shown.
 // A session that is left with unsaved edits lives on unseen until the node has them.
+import { nodeOf } from "./http.js";
 import { Text } from "./text.js";
 import { TextArea } from "./text-area.js";
 import { TextProvider } from "./text-provider.js";
@@ -25,7 +26,7 @@ export class TextSession {
       this.#changed(this);
     };
     // Only the node that served the page: its content policy lets the page connect to no other.
-    this.#provider = new TextProvider({ text: this.text, nodes: [location.origin], collection, id, onState, Socket: TokenSocket });
+    this.#provider = new TextProvider({ text: this.text, nodes: [nodeOf(import.meta.url)], collection, id, onState, Socket: TokenSocket });
     this.#provider.presence.subscribe(() => this.#changed(this));
     this.#changed = changed;
   }

@@ -37,7 +37,13 @@ await notes.put("a/b", { n: 1, long: "x".repeat(1000) });
 await seen;
 const { version } = await notes.get("a/b");
 await notes.put("a/b", { n: 2, long: "x".repeat(1000) }, { ifVersion: version });
+const text = await pool.text("client", "a/text");
+const settled = () => new Promise((resolve) => (text.onstate = (state) => state.link === "connected" && state.unsaved === 0 && resolve()));
+await settled();
+text.text.insert(0, "hi");
+await settled();
 console.log((await notes.get("a/b")).value.n);
+text.close();
 pool.close();
 """
 
