@@ -56,6 +56,7 @@ impl Replica {
             self.evict_absent();
             self.leave_dead_end();
             self.end_disputes();
+            self.early.expire(self.now.mono_ms);
             self.part_from_evicted();
             self.part_from_other_keys();
             self.bind_own_key();
@@ -208,7 +209,7 @@ impl Replica {
                 }
                 Place::Waits(missing) => {
                     self.counters.early += 1;
-                    self.early.keep(op, missing);
+                    self.early.keep(op, missing, self.now.mono_ms);
                 }
                 Place::Past => past = past.or(Some(op)),
                 Place::Wrong(why) => wrong = Some(format!("op {}: {why}", op.id())),

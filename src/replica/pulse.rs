@@ -74,7 +74,8 @@ impl Replica {
             }
             if let Some(link) = self.links.get_mut(&link) {
                 let sent = link.pulses.entry(*node).or_default();
-                *sent = pulse.count.max(*sent);
+                // One that speaks as an earlier run than was heard of it has not got what it was sent: that is sent again.
+                *sent = if from == Some(*node) { pulse.count } else { pulse.count.max(*sent) };
             }
         }
     }

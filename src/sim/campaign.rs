@@ -127,9 +127,11 @@ fn run_malice(seed: u64, left_out: Option<Rule>) -> Result<Malice, Violation> {
 
 /// The first seed below `cap` that finds a planted bug, and what it breaks.
 pub fn seeds_to_find(rule: Rule, cap: u64) -> Option<Failure> {
-    let broken = |seed| match rule.needs_malice() {
-        true => run_malice(seed, Some(rule)).err().map(|violation| (0, violation)),
-        false => run_seed(seed, Some(rule), None).broken,
+    let broken = |seed| {
+        if rule.needs_malice() {
+            return run_malice(seed, Some(rule)).err().map(|violation| (0, violation));
+        }
+        run_seed(seed, Some(rule), None).broken
     };
     (0..cap).find_map(|seed| broken(seed).map(|(at_ms, violation)| Failure { seed, at_ms, violation }))
 }

@@ -640,7 +640,7 @@ impl Driver<'_> {
     pub(super) fn turn_away(&mut self, first: Vec<(usize, usize)>, until_ms: u64) -> Result<(), Violation> {
         let newcomer = self.world.at_url(&self.urls[1]).and_then(|node| self.world.nodes()[node].replica.as_ref());
         let catches_up =
-            newcomer.is_some_and(|replica| replica.log().len() > 0 && replica.standing() != Standing::Member);
+            newcomer.is_some_and(|replica| !replica.log().is_empty() && replica.standing() != Standing::Member);
         if catches_up {
             self.kill_at(2)?;
             self.after(3_000, Due::Start(2, true));
