@@ -23,6 +23,7 @@ use tokio::{
 use super::{
     Api, BODY_BYTES_MAX, ConnectionMemory, Problem, docs, error, extract,
     headers::IDEMPOTENCY_KEY,
+    media::without_mark,
     memory::{FREE_BYTES, Reservation},
     rates::Caller,
     shape::{ReceiptBody, streaming},
@@ -250,6 +251,7 @@ impl Load {
 
 /// What a line says.
 fn draft(collection: String, line: &[u8]) -> Result<Draft, Problem> {
+    let line = without_mark(line);
     let mut fields = Fields::open("a line", json::parse_within(line, LEVELS_MAX)?, &["id", "value"])?;
     let id = fields.optional_text("id")?.unwrap_or_else(|| docs::new_id(&collection, None));
     check_id(&id)?;

@@ -72,6 +72,7 @@ impl FromRequestParts<Api> for DocPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<DocPath, Problem> {
+        check_escapes(parts.uri.path())?;
         let Path((collection, in_path)): Path<(String, String)> =
             Path::from_request_parts(parts, api).await.map_err(|_| not_utf8())?;
         let id = match id_in_query(&mut parts.uri)? {
@@ -110,6 +111,7 @@ impl<S: Send + Sync> FromRequestParts<S> for OpPath {
 
 /// The only parameter of a path, percent-decoded.
 async fn parameter<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Problem> {
+    check_escapes(parts.uri.path())?;
     let found: Result<Path<String>, _> = Path::from_request_parts(parts, state).await;
     found.map(|Path(value)| value).map_err(|_| not_utf8())
 }
@@ -130,6 +132,17 @@ fn id_in_query(uri: &mut Uri) -> Result<Option<String>, Problem> {
     // It is a part of the URI that there was.
     *uri = format!("{}{rest}", uri.path()).parse().map_err(|_| not_utf8())?;
     Ok(Some(id))
+}
+
+/// Refuses a path with a `%` that begins no escape (RFC 3986, section 2.1): some proxies encode it, others refuse it, and the
+/// document would have two names.
+fn check_escapes(path: &str) -> Result<(), Problem> {
+    let begins_escape = |rest: &&str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    if path.split('%').skip(1).all(|rest| begins_escape(&rest)) {
+        return Ok(());
+    }
+    let detail = "a % in a path stands before two hexadecimal digits: write %25 for the character itself";
+    Err(Problem::bad("bad-name", detail))
 }
 
 fn not_utf8() -> Problem {

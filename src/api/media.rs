@@ -89,11 +89,13 @@ impl Charset {
         Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-type", detail))
     }
 
-    /// The body in UTF-8. What is UTF-8 already is given as it is, whether it is valid or not: its reader says where it is not.
+    /// The body in UTF-8, without a byte-order mark. What is UTF-8 already is given as it is, whether it is valid or not: its
+    /// reader says where it is not.
     pub fn decode(self, body: Bytes) -> Result<Bytes, Problem> {
         let Charset(encoding) = self;
         if encoding == UTF_8 {
-            return Ok(body);
+            let text = without_mark(&body);
+            return Ok(body.slice_ref(text));
         }
         let name = encoding.name().to_ascii_lowercase();
         let (text, _, is_malformed) = encoding.decode(&body);
@@ -110,6 +112,12 @@ impl Charset {
             Cow::Owned(text) => text.into(),
         })
     }
+}
+
+/// The bytes without a byte-order mark, which is no part of a text (RFC 8259, section 8.1; Encoding standard, "decode"). Programs
+/// for Windows write one.
+pub fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
 /// Refuses a body in a coding, and says in which there are none (RFC 9110, section 15.5.16).

@@ -21,6 +21,7 @@ async fn a_body_is_read_in_the_charset_that_it_names() {
         ("text/plain; charset=utf-16", utf16("\u{feff}Ölö €", u16::to_le_bytes)),
         ("text/plain; Charset=windows-1252", b"\xd6l\xf6 \x80".to_vec()),
         ("text/plain; format=flowed; charset=utf-8", "Ölö €".into()),
+        ("text/plain", "\u{feff}Ölö €".into()),
     ] {
         node.call(Method::DELETE, DOC).send().await;
         node.call(Method::PUT, DOC).typed(media, body).send().await.expect(201);
@@ -134,4 +135,29 @@ async fn an_id_may_stand_in_the_query_where_proxies_leave_it_alone() {
     node.put("/v1/docs/notes/_?id=%FF", "1").await.expect_problem(400, "bad-query");
     node.put("/v1/docs/notes/_?id=a&other=1", "1").await.expect_problem(400, "bad-query");
     node.put("/v1/docs/notes/_", "1").await.expect(201);
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_no_part_of_a_body() {
+    let node = start_node().await;
+    for (method, path, media, body) in [
+        (Method::PUT, DOC, "application/json", "\u{feff}{\"a\":1}"),
+        (Method::PATCH, DOC, "application/merge-patch+json", "\u{feff}{\"b\":2}"),
+        (Method::POST, "/v1/docs/notes", "application/x-ndjson", "\u{feff}{\"id\":\"b\",\"value\":{\"c\":3}}\n"),
+    ] {
+        let answer = node.call(method, path).typed(media, body).send().await;
+        assert!(answer.status.is_success(), "{media}: {answer:?}");
+    }
+    assert_eq!(node.get(DOC).await.text(), r#"{"a":1,"b":2}"#);
+    assert_eq!(node.get("/v1/docs/notes/b").await.text(), r#"{"c":3}"#);
+}
+
+#[tokio::test]
+async fn a_percent_sign_that_begins_no_escape_is_refused() {
+    let node = start_node().await;
+    for path in ["/v1/docs/notes/%zz", "/v1/docs/notes/50%", "/v1/docs/notes/a%2", "/v1/docs/%zz"] {
+        let refused = node.get(path).await;
+        assert!(refused.expect_problem(400, "bad-name").contains("%25"), "{path}");
+    }
+    node.call(Method::PUT, "/v1/docs/notes/50%25").typed("application/json", "1").send().await.expect(201);
 }
