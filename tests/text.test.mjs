@@ -440,7 +440,7 @@ test("the provider exchanges texts on opening and sends edits at once", () => {
   const { text, provider, last, socket } = connected();
   const node = textOf("there ");
   text.insert(0, "here ");
-  assert.equal(socket().url, "ws://one:7171/v1/yjs/notes/a%2Fb");
+  assert.equal(socket().url, "ws://one:7171/v1/yjs/notes/_?id=a%2Fb");
   assert.equal(last().link, "connecting");
   socket().greet(node);
   assert.equal(socket().sent[0].kind, "step1", "first of all");
@@ -482,7 +482,7 @@ test("edits made offline, and such as were lost with the connection, reach the n
   text.insert(5, "offline");
   assert.deepEqual([last().link, last().unsaved], ["offline", 2]);
   pass(400);
-  assert.equal(socket().url, "wss://two/v1/yjs/notes/a%2Fb");
+  assert.equal(socket().url, "wss://two/v1/yjs/notes/_?id=a%2Fb");
   socket().greet(node);
   socket().serve(node);
   assert.equal(node.toString(), "lost offline");

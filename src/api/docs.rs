@@ -2,10 +2,7 @@
 
 use axum::{
     extract::{Request, State},
-    http::{
-        HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
-        header::{self, IF_MATCH, IF_NONE_MATCH},
-    },
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -54,8 +51,8 @@ pub async fn put(
     let doc = doc.key();
     if media_type(headers) == "text/plain" {
         let body = extract::body(&api, &parts, body).await?;
-        let headers = with_one_version(&api, headers, &doc).await?;
-        return text_docs::put(&api, (doc, &caller), &headers, &body, patience).await;
+        let guards = guards(&api, headers, &doc).await?;
+        return text_docs::put(&api, (doc, &caller), (headers, guards), &body, patience).await;
     }
     json_only(headers)?;
     let value = api.workers.parse(&caller, extract::body(&api, &parts, body).await?, json::canonical).await??;
@@ -98,8 +95,8 @@ pub async fn patch(
     if let Some(delta) = &delta
         && is_text(&api, &doc).await? == Some(true)
     {
-        let headers = with_one_version(&api, headers, &doc).await?;
-        return text_docs::patch(&api, (doc, &caller), &headers, delta, patience).await;
+        let guards = guards(&api, headers, &doc).await?;
+        return text_docs::patch(&api, (doc, &caller), (headers, guards), delta, patience).await;
     }
     let key = own_key(&pass, headers)?;
     // A patch says what to change, so at its place there must be something to change: without this guard, a merge that
@@ -211,11 +208,6 @@ fn own_key(pass: &Pass, headers: &HeaderMap) -> Result<Option<String>, Problem> 
     key.map_err(|fault| Problem::bad_header(format!("Idempotency-Key: {fault}")))
 }
 
-/// The guards that the conditional headers stand for, of which each names one version at most.
-pub fn conditions(headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Vec<Guard<'static>>, Problem> {
-    Conditions::of_write(headers)?.guards(doc, None)
-}
-
 /// The version that a document has now, if conditions depend on it.
 async fn current(api: &Api, conditions: &Conditions, doc: &DocKey<'static>) -> Result<Option<Version>, Problem> {
     if !conditions.need_current() {
@@ -226,20 +218,10 @@ async fn current(api: &Api, conditions: &Conditions, doc: &DocKey<'static>) -> R
     Ok(view.map(|view| Version::of(view.text.as_str())))
 }
 
-/// The headers of a request whose conditions name one version at most: of a list, the one that the document has.
-async fn with_one_version(api: &Api, headers: &HeaderMap, doc: &DocKey<'static>) -> Result<HeaderMap, Problem> {
+/// The guards that the conditional headers stand for, as the document is now.
+async fn guards(api: &Api, headers: &HeaderMap, doc: &DocKey<'static>) -> Result<Vec<Guard<'static>>, Problem> {
     let conditions = Conditions::of_write(headers)?;
-    let guards = conditions.guards(doc, current(api, &conditions, doc).await?)?;
-    let mut headers = headers.clone();
-    [IF_MATCH, IF_NONE_MATCH].into_iter().for_each(|name| drop(headers.remove(name)));
-    for guard in guards {
-        match guard {
-            Guard::Exists(_) => headers.insert(IF_MATCH, HeaderValue::from_static("*")),
-            Guard::Absent(_) => headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*")),
-            Guard::Version(_, version) => headers.insert(IF_MATCH, shape::etag(version)),
-        };
-    }
-    Ok(headers)
+    conditions.guards(doc, current(api, &conditions, doc).await?)
 }
 
 /// The drafts of a write under its conditions: as the document stands; and, if the request may have come before, as it may have

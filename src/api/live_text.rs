@@ -417,7 +417,9 @@ impl Live {
     }
 
     /// Refuses one who holds incarnations of the text that are no more: what it holds was deleted, and is no new edit.
-    async fn check_incarnations(self: &Arc<Self>, held: Vec<Incarnation>) -> Result<(), Refusal> {
+    async fn check_incarnations(self: &Arc<Self>, mut held: Vec<Incarnation>) -> Result<(), Refusal> {
+        // What was copied from another document is new here.
+        held.retain(|one| one.is_of(&self.doc));
         if held.is_empty() || self.is_of_all(&held).await? {
             return Ok(());
         }
@@ -437,7 +439,8 @@ impl Live {
 
     async fn is_of_all(self: &Arc<Self>, incarnations: &[Incarnation]) -> Result<bool, Problem> {
         let held = self.lock().await?;
-        Ok(incarnations.iter().all(|one| held.prose.is_of(*one)))
+        let is_from_before = held.mark.is_some() && !held.prose.has_incarnation(&self.doc);
+        Ok(is_from_before || incarnations.iter().all(|one| held.prose.is_of(*one)))
     }
 
     /// What one who has this state vector lacks; all for an empty one.
@@ -652,7 +655,8 @@ impl Live {
         self.settled.notify_waiters();
         let loaded = match loaded {
             Ok(loaded) => loaded,
-            Err(problem) if problem.is("overloaded") => return Err(problem),
+            // The text may be there all the same.
+            Err(problem) if problem.is("overloaded") || problem.is("not-ready") => return Err(problem),
             Err(problem) => {
                 held.under_way = 0;
                 texts.remove(self);

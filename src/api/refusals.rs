@@ -22,6 +22,8 @@ const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(25);
 /// The longest delay where what is wrong passes by itself.
 const LONGEST_DELAY_OF_LOAD: Duration = Duration::from_secs(2);
+/// Refusals within this count as one. y-websocket comes back after a tenth of a second at first.
+const MOMENT: Duration = Duration::from_millis(50);
 /// How long after the last refusal a client counts as new.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Most clients and texts of which refusals are remembered. Past that all are forgotten.
@@ -32,8 +34,10 @@ const REFUSALS_MAX: usize = 4_096;
 pub struct Refusals(Mutex<HashMap<(Caller, DocKey<'static>), Refused>>);
 
 struct Refused {
-    /// How often so far.
+    /// How often so far. Of several within a moment one counts: they are of several clients behind one address.
     times: u32,
+    /// When one was counted last.
+    counted: Instant,
     /// When it is forgotten.
     end: Instant,
 }
@@ -63,15 +67,17 @@ impl Refusals {
                 all.clear();
             }
         }
-        let refused = all.entry((caller.clone(), doc.clone())).or_insert(Refused { times: 0, end: now });
+        let refused = all.entry((caller.clone(), doc.clone())).or_insert(Refused { times: 0, counted: now, end: now });
         if refused.end <= now {
             refused.times = 0;
         }
+        if refused.times == 0 || now >= refused.counted + MOMENT {
+            (refused.times, refused.counted) = (refused.times.saturating_add(1), now);
+        }
         let delay = match refused.times {
-            0 => Duration::ZERO,
-            times => FIRST_DELAY.saturating_mul(1_u32 << (times - 1).min(16)).min(LONGEST_DELAY),
+            1 => Duration::ZERO,
+            times => FIRST_DELAY.saturating_mul(1_u32 << (times - 2).min(16)).min(LONGEST_DELAY),
         };
-        refused.times = refused.times.saturating_add(1);
         refused.end = now + delay + REMEMBERED;
         delay
     }
@@ -91,7 +97,9 @@ mod tests {
         let mut delays = Vec::new();
         for _ in 0..8 {
             let delay = refusals.note(&Caller::Other, &doc(1), now);
-            now += delay;
+            // Others behind the same address are refused at the same moment.
+            assert_eq!(refusals.note(&Caller::Other, &doc(1), now), delay);
+            now += delay.max(MOMENT);
             delays.push(delay.as_secs());
         }
         assert_eq!(delays, [0, 1, 2, 4, 8, 16, 25, 25]);
@@ -116,7 +124,11 @@ mod tests {
         for code in [close_code::NORMAL, close_code::AWAY, close_code::PROTOCOL, UNAUTHORIZED] {
             assert_eq!((hold(code), hold(code)), (None, None), "{code}");
         }
-        assert_eq!((hold(4_410), hold(4_499)), (Some(Duration::ZERO), Some(FIRST_DELAY)));
-        assert_eq!([hold(close_code::AGAIN), hold(close_code::AGAIN)], [Some(LONGEST_DELAY_OF_LOAD); 2]);
+        assert_eq!((hold(4_410), hold(4_499)), (Some(Duration::ZERO), Some(Duration::ZERO)));
+        for n in 1..8 {
+            refusals.note(&Caller::Other, &doc(1), Instant::now() + n * MOMENT);
+        }
+        assert!(hold(4_410) > Some(LONGEST_DELAY_OF_LOAD));
+        assert_eq!(hold(close_code::AGAIN), Some(LONGEST_DELAY_OF_LOAD));
     }
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     Api, Problem, docs, extract,
+    headers::IF_MATCH,
     live_text::{Edition, Live, Refusal},
     past::When,
     rates::Caller,
@@ -81,13 +82,12 @@ fn prefers_delta(headers: &HeaderMap) -> bool {
 pub async fn put(
     api: &Api,
     (doc, caller): (DocKey<'static>, &Caller),
-    headers: &HeaderMap,
+    (headers, guards): (&HeaderMap, Vec<Guard<'static>>),
     body: &[u8],
     patience: Patience,
 ) -> Result<Response, Problem> {
     no_key(headers)?;
     let text = str::from_utf8(body).map_err(|_| Problem::bad("bad-request", "text/plain is UTF-8 here"))?.to_string();
-    let guards = docs::conditions(headers, &doc)?;
     if is_text(api, &doc).await? == Some(false) {
         return replace(api, (doc, caller), guards, text, patience).await;
     }
@@ -123,13 +123,12 @@ async fn replace(
 pub async fn patch(
     api: &Api,
     (doc, caller): (DocKey<'static>, &Caller),
-    headers: &HeaderMap,
+    (headers, guards): (&HeaderMap, Vec<Guard<'static>>),
     delta: &Value,
     patience: Patience,
 ) -> Result<Response, Problem> {
     no_key(headers)?;
-    let guards = docs::conditions(headers, &doc)?;
-    if guards.is_empty() {
+    if !IF_MATCH.is_in(headers) {
         let detail = "a delta edits one version of a text: name it by If-Match, with the ETag that GET gave";
         return Err(Problem::new(StatusCode::PRECONDITION_REQUIRED, "version-needed", detail));
     }

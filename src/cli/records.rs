@@ -320,8 +320,16 @@ impl Shape {
 impl Cells {
     /// The value of a cell, if it has one.
     fn value(self, cell: &str) -> Option<Value> {
-        let number = if self.decimal_comma { table::with_point(cell) } else { None };
-        cell::read(number.as_deref().unwrap_or(cell))
+        if !self.decimal_comma {
+            return cell::read(cell);
+        }
+        let as_text = || Some(Value::from(cell));
+        match table::with_point(cell) {
+            // One of too many digits stays what it is in the table.
+            Some(number) => cell::read(&number).filter(Value::is_number).or_else(as_text),
+            None if cell.contains('.') => as_text(),
+            None => cell::read(cell),
+        }
     }
 }
 

@@ -16,6 +16,8 @@ const DELIMITERS: [u8; 4] = *b",;\t|";
 const SEP: &[u8] = b"sep=";
 /// Bytes of a mark of byte order.
 pub const MARK_BYTES: usize = 3;
+/// U+FFFD in UTF-8.
+const REPLACED: [u8; 3] = *b"\xef\xbf\xbd";
 /// The mark of byte order in UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -48,7 +50,30 @@ pub fn decoded<'r>(input: impl Read + 'r, charset: &'static Encoding) -> Box<dyn
         return Box::new(input);
     }
     // Its mark of byte order is no part of the text.
-    Box::new(DecodeReaderBytesBuilder::new().encoding(Some(charset)).bom_override(true).build(input))
+    let inner = DecodeReaderBytesBuilder::new().encoding(Some(charset)).bom_override(true).build(input);
+    Box::new(Strict { inner, charset, last: [0; 2] })
+}
+
+/// A decoded input that fails where something could not be decoded: the decoder writes U+FFFD there.
+struct Strict<R> {
+    inner: R,
+    charset: &'static Encoding,
+    /// The last bytes that were read.
+    last: [u8; 2],
+}
+
+impl<R: Read> Read for Strict<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        let all: Vec<u8> = self.last.iter().chain(&buffer[..length]).copied().collect();
+        if all.windows(REPLACED.len()).any(|bytes| bytes == REPLACED) {
+            let name = self.charset.name().to_ascii_lowercase();
+            let why = format!("it holds something that is no {name}: name the right charset with --charset");
+            return Err(io::Error::other(why));
+        }
+        self.last = all.last_chunk().copied().unwrap_or_default();
+        Ok(length)
+    }
 }
 
 /// The beginning of an input, of so many bytes, and the input from its beginning.
@@ -115,10 +140,11 @@ fn likely_delimiter(head: &[u8]) -> u8 {
         .map_or(b',', |(_, delimiter)| delimiter)
 }
 
-/// A cell with a comma as the decimal sign, as JSON has the number; none if it is no number.
+/// A number with a comma as the decimal sign, as JSON has it; none if the cell is no such number. Without a comma a point could
+/// stand between thousands, in a date or in an address.
 pub fn with_point(cell: &str) -> Option<String> {
     let (sign, number) = cell.strip_prefix('-').map_or(("", cell), |number| ("-", number));
-    let (whole, fraction) = number.split_once(',').unwrap_or((number, "0"));
+    let (whole, fraction) = number.split_once(',')?;
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     // A point, or a blank that does not break, stands between thousands.
     let mut groups = whole.split(['.', '\u{a0}', '\u{202f}', ' ']);
@@ -127,7 +153,7 @@ pub fn with_point(cell: &str) -> Option<String> {
     let is_grouped = rest.iter().all(|group| group.len() == 3 && is_digits(group));
     let is_number = is_digits(first) && is_digits(fraction) && is_grouped && (rest.is_empty() || first.len() <= 3);
     // A number that begins with 0 is a code, such as that of a town.
-    let is_code = first.len() > 1 && first.starts_with('0');
+    let is_code = whole.len() > 1 && first.starts_with('0');
     (is_number && !is_code).then(|| format!("{sign}{first}{}.{fraction}", rest.concat()))
 }
 
@@ -161,12 +187,27 @@ mod tests {
         let check = |cell, expected: Option<&str>| assert_eq!(with_point(cell).as_deref(), expected, "{cell}");
         check("2,50", Some("2.50"));
         check("-0,5", Some("-0.5"));
-        check("12", Some("12.0"));
         check("1.234.567,00", Some("1234567.00"));
         check("1\u{a0}234,5", Some("1234.5"));
-        for other in ["", "-", ",5", "5,", "1,2,3", "1.23,4", "a,b", "01234", "1234.567,0", "1.2", "+1,5"] {
+        for other in
+            ["", "-", ",5", "5,", "1,2,3", "1.23,4", "a,b", "01234", "1234.567,0", "1.2", "+1,5", "12", "0.123,4"]
+        {
             check(other, None);
         }
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_not_replaced() {
+        let decode = |bytes: &[u8], name| {
+            let mut text = String::new();
+            decoded(bytes, charset(name).unwrap()).read_to_string(&mut text).map(|_| text)
+        };
+        assert_eq!(decode(b"\x82\xa0", "shift_jis").unwrap(), "あ");
+        assert!(decode(b"\x82\xa0\x82", "shift_jis").unwrap_err().to_string().contains("shift_jis"));
+        assert!(decode(b"i\0\x00\xd8", "utf-16le").is_err());
+        let mut bytewise = decoded(&b"a\x81\xff\xffz"[..], charset("shift_jis").unwrap());
+        let mut one = [0];
+        assert!((0..20).any(|_| bytewise.read(&mut one).is_err()), "also where reads are short");
     }
 
     #[test]

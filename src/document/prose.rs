@@ -542,6 +542,11 @@ impl Prose {
         guarded(|| self.doc.transact().encode_state_as_update_v1(&known)).ok_or(Unfit::Broken)
     }
 
+    /// Whether it is of some incarnation of this document. A text from before there were any is of none.
+    pub fn has_incarnation(&self, doc: &DocKey<'_>) -> bool {
+        Incarnation::among(&self.clocks).any(|one| one.is_of(doc))
+    }
+
     /// Whether it is of this incarnation.
     pub fn is_of(&self, incarnation: Incarnation) -> bool {
         incarnation.is_in(&self.clocks)

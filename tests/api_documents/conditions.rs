@@ -90,6 +90,25 @@ async fn a_write_with_if_none_match_holds_unless_the_document_is_in_one_of_the_v
 }
 
 #[tokio::test]
+async fn both_conditions_hold_for_a_text_too() {
+    let node = start_node().await;
+    let first = node.call(Method::PUT, DOC).typed("text/plain", "a").send().await.expect(201);
+    let current = first.header("etag").to_string();
+    let both = |method: Method, media: &'static str, body: &'static str, matching: &str| {
+        let call = node.call(method, DOC).typed(media, body).header("if-none-match", FOREIGN);
+        call.header("if-match", matching.to_string()).send()
+    };
+    let stale = "\"00000000000000000000000000000001\"";
+    both(Method::PUT, "text/plain", "b", stale).await.expect_problem(412, "version-mismatch");
+    let delta = r#"[{"insert":"b"}]"#;
+    both(Method::PATCH, "application/json", delta, stale).await.expect_problem(412, "version-mismatch");
+    let unnamed = node.call(Method::PATCH, DOC).typed("application/json", delta).header("if-none-match", FOREIGN);
+    unnamed.send().await.expect_problem(428, "version-needed");
+    both(Method::PUT, "text/plain", "c", &current).await.expect(200);
+    assert_eq!(node.get(DOC).await.text(), "c");
+}
+
+#[tokio::test]
 async fn a_read_with_if_match_is_answered_in_that_version_only() {
     let node = start_node().await;
     let (stale, current) = twice_written(&node).await;
