@@ -11,10 +11,14 @@ const WELCOME_WITHIN_MS = 10_000;
 const PING_EVERY_MS = 15_000;
 /// A connection that has been silent for two pings is taken for dead: a lost network tells nobody.
 const SILENCE_MAX_MS = 35_000;
-/// A node that owes an answer is pinged so often, and left after so much silence: one that hangs keeps its connections. What
-/// goes out over a slow line has time beside that.
+/// A node that owes an answer is pinged so often, for one that hangs keeps its connections. After so much silence a request
+/// beside the socket decides whether it hangs, or is busy with a long message on a slow line: a message shows only when all of
+/// it is here. Together these are less than ten seconds.
 const OWING_PING_EVERY_MS = 3_000;
-const OWING_SILENCE_MAX_MS = 8_000;
+const OWING_CHECK_EVERY_MS = 500;
+const OWING_SILENCE_MAX_MS = 6_000;
+const LIVENESS_WITHIN_MS = 3_000;
+/// What goes out over a slow line has time beside that.
 const SLOW_LINE_BYTES_PER_MS = 16;
 /// How long another node may take to hold what was seen on the one before. Then the next is asked.
 const SESSION_WITHIN_MS = 2_000;
@@ -39,6 +43,11 @@ export class Dial {
   #owing = null;
   #owedBytes = 0;
   #owedSince = 0;
+  #urgedAt = 0;
+  #buffered = 0;
+  #drainedAt = 0;
+  #vouchedAt = 0;
+  #asked = null;
   #session = null;
   #sessionOf = null;
   #sessionTimer = null;
@@ -110,8 +119,8 @@ export class Dial {
     this.#owedBytes = bytes;
     if (bytes === 0 || !this.#online) return this.#settle();
     if (this.#owing !== null) return;
-    this.#owedSince = Date.now();
-    this.#owing = setInterval(() => this.#urge(), OWING_PING_EVERY_MS);
+    this.#owedSince = this.#urgedAt = Date.now();
+    this.#owing = setInterval(() => this.#urge(), OWING_CHECK_EVERY_MS);
     this.#owing.unref?.();
   }
 
@@ -119,12 +128,67 @@ export class Dial {
   #settle() {
     clearInterval(this.#owing);
     this.#owing = null;
+    this.#owedBytes = 0;
   }
 
   #urge() {
-    const silence = Date.now() - Math.max(this.#heardAt, this.#owedSince);
-    if (silence > OWING_SILENCE_MAX_MS + this.#owedBytes / SLOW_LINE_BYTES_PER_MS) return this.leave();
+    this.#noteDrain();
+    if (this.#isOverdue) this.#askLife();
+    if (Date.now() - this.#urgedAt < OWING_PING_EVERY_MS) return;
+    this.#urgedAt = Date.now();
     this.send({ type: "ping" });
+  }
+
+  /// Whether it is time to doubt a node that owes an answer.
+  get #isOverdue() {
+    return this.#isSilent(OWING_SILENCE_MAX_MS, Math.max(this.#owedSince, this.#vouchedAt));
+  }
+
+  /// Whether the socket has shown no life for longer than it may: since the last message, since bytes last went out, or since
+  /// `from` if that is later.
+  #isSilent(most, from = 0) {
+    const since = Math.max(this.#heardAt, this.#drainedAt, from);
+    return Date.now() - since > most + this.#owedBytes / SLOW_LINE_BYTES_PER_MS;
+  }
+
+  /// Bytes that leave the socket's buffer show that the other end takes some.
+  #noteDrain() {
+    const buffered = this.#socket?.bufferedAmount ?? 0;
+    if (buffered < this.#buffered) this.#drainedAt = Date.now();
+    this.#buffered = buffered;
+  }
+
+  /// Leaves the node, unless it answers a small request beside the socket or has been heard of meanwhile.
+  async #askLife() {
+    const socket = this.#socket;
+    if (this.#asked === socket) return;
+    this.#asked = socket;
+    const lives = await this.#isLive();
+    if (this.#asked === socket) this.#asked = null;
+    if (this.#socket !== socket) return;
+    if (lives) this.#vouchedAt = Date.now();
+    else if (this.#owing !== null && this.#isOverdue) this.leave();
+  }
+
+  /// Whether the node answers at all. A page may not read the answers of other nodes than its own, but sees that they come. One
+  /// that can be read and has a status of 500 or more is of a node that hangs, or of the proxy before it.
+  async #isLive() {
+    if (!this.#options.fetch) return false;
+    const end = new AbortController();
+    let timer;
+    const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error("late")), LIVENESS_WITHIN_MS); });
+    timer.unref?.();
+    try {
+      const request = { mode: "no-cors", cache: "no-store", signal: end.signal };
+      const answer = await Promise.race([this.#options.fetch(`${this.url}/livez`, request), late]);
+      return !(answer.status >= 500);
+    } catch {
+      return false;
+    } finally {
+      clearTimeout(timer);
+      // Its content is not read.
+      end.abort();
+    }
   }
 
   close() {
@@ -158,6 +222,7 @@ export class Dial {
     // Without a token no subprotocol is asked for: a browser drops the connection if the server does not repeat it.
     const socket = new this.#options.WebSocket(`${url.replace(/^http/, "ws")}/v1/ws`);
     this.#socket = socket;
+    this.#buffered = 0;
     this.#waiting = setTimeout(() => this.leave(), WELCOME_WITHIN_MS);
     socket.onopen = () => this.#transmit({ type: "ping", id: "welcome" });
     socket.onmessage = ({ data }) => this.#take(data);
@@ -216,7 +281,8 @@ export class Dial {
 
   #ping() {
     if (!this.#online) return;
-    if (Date.now() - this.#heardAt <= SILENCE_MAX_MS) return this.send({ type: "ping" });
+    this.#noteDrain();
+    if (!this.#isSilent(SILENCE_MAX_MS, this.#owing === null ? 0 : this.#owedSince)) return this.send({ type: "ping" });
     // Closing a dead socket can take minutes to be reported; the next one does not wait for that.
     this.leave();
   }

@@ -7,7 +7,7 @@ import { docPath, nodeOf, versionIn } from "./http.js";
 import { LiveQuery } from "./live-query.js";
 import { overlaid } from "./overlay.js";
 import { LamplightError } from "./problem.js";
-import { Queue } from "./queue.js";
+import { Queue, partOf } from "./queue.js";
 import { Room } from "./room.js";
 import { SharedText } from "./shared-text.js";
 import { IndexedDbStorage, MemoryStorage } from "./storage.js";
@@ -90,6 +90,7 @@ export class Pool {
       send: (message) => this.#dial.send(message),
       post: (message) => this.#tabs?.post(message),
       onchange: (write) => this.#onChange(write),
+      onaccepted: (write) => this.#onAccepted(write),
       onrejected: (error, write) => this.#onRejected(error, write),
       onawaited: (bytes) => this.#dial.owe(bytes),
       onpaused: () => { if (this.#options.hasOthers) this.#dial.leave(); },
@@ -244,10 +245,9 @@ export class Pool {
   /// Guards of merges of documents that are there as far as the pool knows. A merge says what to change: if another has
   /// deleted the document meanwhile, it must not make a fragment of it that nobody wrote.
   #guardsOfMerges(commands, guards) {
-    const named = new Set(guards.map((guard) => Object.values(guard)[0]).map(({ collection, id }) => `${collection}/${id}`));
+    const named = new Set(guards.map(partOf).filter(Boolean).map(([, { collection, id }]) => `${collection}/${id}`));
     const added = [];
-    for (const [kind, target] of commands.map((command) => Object.entries(command)[0])) {
-      const { collection, id } = target;
+    for (const [kind, { collection, id }] of commands.map(partOf).filter(Boolean)) {
       if (named.has(`${collection}/${id}`)) continue;
       // Only the first command of a document meets it as it was.
       named.add(`${collection}/${id}`);
@@ -266,14 +266,20 @@ export class Pool {
     return overlaid(this.#sightings.of(collection, id), this.#queue.on(`${collection}/${id}`), collection, id) !== null;
   }
 
+  /// What it has made of its documents is news only now: by the time of its later receipts they may have been read anew.
+  #onAccepted(write) {
+    if (write.receipt.verdict === "applied") this.#sightings.learn(write.commands);
+  }
+
   #onChange(write) {
-    if (write.receipt?.verdict === "applied") this.#sightings.learn(write.commands);
     for (const query of this.#queries.values()) query.touch(write);
   }
 
-  #onRejected(error, { guards, commands, key }) {
-    // It may have been refused because a document is not there.
-    for (const { exists } of guards) if (exists) this.#sightings.note(exists.collection, exists.id, false);
+  #onRejected(error, { text, key }) {
+    const { guards, commands } = this.#options.parse(text);
+    // A node says which guard did not hold. The documents of the others are there as before.
+    const exists = guards[error.problem.guard]?.exists;
+    if (exists) this.#sightings.note(exists.collection, exists.id, false);
     this.onrejected?.(error, { guards, commands, key });
   }
 

@@ -16,10 +16,33 @@ const LOOK_MAX = 256;
 const UNSETTLED_MAX = 1_000;
 const FIRST_PAUSE_MS = 1_000;
 const LONGEST_PAUSE_MS = 15_000;
+/// How a node says which guard of a write did not hold at its final place.
+const GUARD_REASON = /^guard (\d+) does not hold/;
+/// How a node says that another op with the same key, of a node that this client had left, counts instead of this one.
+const OVERTAKEN_REASON = /^op \S+ with the same idempotency key comes before it$/;
+
+const encoder = new TextEncoder();
+/// What a write takes on the line, about: its text is UTF-8 there.
+const bytesOf = ({ text }) => encoder.encode(text).length;
+
+/// The kind and the target of a guard or command; null for what is neither.
+export function partOf(part) {
+  const [kind, target] = Object.entries(part ?? {})[0] ?? [];
+  return target !== null && typeof target === "object" ? [kind, target] : null;
+}
+
+/// Reader of a write's text. One with a part that names no document goes to the node as it is, to be refused with a reason,
+/// and shows on no document meanwhile.
+const showable = (parse) => (text) => {
+  const draft = parse(text);
+  return [...draft.guards, ...draft.commands].every(partOf) ? draft : { ...draft, guards: [], commands: [] };
+};
 
 export class Queue {
   #writes = [];
   #unsettled = new Map();
+  /// Final receipts of ops that another op with the same key precedes, by that key, until the receipt of the other is here.
+  #overtaken = new Map();
   #known = new Map();
   #shown = new Map();
   #storage;
@@ -43,11 +66,11 @@ export class Queue {
   #waiting = [];
 
   /// Handlers: `send(message)`, `post(message)` to the other tabs, `onchange(write)` when a write shows otherwise in its
-  /// documents, `onrejected(error, write)`, `onpaused()` before it tries again, `mayYield()`; and `onawaited(bytes)`, how much
-  /// was sent that a node has not answered.
+  /// documents, `onaccepted(write)` at its first receipt, `onrejected(error, write)`, `onpaused()` before it tries again,
+  /// `mayYield()`; and `onawaited(bytes)`, how much was sent that a node has not answered.
   constructor({ storage, parse, max }, handlers) {
     this.#storage = storage;
-    this.#parse = parse;
+    this.#parse = showable(parse);
     this.#max = max;
     this.#handlers = handlers;
   }
@@ -159,7 +182,7 @@ export class Queue {
       if (!isFree || write.state !== "queued") continue;
       write.state = "sent";
       this.#inFlight += 1;
-      this.#owed += write.text.length;
+      this.#owed += bytesOf(write);
       this.#handlers.send(write.message);
     }
     this.#handlers.onawaited(this.#owed);
@@ -168,21 +191,34 @@ export class Queue {
   /// A write that was sent is answered, or will not be.
   #settleOwed(write) {
     this.#inFlight -= 1;
-    this.#owed = this.#inFlight === 0 ? 0 : Math.max(1, this.#owed - write.text.length);
+    this.#owed = this.#inFlight === 0 ? 0 : Math.max(1, this.#owed - bytesOf(write));
     this.#handlers.onawaited(this.#owed);
   }
 
   /// A node's receipt.
   onreceipt({ type: _, id: key, ...receipt }) {
+    const isOvertaken = receipt.status === "rejected" && OVERTAKEN_REASON.test(receipt.reason);
+    if (isOvertaken && this.#unsettled.has(key) && !this.#overtaken.has(key)) {
+      this.#overtaken.set(key, receipt);
+      return this.#askForFirst(key);
+    }
+    this.#overtaken.delete(key);
     this.#handlers.post({ key, receipt });
     this.#learn(key, receipt);
+  }
+
+  /// The write was done, by the op before: the node answers its key with the receipt of that.
+  #askForFirst(key) {
+    const write = this.#unsettled.get(key);
+    if (write && this.#overtaken.has(key)) this.#handlers.send(write.message);
   }
 
   #learn(key, receipt) {
     this.#forget(key);
     const write = this.#known.get(key);
     if (!write) return;
-    if (write.state !== "accepted") {
+    const isFirst = write.state !== "accepted";
+    if (isFirst) {
       write.keySpan = this.#keySpan;
       this.#leave(write);
       write.state = "accepted";
@@ -190,6 +226,7 @@ export class Queue {
       this.#unseen.add(write);
     }
     write.learn(receipt);
+    if (isFirst) this.#handlers.onaccepted(write);
     if (receipt.status === "tentative") this.#unsettled.set(key, write);
     else this.#settle(write);
     if (this.#unsettled.size > UNSETTLED_MAX) this.#giveUp(this.#unsettled.values().next().value);
@@ -205,12 +242,20 @@ export class Queue {
     if (write.receipt.status !== "rejected") return;
     const { reason, op } = write.receipt;
     const detail = `the write was rejected at its final place in the order: ${reason}`;
-    this.#handlers.onrejected(new LamplightError({ type: "rejected", title: "rejected", status: 409, detail, op }), write);
+    const failed = GUARD_REASON.exec(reason);
+    const guard = failed ? { guard: Number(failed[1]) } : {};
+    this.#handlers.onrejected(new LamplightError({ type: "rejected", title: "rejected", status: 409, detail, op, ...guard }), write);
   }
 
   /// A node's problem with a write; without a key, with the first that it has not answered.
   onproblem(key, problem) {
     const write = key === undefined ? this.#writes.find(({ state }) => state === "sent") : this.#known.get(key);
+    const overtaken = this.#overtaken.get(key);
+    if (overtaken) {
+      if (new LamplightError(problem).passes) return void setTimeout(() => this.#askForFirst(key), FIRST_PAUSE_MS).unref?.();
+      // The op before it has no effect either, or is of another write.
+      return this.onreceipt({ id: key, ...overtaken });
+    }
     // One that another node accepted is not refused by this one's word: its place in the order decides.
     if (write?.state !== "sent") return;
     const error = new LamplightError(problem, write.isUncertain);
@@ -323,6 +368,7 @@ export class Queue {
 
   #giveUp(write) {
     this.#unsettled.delete(write.key);
+    this.#overtaken.delete(write.key);
     if (!this.#isShown(write)) this.#known.delete(write.key);
     const detail = `nobody waits for the verdict of this write any more: ask GET /v1/ops/${write.receipt.op}`;
     write.fail(LamplightError.local("verdict-unknown", detail));

@@ -45,6 +45,14 @@ async function watching(docs, options, query = {}, urls = URLS[0]) {
 
 const brief = (docs) => Object.fromEntries(docs.map(({ id, value, pending }) => [pending ? `${id}…` : id, value]));
 
+/// Lets time pass in small steps, and all promises go on at each.
+async function pass(ms) {
+  for (let passed = 0; passed < ms; passed += 100) {
+    mock.timers.tick(100);
+    await settle();
+  }
+}
+
 /// Lets the next connection come, and answers it.
 function comeBack(clock, keySpan) {
   mock.timers.tick(20_000);
@@ -503,6 +511,37 @@ test("a write that loses its place is told of by its final receipt and by the no
   assert.match(notices[0], /final place.*tea is there/);
 });
 
+test("a write that another op with its key precedes is settled by the receipt of that one", async () => {
+  const notices = [];
+  const { notes, node } = await watching([], { onrejected: (error) => notices.push(error.message) });
+  const reason = "op b.9 with the same idempotency key comes before it";
+  const answers = {
+    // The op before it counts, at once or once it is final.
+    final: [(sent) => node.say(receipt(sent, 9, "final"))],
+    later: [(sent) => node.say(receipt(sent, 9), receipt(sent, 9, "final"))],
+    busy: [({ id }) => node.say(problem(id, "overloaded", 503)), (sent) => node.say(receipt(sent, 9, "final"))],
+    // It does not, or there is no word of it.
+    refused: [({ id }) => node.say(problem(id, "guard-failed", 409))],
+    again: [(sent) => node.say(receipt(sent, 11, "rejected", { reason }))],
+  };
+  for (const [name, steps] of Object.entries(answers)) {
+    const write = notes.put(name, 1);
+    await settle();
+    const sent = node.of("write").at(-1);
+    node.say(receipt(sent, 11), receipt(sent, 11, "rejected", { reason }));
+    for (const [turn, step] of steps.entries()) {
+      const asked = node.of("write").filter(({ key }) => key === write.key);
+      assert.deepEqual(asked, Array(turn + 2).fill(sent), name);
+      step(sent);
+      await pass(1_000);
+    }
+    const last = await write.final;
+    const isRejected = name === "refused" || name === "again";
+    assert.deepEqual([last.status, last.op, notices.length], isRejected ? ["rejected", "a.11", 1] : ["final", "a.9", 0], name);
+    notices.length = 0;
+  }
+});
+
 test("with wait the promise is kept when the receipt is final, or enough members hold the write", async () => {
   const { notes, node } = await watching([]);
   const final = notes.put("a", 1, { wait: "final" });
@@ -653,6 +692,79 @@ test("a merge that was refused because its document is gone may begin it anew", 
   assert.deepEqual(node.of("write").at(-1).guards, []);
 });
 
+test("a refusal forgets only the document whose guard did not hold", async () => {
+  const fetch = async () => ({ ok: true, status: 200, text: async () => "{}", headers: new Headers({ ETag: '"v1"', "Lamplight-Stamp": "5@a", "Lamplight-Status": "final" }) });
+  const notices = [];
+  const { pool, node } = await watching([], { fetch, onrejected: (error, { commands, guards }) => notices.push([error.problem.guard, commands.length, guards.length]) });
+  const other = pool.collection("other");
+  const merge = (id) => ({ merge: { collection: "other", id, value: {} } });
+  const guardsNow = async () => {
+    await settle();
+    return node.of("write").at(-1).guards.map(({ exists }) => exists.id);
+  };
+  const both = async () => {
+    for (const id of ["a", "b"]) await other.get(id);
+    pool.tx([merge("a"), merge("b")]).catch(() => {});
+    assert.deepEqual(await guardsNow(), ["a", "b"]);
+    return node.of("write").at(-1);
+  };
+  const again = async () => {
+    pool.tx([merge("a"), merge("b")]).catch(() => {});
+    const guards = await guardsNow();
+    node.say(problem(node.of("write").at(-1).id, "patch-failed", 409));
+    return guards;
+  };
+  const refuse = (sent, slug, more) => {
+    const { type, id, problem: what } = problem(sent.id, slug, 409);
+    node.say({ type, id, problem: { ...what, ...more } });
+  };
+  refuse(await both(), "patch-failed", { command: 0 });
+  assert.deepEqual(await again(), ["a", "b"], "its reason is another");
+  refuse(await both(), "guard-failed", { guard: 1, current: null });
+  assert.deepEqual(await again(), ["a"]);
+  const sent = await both();
+  node.say(receipt(sent, 11), receipt(sent, 11, "rejected", { reason: "guard 0 does not hold: the document does not exist" }));
+  assert.deepEqual(await again(), ["b"], "at its final place, too");
+  assert.deepEqual(notices, [[undefined, 2, 2], [undefined, 2, 2], [1, 2, 2], [undefined, 2, 1], [0, 2, 2], [undefined, 2, 1]]);
+});
+
+test("later receipts of a write say nothing new of its documents", async () => {
+  const fetch = async () => ({ ok: false, status: 404, text: async () => '{"type":"urn:lamplight:problem:not-found","status":404}', headers: new Headers() });
+  const { pool, node } = await watching([], { fetch });
+  const other = pool.collection("other");
+  other.put("tea", {});
+  await settle();
+  const [sent] = node.of("write");
+  node.say(receipt(sent, 11));
+  // Another has deleted it.
+  assert.notEqual(await other.get("tea"), null, "the accepted write shows until the node's word is here");
+  node.pong();
+  assert.equal(await other.get("tea"), null);
+  node.say(receipt(sent, 11, "final"));
+  node.pong();
+  other.merge("tea", { a: 1 });
+  await settle();
+  assert.deepEqual(node.of("write").at(-1).guards, []);
+});
+
+test("a write with a malformed part goes to the node, which refuses it, and shows nowhere", async () => {
+  const notices = [];
+  const { pool, node, live } = await watching([doc("tea", {})], { onrejected: (error, { guards, commands }) => notices.push([error.slug, guards, commands]) });
+  const put = { put: { collection: "notes", id: "oil", value: 1 } };
+  const cases = [[[put], [{}]], [[put], [null]], [[{ put: null }], []], [[put, {}], []], [[put, null], []], [["put"], []]];
+  for (const [commands, guards] of cases) {
+    const write = pool.tx(commands, { guards });
+    await settle();
+    assert.deepEqual(Object.keys(brief(live.docs)), ["tea"]);
+    const sent = node.of("write").at(-1);
+    assert.deepEqual([sent.commands, sent.guards], [commands, guards]);
+    node.say(problem(sent.id, "bad-request", 400));
+    await assert.rejects(write, { slug: "bad-request" });
+    assert.deepEqual(notices.pop(), ["bad-request", guards, commands]);
+  }
+  assert.equal(pool.queued, 0);
+});
+
 test("the client's filter and the node's hold for the same documents", () => {
   const cases = JSON.parse(readFileSync(new URL("fixtures/selector.json", import.meta.url), "utf8"));
   assert.ok(cases.length > 60);
@@ -687,11 +799,74 @@ test("a node that owes an answer to a write and says nothing is left within ten 
   notes.put("tea", 1);
   await settle();
   assert.equal(node.of("write").length, 1);
-  for (let second = 0; second < 10; second += 1) mock.timers.tick(1_000);
+  await pass(9_500);
   assert.equal(node.readyState, 3);
   mock.timers.tick(100);
   assert.equal(net.last.url, "ws://b:2/v1/ws");
   assert.equal(net.last.welcome().of("write").length, 1);
+});
+
+test("a node that is frozen answers nothing beside the socket either, and is left within ten seconds", async () => {
+  const asked = [];
+  const fetch = (url, { mode } = {}) => {
+    asked.push([url, mode]);
+    return new Promise(() => {});
+  };
+  const { notes, node } = await watching([], { fetch }, {}, URLS);
+  await pass(300);
+  asked.length = 0;
+  notes.put("tea", 1);
+  await settle();
+  await pass(8_500);
+  assert.deepEqual([asked, node.readyState], [[["http://a:1/livez", "no-cors"]], 1]);
+  await pass(1_500);
+  assert.equal(node.readyState, 3);
+});
+
+test("a node that lives is not left while a long message comes in over a slow line", async () => {
+  let status = 200;
+  let asked = 0;
+  const fetch = async (url) => {
+    if (url.endsWith("/livez")) asked += 1;
+    return { ok: true, status, headers: new Headers() };
+  };
+  const { notes, node } = await watching([], { fetch }, {}, URLS);
+  const write = () => notes.put(`n${Date.now()}`, 1);
+  // Small writes go out, and no whole message comes in.
+  for (let turn = 0; turn < 7; turn += 1) {
+    write();
+    await settle();
+    await pass(4_000);
+  }
+  assert.equal(node.readyState, 1);
+  assert.ok(asked >= 3 && asked <= 5, `it is asked now and then: ${asked}`);
+  // The message is here: all is measured anew.
+  node.say({ type: "pong", clock: "20" });
+  await pass(30_000);
+  assert.equal(node.readyState, 1);
+  await pass(20_000);
+  assert.equal(node.readyState, 3, "the socket is silent for too long, whatever the node answers beside it");
+  assert.equal(net.last.welcome().of("write").length, 7);
+
+  // What a proxy before a hanging node answers is no answer of the node.
+  status = 504;
+  const next = net.last;
+  await pass(10_000);
+  assert.equal(next.readyState, 3);
+});
+
+test("a slow node that has said something while it was asked, or owes nothing any more, is not left", async () => {
+  for (const word of ["pong", "receipt"]) {
+    const fetch = (url) => (url.endsWith("/livez") ? new Promise(() => {}) : Promise.reject(new Error("no node")));
+    const { notes, node } = await watching([], { fetch }, {}, URLS);
+    notes.put("tea", 1);
+    await settle();
+    await pass(8_000);
+    node.say(word === "pong" ? { type: "pong", clock: "20" } : receipt(node.of("write")[0], 11));
+    await pass(3_000);
+    assert.equal(node.readyState, 1, word);
+    pools.pop().close();
+  }
 });
 
 test("a node that is slow over a write, but says that it lives, is not left", async () => {
@@ -712,9 +887,36 @@ test("a large write has the time that it takes on a slow line", async () => {
   const node = net.last;
   notes.put("tea", "x".repeat(1 << 20));
   await settle();
-  for (let second = 0; second < 15; second += 1) mock.timers.tick(1_000);
+  await pass(60_000);
   assert.equal(node.readyState, 1);
-  for (let second = 0; second < 60; second += 1) mock.timers.tick(1_000);
+  await pass(15_000);
+  assert.equal(node.readyState, 3);
+});
+
+test("what a write takes on the line is counted in bytes", async () => {
+  const { notes } = await watching([], {}, {}, URLS);
+  const node = net.last;
+  // As many characters as 16 s of ASCII.
+  notes.put("tea", "茶".repeat(1 << 18));
+  await settle();
+  await pass(50_000);
+  assert.equal(node.readyState, 1);
+  await pass(10_000);
+  assert.equal(node.readyState, 3);
+});
+
+test("bytes that leave the socket's buffer are a sign of life", async () => {
+  const { notes } = await watching([], {}, {}, URLS);
+  const node = net.last;
+  node.bufferedAmount = 1 << 20;
+  notes.put("tea", 1);
+  await settle();
+  for (let second = 0; second < 60; second += 1) {
+    node.bufferedAmount -= 10_000;
+    await pass(1_000);
+  }
+  assert.equal(node.readyState, 1);
+  await pass(10_000);
   assert.equal(node.readyState, 3);
 });
 

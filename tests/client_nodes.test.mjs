@@ -2,6 +2,7 @@
 // there once, on the nodes and in live queries.
 import assert from "node:assert/strict";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import test from "node:test";
@@ -246,6 +247,83 @@ test("a node that hangs with writes that it owes an answer is left for another",
   } finally {
     frozen.child.kill("SIGCONT");
   }
+});
+
+test("a write that the node had taken when it froze is no rejected one when it thaws", async (t) => {
+  const nodes = await startPool(t, 2);
+  const refused = [];
+  const pool = open(t, nodes, { onrejected: (error) => refused.push(error.message) });
+  const notes = pool.collection("notes");
+  await notes.put("first", 1, { wait: "final" });
+  const frozen = nodes.find(isAt(pool.url));
+  const other = nodes.find((node) => node !== frozen);
+  frozen.child.kill("SIGSTOP");
+  let write;
+  try {
+    write = notes.patch("first", [{ op: "replace", path: "", value: 2 }]);
+    // So the op of the other node comes later in the order than that of the frozen one.
+    for (let n = 0; n < 20; n += 1) await other.call(`/v1/docs/other/n${n}`, "PUT", n);
+    await write;
+    assert.equal(pool.url, other.url);
+  } finally {
+    frozen.child.kill("SIGCONT");
+  }
+  const last = await write.final;
+  assert.deepEqual([last.status, last.verdict, refused], ["final", "applied", []]);
+});
+
+/// A way to a node on which each connection brings 50 KB a second; its URL.
+async function slowWay(t, { url }) {
+  const STEP_MS = 100;
+  const STEP_BYTES = 5_000;
+  const { hostname, port } = new URL(url);
+  const server = net.createServer((client) => {
+    const node = net.connect(port, hostname);
+    const pump = setInterval(() => {
+      const part = node.read(Math.min(STEP_BYTES, node.readableLength));
+      if (part) client.write(part);
+    }, STEP_MS);
+    client.pipe(node);
+    for (const socket of [client, node]) {
+      socket.on("error", () => {});
+      socket.on("close", () => {
+        clearInterval(pump);
+        client.destroy();
+        node.destroy();
+      });
+    }
+    // Paused, and yet filled: what is there is read in steps.
+    node.on("readable", () => {});
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close());
+  return { url: `http://127.0.0.1:${server.address().port}` };
+}
+
+test("a node is not left while it sends a large document over a slow line", async (t) => {
+  const node = await Node.start(t, "far");
+  await node.call("/v1/docs/big/doc", "PUT", "x".repeat(550_000));
+  const states = [];
+  const pool = open(t, [await slowWay(t, node)], { onstate: (state) => states.push(state) });
+  const live = pool.collection("big").watch();
+  await until(() => pool.state === "online", "the node has answered");
+  // Its answers come behind the document.
+  const write = pool.collection("small").put("one", 1);
+  const begun = Date.now();
+  await live.ready;
+  assert.ok(Date.now() - begun > 9_000, "it took longer than a silent node has");
+  await write;
+  assert.deepEqual(states, ["online"]);
+});
+
+test("a write with a malformed part is refused by the node", async (t) => {
+  const node = await Node.start(t, "strict");
+  const pool = open(t, [node], { onrejected: () => {} });
+  const put = { put: { collection: "notes", id: "tea", value: 1 } };
+  for (const [commands, guards] of [[[put], [{}]], [[put], [null]], [[put, { put: null }], []], [[put, {}], []]]) {
+    await assert.rejects(pool.tx(commands, { guards }), { slug: "bad-request", message: /guards\[0\]|commands\[1\]/ });
+  }
+  assert.deepEqual(await node.docs("notes"), {});
 });
 
 test("an offline merge leaves no fragment of a document that was deleted meanwhile", async (t) => {
