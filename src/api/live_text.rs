@@ -50,7 +50,7 @@ const LIGHT_PARTS: usize = 4_096;
 const PART_BYTES: usize = 512;
 /// Time beyond the usual that the edits of a text may take in all. Half of what a reader has, whose machine may be slower.
 const EXCESS_MAX: Duration = Duration::from_secs(2);
-/// How often the turn of a client may come while the text is locked before it waits for that with a thread.
+/// Most turns of a client that find the text locked. At the next one it waits for the lock with a thread.
 const TURNS_MAX: usize = 8;
 /// After so long a text that could not take in its news tries again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -94,8 +94,8 @@ pub(super) struct Held {
     filled: Option<u64>,
     /// Whether it must be worked out again.
     stale: bool,
-    /// What it held, and its editors were told, before an edit that is under work. Whoever asked for the edit may go away: then
-    /// nobody hands it in.
+    /// The state that its editors were told before an edit that is under work. The client that asked for the edit may go away:
+    /// then nobody hands it in.
     before: Option<Clocks>,
     /// How many edits made here have not come back yet.
     under_way: usize,
@@ -159,7 +159,7 @@ impl Held {
         self.prose.bytes() <= LIGHT_BYTES && self.takes_lightly(0, 1)
     }
 
-    /// Whether work on it takes long.
+    /// True if work on it takes long.
     fn is_slow(&self) -> bool {
         self.excess > SLOW
     }

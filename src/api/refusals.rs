@@ -24,7 +24,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(25);
 const LONGEST_DELAY_OF_LOAD: Duration = Duration::from_secs(2);
 /// Refusals within this count as one. y-websocket comes back after a tenth of a second at first.
 const MOMENT: Duration = Duration::from_millis(50);
-/// How long after the last refusal a client counts as new.
+/// Time after the last refusal from which on a client counts as new.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Most clients and texts of which refusals are remembered. Past that all are forgotten.
 const REFUSALS_MAX: usize = 4_096;
@@ -34,7 +34,7 @@ const REFUSALS_MAX: usize = 4_096;
 pub struct Refusals(Mutex<HashMap<(Caller, DocKey<'static>), Refused>>);
 
 struct Refused {
-    /// How often so far. Of several within a moment one counts: they are of several clients behind one address.
+    /// Refusals so far. Of several within a moment one counts: they are of several clients behind one address.
     times: u32,
     /// When one was counted last.
     counted: Instant,

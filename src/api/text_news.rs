@@ -16,7 +16,7 @@ use tokio::sync::watch;
 /// Most entries that a slow editor may be behind, and most bytes of them, unless one entry has more.
 const NEWS_MAX: (usize, usize) = (256, 1 << 20);
 
-/// What editors of a text are told.
+/// A message to the editors of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     /// An update.

@@ -352,8 +352,8 @@ impl Texts {
         Ok(Held::new(prose, Some(mark), place, excess))
     }
 
-    /// What a text comes to, and how much more time that took than its parts take usually. What is known to take too much is not
-    /// tried.
+    /// Works a text out. Returns it, and the time that it took beyond the usual for its parts. A text that is known to take too
+    /// much is not tried.
     async fn work_out(
         &self,
         doc: &DocKey<'static>,
@@ -497,7 +497,8 @@ mod tests {
         update.push(number as u8);
     }
 
-    /// So many characters of client 1, and as many of client 2 behind the first of them: each is placed by a walk over those before it.
+    /// Two updates: a run of characters of client 1, and as many of client 2 after its first. Each of these is placed by a walk over
+    /// those before it.
     fn crowd(count: usize) -> [Vec<u8>; 2] {
         let (mut run, mut crowd) = (vec![1, 1, 1, 0, 4, 1, 4], vec![1]);
         run.extend(b"text");

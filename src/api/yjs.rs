@@ -59,7 +59,7 @@ const GATHERED_MAX: (usize, usize) = (64, 256 << 10);
 const UNDER_WAY_MAX: usize = 64;
 /// Updates that came before what they build on; an editor sends that right after it was asked.
 const EARLY_MAX: (usize, usize) = (1_024, TEXT_BYTES_MAX);
-/// How long telling a refusal may take.
+/// Most time that sending a refusal may take.
 const TELL: Duration = Duration::from_secs(1);
 
 /// Codes that say that it is of no use to come back: what HTTP says with 400, 403, 409, 410, 413 and 422.
@@ -173,7 +173,7 @@ async fn say_nothing(socket: &mut WebSocket, memory: &ConnectionMemory, End(code
     }
 }
 
-/// Whether a close code says that it is of no use to come back as before.
+/// True if a close code says that the same connection would be refused again.
 pub(super) fn is_final(code: u16) -> bool {
     (BAD..BAD + 100).contains(&code)
 }

@@ -50,7 +50,7 @@ impl Incarnation {
         Incarnation { client, length: LENGTH_MIN | (seq >> LOW_BITS) & (LENGTH_MIN - 1) }
     }
 
-    /// Whether it is one of this document.
+    /// True if it is one of this document.
     pub fn is_of(self, doc: &DocKey<'_>) -> bool {
         (self.client ^ CLIENT_MIN) >> (ORIGIN_BITS + LOW_BITS) == short_doc(doc)
     }
@@ -66,12 +66,12 @@ impl Incarnation {
         clocks.iter().filter_map(|(client, clock)| Incarnation::at(*client, *clock))
     }
 
-    /// Whether somebody holds this one.
+    /// True if it is in these clocks.
     pub fn is_in(self, clocks: &Clocks) -> bool {
         clocks.get(&self.client) == Some(&self.length)
     }
 
-    /// Whether one who holds the ops of this origin up to this seq holds the op that began it.
+    /// True if the op that began it is among the ops of this origin up to this seq.
     pub fn is_within(self, origin: NodeId, seq: u64) -> bool {
         let begun = (self.length & (LENGTH_MIN - 1)) << LOW_BITS | self.client & LOW;
         (self.client >> LOW_BITS) & ((1 << ORIGIN_BITS) - 1) == short(origin) && begun <= seq

@@ -311,7 +311,7 @@ pub struct Prose {
     bytes: usize,
     /// About how many parts its encoding has.
     parts: usize,
-    /// How many bytes and parts it had when they were counted last.
+    /// Bytes and parts at the last count.
     counted: (usize, usize),
 }
 
@@ -471,8 +471,8 @@ impl Prose {
         if allowance.allows(asked_after) { Ok(()) } else { Err(Unfit::Exhausted) }
     }
 
-    /// Whether enough has come in since it was counted that another count may show it to be smaller than it seems. To count it takes an
-    /// encoding of all of it, which is not to be made for each edit of a text that is nearly full.
+    /// True if enough has come in since the last count that another may find it smaller. A count encodes all of it, which must not
+    /// happen for each edit of a text that is nearly full.
     fn has_grown(&self) -> bool {
         let (bytes, parts) = self.counted;
         self.bytes.saturating_sub(bytes) >= RECOUNT.0 || self.parts.saturating_sub(parts) >= RECOUNT.1
@@ -487,7 +487,7 @@ impl Prose {
         Ok(())
     }
 
-    /// Whether there is room for these updates, which may bring these incarnations of the text beside those that it has.
+    /// Checks that there is room for these updates. They may bring these incarnations beside those of the text.
     pub fn check_updates(&mut self, updates: &[Vec<u8>], admitted: &[Incarnation]) -> Result<(), Unfit> {
         let strange = |one: &Incarnation| !admitted.contains(one) && !self.is_of(*one);
         let (mut parts, mut strangers) = (0, Vec::new());
@@ -542,12 +542,12 @@ impl Prose {
         guarded(|| self.doc.transact().encode_state_as_update_v1(&known)).ok_or(Unfit::Broken)
     }
 
-    /// Whether it is of some incarnation of this document. A text from before there were any is of none.
+    /// True if it is of some incarnation of this document. A text from before there were any is of none.
     pub fn has_incarnation(&self, doc: &DocKey<'_>) -> bool {
         Incarnation::among(&self.clocks).any(|one| one.is_of(doc))
     }
 
-    /// Whether it is of this incarnation.
+    /// True if it is of this incarnation.
     pub fn is_of(&self, incarnation: Incarnation) -> bool {
         incarnation.is_in(&self.clocks)
     }
@@ -675,7 +675,7 @@ pub fn incarnations_in(vector: &[u8]) -> Vec<Incarnation> {
     pairs.filter_map(|pair| Incarnation::at(pair[0], pair[1])).take(INCARNATIONS_MAX).collect()
 }
 
-/// Whether bytes are a state vector.
+/// True if bytes are a state vector.
 fn is_vector(bytes: &[u8]) -> bool {
     numbers_of(bytes).is_some()
 }
