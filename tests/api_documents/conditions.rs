@@ -96,7 +96,7 @@ async fn both_conditions_hold_for_a_text_too() {
     let current = first.header("etag").to_string();
     let both = |method: Method, media: &'static str, body: &'static str, matching: &str| {
         let call = node.call(method, DOC).typed(media, body).header("if-none-match", FOREIGN);
-        call.header("if-match", matching.to_string()).send()
+        call.header("if-match", matching).send()
     };
     let stale = "\"00000000000000000000000000000001\"";
     both(Method::PUT, "text/plain", "b", stale).await.expect_problem(412, "version-mismatch");
