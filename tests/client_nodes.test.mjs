@@ -1,6 +1,7 @@
 // The client against real nodes: the node it talks to is killed while writes are under way, and every write must be
 // there once, on the nodes and in live queries.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import net from "node:net";
 import { tmpdir } from "node:os";
@@ -234,13 +235,20 @@ test("what the client shows of a queued write is what the node makes of it", asy
   assert.equal({}.polluted, undefined);
 });
 
+/// Stops a process, and waits until it is: its threads may run for a moment after the signal.
+async function freeze(child) {
+  child.kill("SIGSTOP");
+  const isStopped = () => / T /.test(readFileSync(`/proc/${child.pid}/stat`, "utf8"));
+  while (!isStopped()) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
 test("a node that hangs with writes that it owes an answer is left for another", async (t) => {
   const nodes = await startPool(t, 2);
   const pool = open(t, nodes);
   const notes = pool.collection("notes");
   await notes.put("first", 1);
   const frozen = nodes.find(({ url }) => url === pool.url);
-  frozen.child.kill("SIGSTOP");
+  await freeze(frozen.child);
   try {
     await notes.put("second", 2);
     assert.notEqual(pool.url, frozen.url);
@@ -257,7 +265,7 @@ test("a write that the node had taken when it froze is no rejected one when it t
   await notes.put("first", 1, { wait: "final" });
   const frozen = nodes.find(isAt(pool.url));
   const other = nodes.find((node) => node !== frozen);
-  frozen.child.kill("SIGSTOP");
+  await freeze(frozen.child);
   let write;
   try {
     write = notes.patch("first", [{ op: "replace", path: "", value: 2 }]);
