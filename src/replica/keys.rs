@@ -53,8 +53,8 @@ impl Replica {
         ))
     }
 
-    /// The linked members that have proved another key than that of their id. There are none after an event, by
-    /// [`key_objection`](Self::key_objection).
+    /// The linked members that have proved another key than that of their id. None stays for longer than a beat, see
+    /// [`part_from_other_keys`](Self::part_from_other_keys).
     #[cfg(feature = "sim")]
     pub fn members_with_other_keys(&self) -> impl Iterator<Item = NodeId> {
         let is_other = |(node, link): &(NodeId, LinkId)| {

@@ -371,7 +371,7 @@ impl Presence {
         let held = self.entries.get(key).and_then(|entry| Some(key.bytes() + entry.state.as_ref()?.len()));
         let bytes = key.bytes() + state.len();
         let (entries, of_node) = self.owners.get(&key.node).map_or((0, 0), |owner| (owner.entries, owner.bytes));
-        let after = |all: usize| all - held.unwrap_or(0) + bytes;
+        let after = |all: usize| all.saturating_sub(held.unwrap_or(0)) + bytes;
         entries + usize::from(held.is_none()) <= PRESENT_OF_NODE_MAX.0
             && after(of_node) <= PRESENT_OF_NODE_MAX.1
             && after(self.bytes) <= PRESENCE_BYTES_MAX

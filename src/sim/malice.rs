@@ -12,7 +12,10 @@
 //! - Its documents are what its log makes of them.
 //! - What it has acknowledged it holds, or has yet to issue again, also some time after that member is gone.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use fastrand::Rng;
 use uuid::Uuid;
@@ -73,8 +76,14 @@ pub fn malice(seed: u64) -> Result<Malice, Violation> {
         driver.at(100 * machine as u64, Due::Start(machine, false));
     }
     driver.until_converged(nodes)?;
-    let mut run =
-        Run { driver, rng, told: vec![BTreeSet::new(); nodes], heads: vec![None; nodes], result: Malice::default() };
+    let mut run = Run {
+        driver,
+        rng,
+        told: vec![BTreeSet::new(); nodes],
+        heads: vec![None; nodes],
+        peers: vec![(BTreeMap::new(), BTreeSet::new()); nodes],
+        result: Malice::default(),
+    };
     run.attack()?;
     run.outlive()?;
     Ok(run.result)
@@ -87,6 +96,8 @@ struct Run<'e> {
     told: Vec<BTreeSet<String>>,
     /// By node, its id and how many ops it had issued under it.
     heads: Vec<Option<(NodeId, u64)>>,
+    /// By node, the keys of ids that it knew at the last look, and the peers that it then had with other keys than those.
+    peers: Vec<(BTreeMap<NodeId, PublicKey>, BTreeSet<NodeId>)>,
     result: Malice,
 }
 
@@ -146,7 +157,14 @@ impl Run<'_> {
                     format!("it is {}", replica.clock()),
                 );
             }
-            if let Some(other) = replica.members_with_other_keys().next() {
+            let keys = replica.roster().all().keys().filter_map(|id| Some((*id, replica.roster().key(*id)?))).collect();
+            let strange: BTreeSet<NodeId> = replica.members_with_other_keys().collect();
+            let (keys_before, strange_before) = mem::replace(&mut self.peers[node], (keys, strange.clone()));
+            // One that was let in before its id had that key goes at the next beat.
+            let is_let_in = |other: &&NodeId| {
+                !strange_before.contains(*other) && keys_before.get(*other).copied() == replica.roster().key(**other)
+            };
+            if let Some(other) = strange.iter().find(is_let_in) {
                 return broken("a peer speaks under the id of its key", format!("a peer speaks as {other}"));
             }
             if replica.early() > EARLY_OPS_MAX {
