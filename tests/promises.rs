@@ -291,8 +291,8 @@ impl Apart {
         (status, answer)
     }
 
-    /// Waits until no node says that evictions have crossed and none is evicted any more, or until the same nodes have said so for three
-    /// seconds: where two of them link before the third does, they can settle it. Tells which nodes say so.
+    /// Waits until no node says that evictions have crossed and none is evicted any more, or until all nodes have said so for three
+    /// seconds, or some of them for fifteen: where two of them link before the third does, they can settle it. Tells which nodes say so.
     async fn crossed_for_good(&self) -> Vec<usize> {
         let (mut before, mut steady) = (Vec::new(), 0);
         for _ in 0..600 {
@@ -308,7 +308,8 @@ impl Apart {
                 }
             }
             steady = if stuck == before { steady + 1 } else { 0 };
-            if stuck.is_empty() && whole == self.running.len() || !stuck.is_empty() && steady == 30 {
+            let long = if stuck.len() == self.running.len() { 30 } else { 150 };
+            if stuck.is_empty() && whole == self.running.len() || !stuck.is_empty() && steady >= long {
                 return stuck;
             }
             before = stuck;
