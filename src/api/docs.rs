@@ -57,8 +57,9 @@ pub async fn put(
     json_only(headers)?;
     let value = api.workers.parse(&caller, extract::body(&api, &parts, body).await?, json::canonical).await??;
     let command = Command::Put(doc.clone(), value.into());
-    let drafts = drafts(&api, own_key(&pass, headers)?, headers, &doc, (command, false)).await?;
-    let waited = write_any(&api, &caller, drafts, patience).await?;
+    let key = own_key(&pass, headers)?;
+    let attempts = attempts(&api, key.as_ref(), headers, &doc, false).await?;
+    let waited = write_any(&api, &caller, (key, command), attempts, patience).await?;
     let status = if waited.receipt.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(waited.answer(|waited| shape::written(status, waited)))
 }
@@ -101,14 +102,14 @@ pub async fn patch(
     let key = own_key(&pass, headers)?;
     // A patch says what to change, so at its place there must be something to change: without this guard, a merge that
     // comes after another node's deletion would leave a fragment. Where nothing is there now, a merge creates it.
-    let mut drafts = drafts(&api, key, headers, &doc, (command(doc.clone(), text), true)).await?;
+    let mut attempts = attempts(&api, key.as_ref(), headers, &doc, true).await?;
     // What may be a delta makes no JSON document in the place of a text that was deleted.
     let creates = media != "application/json-patch+json" && delta.is_none();
-    let creating: Vec<Draft> =
-        drafts.iter().filter(|_| creates).cloned().map(|draft| Draft { present: false, ..draft }).collect();
-    drafts.iter_mut().for_each(|draft| draft.guards.push(Guard::Exists(doc.clone())));
-    drafts.extend(creating);
-    let waited = write_any(&api, &caller, drafts, patience).await?;
+    let creating = |attempt: &Attempt| Attempt { guards: attempt.guards.clone(), present: false };
+    let creating: Vec<Attempt> = attempts.iter().filter(|_| creates).map(creating).collect();
+    attempts.iter_mut().for_each(|attempt| attempt.guards.push(Guard::Exists(doc.clone())));
+    attempts.extend(creating);
+    let waited = write_any(&api, &caller, (key, command(doc, text)), attempts, patience).await?;
     let status = if waited.receipt.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(waited.answer(|waited| shape::written(status, waited)))
 }
@@ -125,8 +126,8 @@ pub async fn delete(
     let patience = api.patience(&uri).await?;
     let doc = doc.key();
     let key = own_key(&pass, &headers)?;
-    let drafts = drafts(&api, key, &headers, &doc, (Command::Delete(doc.clone()), true)).await?;
-    let waited = write_any(&api, &caller, drafts, patience).await?;
+    let attempts = attempts(&api, key.as_ref(), &headers, &doc, true).await?;
+    let waited = write_any(&api, &caller, (key, Command::Delete(doc)), attempts, patience).await?;
     Ok(waited.answer(|waited| shape::written(StatusCode::OK, waited)))
 }
 
@@ -224,39 +225,47 @@ async fn guards(api: &Api, headers: &HeaderMap, doc: &DocKey<'static>) -> Result
     conditions.guards(doc, current(api, &conditions, doc).await?)
 }
 
-/// The drafts of a write under its conditions: as the document stands; and, if the request may have come before, as it may have
-/// stood then.
-async fn drafts(
-    api: &Api,
-    key: Option<String>,
-    headers: &HeaderMap,
-    doc: &DocKey<'static>,
-    (command, present): (Command<'static>, bool),
-) -> Result<Vec<Draft>, Problem> {
-    let conditions = Conditions::of_write(headers)?;
-    conditions.check_key(key.as_ref())?;
-    let guards = conditions.guards(doc, current(api, &conditions, doc).await?)?;
-    let others = if key.is_some() { conditions.other_guards(doc, &guards) } else { Vec::new() };
-    let draft = |guards, command| Draft { key: key.clone(), guards, commands: vec![command], present };
-    // A document may be large: it is copied only for a second draft.
-    let copies: Vec<_> = others.iter().map(|_| command.clone()).collect();
-    let first = draft(guards, command);
-    Ok([first]
-        .into_iter()
-        .chain(others.into_iter().zip(copies).map(|(guards, command)| draft(guards, command)))
-        .collect())
+/// The guards of a write, and whether the document must exist where it is issued.
+struct Attempt {
+    guards: Vec<Guard<'static>>,
+    present: bool,
 }
 
-/// Issues the first of these drafts that the document as it is, or was when the same request came first, lets through.
-async fn write_any(api: &Api, caller: &Caller, drafts: Vec<Draft>, patience: Patience) -> Result<Waited, Problem> {
-    let mut rest = drafts.into_iter().peekable();
+/// The attempts of a write under its conditions: as the document stands; and, if the request may have come before, as it may have
+/// stood then.
+async fn attempts(
+    api: &Api,
+    key: Option<&String>,
+    headers: &HeaderMap,
+    doc: &DocKey<'static>,
+    present: bool,
+) -> Result<Vec<Attempt>, Problem> {
+    let conditions = Conditions::of_write(headers)?;
+    conditions.check_key(key)?;
+    let guards = conditions.guards(doc, current(api, &conditions, doc).await?)?;
+    let others = if key.is_some() { conditions.other_guards(doc, &guards) } else { Vec::new() };
+    Ok([guards].into_iter().chain(others).map(|guards| Attempt { guards, present }).collect())
+}
+
+/// Issues the first of these attempts that the document as it is, or was when the same request came first, lets through. A
+/// command may be large: it is copied for one attempt at a time, and not for the last.
+async fn write_any(
+    api: &Api,
+    caller: &Caller,
+    (key, command): (Option<String>, Command<'static>),
+    attempts: Vec<Attempt>,
+    patience: Patience,
+) -> Result<Waited, Problem> {
     let mut refused = Problem::from(Refused::Absent);
-    while let Some(draft) = rest.next() {
-        let is_present = draft.present;
+    let (mut left, mut command) = (attempts.len(), Some(command));
+    for Attempt { guards, present } in attempts {
+        left -= 1;
+        let commands = if left == 0 { command.take() } else { command.clone() }.into_iter().collect();
+        let draft = Draft { key: key.clone(), guards, commands, present };
         refused = match write(api, caller, draft, patience).await {
             Err(problem) if problem.is("key-reused") => problem,
             // Nothing is there to be changed: the next one may create it.
-            Err(problem) if problem.is("not-found") && is_present && rest.peek().is_some() => problem,
+            Err(problem) if problem.is("not-found") && present && left > 0 => problem,
             outcome => return outcome,
         };
     }
