@@ -416,7 +416,7 @@ impl Live {
         Ok(turn.run(work).await?.1)
     }
 
-    /// Refuses one who holds incarnations of the text that are no more: what it holds was deleted, and is no new edit.
+    /// Refuses an editor that holds an earlier incarnation of the text: its content was deleted, and is no new edit.
     async fn check_incarnations(self: &Arc<Self>, mut held: Vec<Incarnation>) -> Result<(), Refusal> {
         // What was copied from another document is new here.
         held.retain(|one| one.is_of(&self.doc));

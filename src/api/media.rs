@@ -1,6 +1,6 @@
 //! The headers that describe a body: its type, its charset, its coding.
 //!
-//! What they say is honoured or refused, never passed over: a text in UTF-16 that is taken for UTF-8 is another text.
+//! Each is honoured or refused, never ignored: a text in UTF-16 that is taken for UTF-8 is another text.
 
 use std::borrow::Cow;
 

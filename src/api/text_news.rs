@@ -1,4 +1,4 @@
-//! What the editors of a text are told, kept until they have taken it or are too far behind.
+//! Messages to the editors of a text, kept until they have taken them or are too far behind.
 //!
 //! All editors of a text share one ring, in which each has a place of its own. It is bounded in entries and in bytes, so that an editor
 //! that reads slowly costs no more than any other: past that it gets the whole text again. While nobody edits, nothing is kept.

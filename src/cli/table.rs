@@ -76,7 +76,7 @@ impl<R: Read> Read for Strict<R> {
     }
 }
 
-/// The beginning of an input, of so many bytes, and the input from its beginning.
+/// Reads the first bytes of an input. Returns them, and the input from its beginning.
 pub fn sampled<R: Read>(mut input: R, bytes: usize) -> io::Result<(Vec<u8>, Whole<R>)> {
     let mut head = Vec::new();
     input.by_ref().take(bytes as u64).read_to_end(&mut head)?;

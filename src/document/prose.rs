@@ -44,7 +44,7 @@ const BATCH: usize = 64;
 const TRANSACTION_PARTS: usize = 256;
 /// The parts of a text are counted again after so many more, and once they are about twice as many.
 const COUNT_EVERY: usize = 4_096;
-/// A text that seems to be full is counted again after so many more bytes or parts.
+/// Bytes or parts that a text that seems full grows by before it is counted again.
 const RECOUNT: (usize, usize) = (16 << 10, 1_024);
 /// So many updates are kept one by one at the horizon before they are merged.
 const PARTS_MAX: usize = 64;
@@ -660,7 +660,7 @@ impl Prose {
     }
 }
 
-/// The state vector of one who holds so much, encoded.
+/// The encoded state vector of these clocks.
 pub fn vector_of(clocks: &Clocks) -> Vec<u8> {
     let mut vector = Vec::new();
     write(&mut vector, clocks.len() as u64);
